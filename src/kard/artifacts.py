@@ -1,0 +1,285 @@
+"""Folders that a run consists of: keys, manifests, atomic completion, append-only logs.
+
+A folder is built under a temporary name (``NAME.partial``) and renamed when it is whole; its ``manifest.json`` is written
+last, so that a folder with a manifest is complete. A partial folder carries the key that it was begun for: work that goes on
+under the same key finds its logs and checkpoints there, under another key it starts from nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from kard.errors import UserError
+
+RUN_FORMAT = 1
+MANIFEST = "manifest.json"
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NEARLY_FULL_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One folder of a run: where it is, the key of what it was made from, and how it came to be there."""
+
+    name: str
+    folder: Path
+    key: str
+    seconds: float
+    skipped: bool
+
+
+def hash_of(value: Any) -> str:
+    """Hex digest of a JSON-like value, the same on every machine and in every session."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def hash_of_file(path: Path) -> str:
+    """Hex digest of a file's bytes, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all (temporary file, then rename)."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that `kard` wrote; a damaged one is an error that names it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged ({error}). Delete its folder and run the recipe again.") from error
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line, UTF-8."""
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file that `kard` wrote itself (users' files go through the checking readers)."""
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if line.strip():
+                yield json.loads(line)
+
+
+class Log:
+    """Append-only JSONL that survives being killed: each row is flushed, a torn last line is cut off on reading.
+
+    Args:
+        path: The file; made on the first append.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole rows; a last line that was being written when the process died is removed from the file."""
+        if not self.path.exists():
+            return []
+        rows, good_bytes = [], 0
+        with open(self.path, "rb") as file:
+            for line in file:
+                try:
+                    rows.append(json.loads(line.decode("utf-8")))
+                except (json.JSONDecodeError, UnicodeDecodeError):
+                    break
+                if not line.endswith(b"\n"):
+                    rows.pop()
+                    break
+                good_bytes += len(line)
+        if good_bytes < self.path.stat().st_size:
+            os.truncate(self.path, good_bytes)
+        return rows
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows and hand them to the operating system before returning."""
+        if self._file is None:
+            self._file = open(self.path, "a", encoding="utf-8")
+        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def manifest_of(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a complete artifact folder, or None where there is none."""
+    path = folder / MANIFEST
+    return read_json(path) if path.exists() else None
+
+
+def build(
+    name: str,
+    folder: Path,
+    key_of: Any,
+    make: Callable[[Path], None],
+    also: Callable[[], bool] = lambda: True,
+) -> Artifact:
+    """Make an artifact folder, or skip it if one with the same key is there.
+
+    Args:
+        name: Stage name as shown to the user, e.g. ``"students/rationales"``.
+        folder: Final place of the folder.
+        key_of: JSON-like value that decides whether the folder is still right: recipe section, inputs' keys, format version.
+        make: Writes the content into the folder that it is given; may find an earlier attempt's logs there.
+        also: A further condition for skipping, for stages that leave something outside of their folder.
+
+    Returns:
+        The artifact, with the seconds that making it took (of the earlier run if it was skipped).
+
+    Raises:
+        UserError: The disk is full.
+    """
+    key = hash_of(key_of)
+    _finish_interrupted_rename(folder, key)
+    found = manifest_of(folder)
+    if found is not None and found.get("key") == key and also():
+        return Artifact(name, folder, key, float(found["seconds"]), skipped=True)
+    partial = _partial_folder(folder, key)
+    earlier = _seconds_so_far(partial)
+    start = time.monotonic()
+    with disk_full_explained(folder):
+        try:
+            make(partial)
+        finally:
+            seconds = earlier + time.monotonic() - start
+            _remember_seconds(partial, seconds)
+        (partial / "begun.json").unlink()
+        write_json(partial / MANIFEST, {"name": name, "key": key, "format": RUN_FORMAT, "seconds": round(seconds, 3)})
+        _replace(partial, folder)
+    return Artifact(name, folder, key, seconds, skipped=False)
+
+
+def partial_key(folder: Path) -> str | None:
+    """The key that an unfinished attempt at `folder` was begun for, or None where there is no attempt."""
+    begun = folder.with_name(folder.name + ".partial") / "begun.json"
+    return read_json(begun)["key"] if begun.exists() else None
+
+
+def _finish_interrupted_rename(folder: Path, key: str) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    whole = manifest_of(partial)
+    if whole is not None and whole.get("key") == key:
+        _replace(partial, folder)
+
+
+def _partial_folder(folder: Path, key: str) -> Path:
+    partial = folder.with_name(folder.name + ".partial")
+    with disk_full_explained(folder):
+        if partial.exists() and partial_key(folder) != key:
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        if not (partial / "begun.json").exists():
+            write_json(partial / "begun.json", {"key": key, "seconds": 0.0})
+    return partial
+
+
+def _seconds_so_far(partial: Path) -> float:
+    return float(read_json(partial / "begun.json")["seconds"])
+
+
+def _remember_seconds(partial: Path, seconds: float) -> None:
+    begun = read_json(partial / "begun.json")
+    try:
+        write_json(partial / "begun.json", {**begun, "seconds": round(seconds, 3)})
+    except OSError:  # a full disk: the error that brought us here is the one to show
+        (partial / "begun.json.tmp").unlink(missing_ok=True)
+
+
+def _replace(partial: Path, folder: Path) -> None:
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    partial.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def disk_full_explained(folder: Path) -> Iterator[None]:
+    """Turn whatever a library raises on a full disk into one sentence (some of them raise no OSError)."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in _DISK_ERRORS
+        if not full and not _nearly_full(folder):
+            raise
+        raise UserError(
+            f"{folder}: the disk is full ({error}). Free some space and run the same command again; what is done is kept."
+        ) from error
+
+
+def _nearly_full(folder: Path) -> bool:
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free < _NEARLY_FULL_BYTES
+
+
+def open_run(folder: Path) -> None:
+    """Make a run folder, or check that an existing one was written in this format.
+
+    Raises:
+        UserError: The folder holds something else, or a run of another format version.
+    """
+    marker = folder / "run.json"
+    if marker.exists():
+        check_run(folder)
+        return
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{folder}: exists and is no kard run. Choose another folder with --output.")
+    with disk_full_explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(marker, {"format": RUN_FORMAT})
+
+
+def check_run(folder: Path) -> None:
+    """Raise UserError unless `folder` is a run that this version can read."""
+    marker = folder / "run.json"
+    if not marker.exists():
+        raise UserError(f"{folder}: not a kard run (no run.json). Name the folder that 'kard run RECIPE --output DIR' made.")
+    found = read_json(marker).get("format")
+    if found != RUN_FORMAT:
+        raise UserError(
+            f"{marker}: written in run format {found}, this version of kard reads format {RUN_FORMAT}. "
+            "Use the kard version that wrote it, or choose a new folder with --output and run the recipe again."
+        )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for writing, so that two commands never build the same stage at once."""
+    import fcntl
+
+    with open(folder / ".lock", "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another kard command is writing here. Wait for it, or use another --output.") from error
+        yield

@@ -1,0 +1,68 @@
+"""The methods of the paper's tables as data: how each is trained, what it reads, what it writes.
+
+Rows with the same `trained_on` share one student; `reads` names where the passages of a test prompt come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kard.errors import UserError, nearest
+
+TrainedOn = Literal["nothing", "answers", "answers_passages", "rationales", "rationales_silver"]
+Reads = Literal["nothing", "bm25", "reranker", "silver", "gold", "teacher_rationale"]
+Writes = Literal["answer", "rationale"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: `trained_on` picks the student, `reads` the passages at test time, `writes` the form of its output."""
+
+    name: str
+    trained_on: TrainedOn
+    reads: Reads
+    writes: Writes
+    label: str
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether it is told something at test time that no user could know (a rationale or passage for the answer)."""
+        return self.reads in ("silver", "gold", "teacher_rationale")
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("few_shot", "nothing", "nothing", "answer", "few-shot prompt"),
+        Method("few_shot_cot", "nothing", "nothing", "rationale", "few-shot prompt, chain of thought"),
+        Method("ka_few_shot_cot", "nothing", "bm25", "rationale", "few-shot prompt with BM25 passages, chain of thought"),
+        Method("finetune", "answers", "nothing", "answer", "fine-tuning on answers"),
+        Method("ka_finetune", "answers_passages", "bm25", "answer", "fine-tuning on answers with BM25 passages"),
+        Method("distill", "rationales", "nothing", "rationale", "reasoning distillation"),
+        Method("kard_bm25", "rationales_silver", "bm25", "rationale", "KARD, passages by BM25"),
+        Method("kard_reranker", "rationales_silver", "reranker", "rationale", "KARD, passages by reranker"),
+        Method("kard_silver", "rationales_silver", "silver", "rationale", "KARD, silver passages (oracle)"),
+        Method("kard_gold", "rationales_silver", "gold", "rationale", "KARD, gold passages (oracle)"),
+        Method("teacher_cot", "rationales", "teacher_rationale", "answer", "teacher's rationale in the prompt (oracle)"),
+    )
+}
+
+# Rows that this version can run; the others are in the table so that names, prompts and reports agree from the start.
+RUNNABLE = ("finetune", "distill", "kard_bm25", "kard_reranker", "kard_silver", "kard_gold")
+
+
+def methods_named(names: tuple[str, ...]) -> list[Method]:
+    """The methods that a recipe asks for, in the table's order.
+
+    Raises:
+        UserError: An unknown name, or a row that cannot be run yet.
+    """
+    for name in names:
+        if name not in METHODS:
+            raise UserError(
+                f"evaluation.methods: unknown method '{name}'{nearest(name, METHODS)}. Choose from: {', '.join(RUNNABLE)}."
+            )
+        if name not in RUNNABLE:
+            raise UserError(f"evaluation.methods: '{name}' cannot be run yet. Choose from: {', '.join(RUNNABLE)}.")
+    return [method for method in METHODS.values() if method.name in names]

@@ -1,0 +1,149 @@
+"""The one prompt and the one answer extraction: training, evaluation, `kard answer` and the teacher's filter all come here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Literal
+
+from kard.errors import UserError
+from kard.methods import Writes
+
+AnswerAs = Literal["text", "letter", "both"]
+FORMAT = 1
+
+RATIONALE_CUE = "Explanation:"
+ANSWER_CUE = "Answer:"
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What a student wrote: `answer` is an index into the choices, a text for open questions, or None (unparsed)."""
+
+    rationale: str
+    answer: int | str | None
+
+
+def render(
+    question: str, choices: Sequence[str], passages: Sequence[str], writes: Writes, answer_as: AnswerAs = "text"
+) -> str:
+    """The text that a student reads.
+
+    Args:
+        question: The question without its choices.
+        choices: The options, or none.
+        passages: Full texts of the passages, best first; none for methods without knowledge.
+        writes: ``"rationale"`` asks for an explanation and the answer, ``"answer"`` for the answer alone.
+        answer_as: With ``"letter"`` and ``"both"`` the choices carry letters.
+    """
+    lines = [f"Passage: {_one_line(passage)}" for passage in passages]
+    lines.append(f"Question: {_one_line(question)}")
+    if choices:
+        lines.append("Choices:")
+        lines += [f"- {shown}" for shown in _shown_choices(choices, answer_as)]
+    lines.append(RATIONALE_CUE if writes == "rationale" else ANSWER_CUE)
+    return "\n".join(lines)
+
+
+def target(rationale: str, answer: str, writes: Writes) -> str:
+    """The text that a student learns to write after the prompt: the rationale first, then the answer (PAPER equation 3)."""
+    if writes == "answer":
+        return f" {answer}"
+    return f" {_one_line(rationale)}\n{ANSWER_CUE} {answer}"
+
+
+def shown_answer(choices: Sequence[str], answer: int | str, answer_as: AnswerAs) -> str:
+    """The right answer in the form that the student writes."""
+    if isinstance(answer, str):
+        return _one_line(answer)
+    if answer_as == "letter":
+        return f"({ascii_uppercase[answer]})"
+    return _shown_choices(choices, answer_as)[answer]
+
+
+def extract(text: str, choices: Sequence[str], writes: Writes, answer_as: AnswerAs = "text") -> Extraction:
+    """Read rationale and answer off a student's text.
+
+    The answer is what follows the last ``Answer:`` (the whole text where no rationale was asked for), up to the end of its
+    line. It must name exactly one choice; anything else is unparsed (None), never a guess.
+    """
+    if writes == "rationale":
+        rationale, cue, stated = text.rpartition(ANSWER_CUE)
+        if not cue:
+            return Extraction(text.strip(), None)
+    else:
+        rationale, stated = "", text
+    line = next((line.strip() for line in stated.splitlines() if line.strip()), "")
+    if not choices:
+        return Extraction(rationale.strip(), line or None)
+    return Extraction(rationale.strip(), _choice_in(line, choices, answer_as))
+
+
+def same_answer(given: int | str | None, gold: int | str) -> bool:
+    """Whether an extracted answer is right; open answers are compared without case, punctuation and articles."""
+    if isinstance(given, str) and isinstance(gold, str):
+        return _plain(given) == _plain(gold)
+    return given is not None and given == gold
+
+
+def shorten_passages(passages: Sequence[str], words: int) -> list[str]:
+    """The first `words` words of the passages together, the last ones shortened first."""
+    kept = []
+    for passage in passages:
+        tokens = passage.split()[: max(0, words)]
+        words -= len(tokens)
+        if tokens:
+            kept.append(" ".join(tokens))
+    return kept
+
+
+def check_letters(choices: Sequence[str], answer_as: AnswerAs, where: str) -> None:
+    """Raise UserError where letters are asked for and a question has no choices, or more than the alphabet."""
+    if answer_as == "text":
+        return
+    if not choices:
+        raise UserError(
+            f"{where}: has no choices, and student.answer_as is '{answer_as}'. Give it choices, or set student.answer_as: text."
+        )
+    if len(choices) > len(ascii_uppercase):
+        raise UserError(f"{where}: has more choices than there are letters. Set student.answer_as: text.")
+
+
+def _shown_choices(choices: Sequence[str], answer_as: AnswerAs) -> list[str]:
+    if answer_as == "text":
+        return [_one_line(choice) for choice in choices]
+    return [f"({letter}) {_one_line(choice)}" for letter, choice in zip(ascii_uppercase, choices, strict=False)]
+
+
+def _choice_in(line: str, choices: Sequence[str], answer_as: AnswerAs) -> int | None:
+    if answer_as != "text":
+        by_letter = _letter_in(line, len(choices))
+        if by_letter is not None or answer_as == "letter":
+            return by_letter
+    plain = [_plain(choice) for choice in choices]
+    stated = _plain(line)
+    exact = [index for index, choice in enumerate(plain) if choice == stated]
+    if len(exact) == 1:
+        return exact[0]
+    # Otherwise the longest choice that the line contains as whole words ("the answer is K2."), if no other is in it as well.
+    inside = [i for i, choice in enumerate(plain) if choice and f" {choice} " in f" {stated} "]
+    longest = [i for i in inside if not any(i != j and plain[i] in plain[j] for j in inside)]
+    return longest[0] if len(longest) == 1 else None
+
+
+def _letter_in(line: str, count: int) -> int | None:
+    found = re.match(r"\W*(?:option|choice|answer)?\s*\(?([A-Za-z])\)?(?:[\s.,:;)]|$)", line)
+    index = ascii_uppercase.find(found.group(1).upper()) if found else -1
+    return index if 0 <= index < count else None
+
+
+def _plain(text: str) -> str:
+    """Case, punctuation and a leading article taken away; a text of punctuation alone stays as it is."""
+    simple = re.sub(r"[\W_]+", " ", text.casefold()).strip()
+    return re.sub(r"^(?:the|a|an) (?=\S)", "", simple) or text.strip().casefold()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

