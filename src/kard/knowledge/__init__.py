@@ -10,7 +10,6 @@ from kard.artifacts import read_jsonl, write_jsonl
 from kard.errors import UserError
 from kard.knowledge.passages import cut
 from kard.questions.jsonl import read_user_jsonl, text_of
-from kard.questions.wikivital import read_articles
 from kard.recipe import KnowledgeSection
 
 
@@ -68,6 +67,8 @@ def _passages_of(document: Document, words: int) -> Iterator[Passage]:
 
 
 def _wikivital() -> Iterator[Document]:
+    from kard.questions.wikivital import read_articles
+
     for article in read_articles():
         yield Document(article.title, article.title, article.extract, f"Wikipedia: {article.title}")
 

@@ -1,0 +1,69 @@
+"""What a run leaves to read: one HTML page, a model card, and tables for the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One test question as a method answered it.
+
+    Attributes:
+        question: The text, without the choices.
+        choices: The options, or empty for an open question.
+        gold: The right answer's text.
+        method: Name of the method that answered.
+        passages: What it read, best first: objects with id, title, text, source, and the scores bm25 and reranker
+            (None where there is none).
+        rationale: The explanation that it wrote, may be empty.
+        answer: The answer's text, or None where none could be read off what it wrote.
+        correct: Whether the answer is right.
+    """
+
+    question: str
+    choices: tuple[str, ...]
+    gold: str
+    method: str
+    passages: list[dict[str, Any]]
+    rationale: str
+    answer: str | None
+    correct: bool
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that a report shows.
+
+    Attributes:
+        results: The content of results.json: accuracies, differences and shares are fractions, p values are
+            Holm-corrected.
+        rationales: One object for each status: status, count, reason_example.
+        teacher: A sentence that says who explained the answers.
+        samples: Some test questions to read.
+        credits: Sources and licences, one sentence each.
+        recipe_yaml: The recipe of the run, as `dump_recipe` writes it.
+    """
+
+    results: dict[str, Any]
+    rationales: list[dict[str, Any]]
+    teacher: str
+    samples: list[Sample]
+    credits: list[str]
+    recipe_yaml: str
+
+
+def write_report(folder: Path, data: ReportData) -> None:
+    """Write ``index.html`` and ``model_card.md`` into `folder`, which is made where it is missing.
+
+    The same data gives the same bytes.
+    """
+    from kard.report.card import render_card
+    from kard.report.page import render_page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (("index.html", render_page(data)), ("model_card.md", render_card(data))):
+        with open(folder / name, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)

@@ -1,0 +1,36 @@
+"""The model card: what the student is, what it was measured at, and where it must not be trusted."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+
+from kard.methods import METHODS
+from kard.recipe import Recipe
+from kard.report import ReportData, numbers
+from kard.report.page import render
+
+
+def render_card(data: ReportData) -> str:
+    """The Markdown of a model card, with the front matter that model hubs read."""
+    recipe = Recipe.model_validate(yaml.safe_load(data.recipe_yaml))
+    return render(
+        "card.md.jinja",
+        autoescape=False,
+        recipe=recipe,
+        reranked=any(METHODS[row["name"]].reads == "reranker" for row in data.results["methods"]),
+        headline=" ".join(numbers.headline(data.results)),
+        results=data.results,
+        kept=sum(row["count"] for row in data.rationales if row["status"] == "kept"),
+        asked=sum(row["count"] for row in data.rationales),
+        teacher=in_markdown(data.teacher),
+        credits=[in_markdown(credit) for credit in data.credits],
+        dataset=in_markdown(data.results["dataset"]),
+        name=in_markdown(data.results["recipe"]),
+    )
+
+
+def in_markdown(text: str) -> str:
+    """A text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,102 @@
+"""Numbers and names as page, card and terminal show them, and the one sentence that sums a run up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kard.methods import METHODS
+
+SIGNIFICANT = 0.05
+_NO_BREAK = "\u00a0"
+_MINUS = "\u2212"
+_ORACLE = " (oracle)"
+_RETRIEVERS = {"bm25": "BM25", "reranker_untrained": "reranker, untrained", "reranker": "reranker, trained"}
+
+
+def label(name: str) -> str:
+    """What a method is called in words."""
+    return METHODS[name].label
+
+
+def retriever(name: str) -> str:
+    """What a row of the retrieval results is called in words."""
+    return _RETRIEVERS.get(name, name)
+
+
+def short_label(name: str) -> str:
+    """The label without the oracle mark, for places that mark oracles in their own way."""
+    return label(name).removesuffix(_ORACLE)
+
+
+def is_oracle(name: str) -> bool:
+    """Whether a method is told something that no user could know."""
+    return METHODS[name].is_oracle
+
+
+def percent(fraction: float) -> str:
+    """``0.743`` as ``74.3 %``."""
+    return f"{100 * fraction:.1f}{_NO_BREAK}%"
+
+
+def percent_interval(interval: Sequence[float]) -> str:
+    """``[0.691, 0.789]`` as ``69.1–78.9 %``."""
+    return f"{100 * interval[0]:.1f}–{percent(interval[1])}"
+
+
+def points(difference: float) -> str:
+    """A difference of accuracies in percentage points: ``-0.021`` as ``−2.1``."""
+    rounded = round(100 * difference, 1) + 0.0  # turns -0.0 into 0.0
+    return f"{rounded:+.1f}".replace("-", _MINUS) if rounded else "0.0"
+
+
+def points_interval(interval: Sequence[float]) -> str:
+    """An interval of differences: ``[-0.01, 0.05]`` as ``−1.0 to +5.0``."""
+    return f"{points(interval[0])} to {points(interval[1])}"
+
+
+def p_value(p: float) -> str:
+    """``p < 0.001`` or ``p = 0.012``; never rounded across the line between significant and not."""
+    if p < 0.001:
+        return "p < 0.001"
+    digits = 3 if (round(p, 3) < SIGNIFICANT) == (p < SIGNIFICANT) else 6
+    return f"p = {p:.{digits}f}"
+
+
+def best_method(methods: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The most accurate method that a user could use; among oracles alone, the most accurate of these."""
+    usable = [method for method in methods if not is_oracle(method["name"])]
+    return max(usable or methods, key=lambda method: method["accuracy"])
+
+
+def headline(results: dict[str, Any]) -> tuple[str, str]:
+    """What came out, in two texts: the best method's accuracy, and how sure it is and what it gains over distillation.
+
+    Where distillation was not compared with (or is the best), the next best method that was takes its place.
+    """
+    best = best_method(results["methods"])
+    title = f"{percent(best['accuracy'])} of {best['n']:,} test questions right with {label(best['name'])}."
+    detail = f"The 95{_NO_BREAK}% interval is {percent_interval(best['ci95'])}."
+    gain = _gain(best["name"], results)
+    if gain is None:
+        return title, f"{detail} It was compared with no other method."
+    rival, difference, (low, high), p = gain
+    verdict = "significant" if p < SIGNIFICANT else "within noise"
+    gain_in_words = f"{points(difference).lstrip('+')} points more than {label(rival)}"
+    interval = f"95{_NO_BREAK}% interval {points_interval((low, high))}"
+    sure = f"{verdict} ({p_value(p)} after Holm’s correction)"
+    return title, f"{detail} That is {gain_in_words} ({interval}), which is {sure}."
+
+
+def _gain(best: str, results: dict[str, Any]) -> tuple[str, float, tuple[float, float], float] | None:
+    """The comparison to speak of, turned so that it says best minus rival."""
+    usable = [m for m in results["methods"] if m["name"] != best and not is_oracle(m["name"])]
+    usable.sort(key=lambda method: (method["name"] != "distill", -method["accuracy"]))
+    for rival in (method["name"] for method in usable):
+        for row in results["comparisons"]:
+            low, high = row["ci95"]
+            if (row["a"], row["b"]) == (best, rival):
+                return rival, row["difference"], (low, high), row["p_value"]
+            if (row["a"], row["b"]) == (rival, best):
+                return rival, -row["difference"], (-high, -low), row["p_value"]
+    return None

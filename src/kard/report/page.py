@@ -1,0 +1,95 @@
+"""The report page: one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from bm25s.stopwords import STOPWORDS_EN_PLUS
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from kard.progress import duration
+from kard.report import ReportData, numbers
+from kard.report.plots import axis_range, hits_chart, methods_chart
+
+# Drawn width of the charts in CSS pixels, by the class of the stylesheet that shows them.
+_WIDTHS = {"wide": 704, "narrow": 340}
+
+
+def render_page(data: ReportData) -> str:
+    """The HTML of a report; every text of the run is escaped."""
+    results = data.results
+    best = numbers.best_method(results["methods"])["name"]
+    shown_hits = _against_gold_if_any(results["retrieval"])
+    low, high = axis_range(results["methods"])
+    return render(
+        "page.html.jinja",
+        autoescape=True,
+        data=data,
+        results=results,
+        best=best,
+        headline=numbers.headline(results),
+        axis=f"The axis goes from {low} to {high} %.",
+        methods_charts={size: Markup(methods_chart(results["methods"], best, px)) for size, px in _WIDTHS.items()},
+        shown_hits=shown_hits,
+        hits_charts={size: Markup(hits_chart(shown_hits, px)) for size, px in _WIDTHS.items() if shown_hits},
+        total_seconds=sum(stage["seconds"] for stage in results["stages"]),
+        longest_stage=max((stage["seconds"] for stage in results["stages"]), default=0.0),
+        asked=sum(row["count"] for row in data.rationales),
+    )
+
+
+def render(template: str, *, autoescape: bool, **values: Any) -> str:
+    """Fill a template of this folder; a name that is not given is an error."""
+    environment = Environment(
+        loader=PackageLoader("kard", "report"),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "percent": numbers.percent,
+        "percent_interval": numbers.percent_interval,
+        "points": numbers.points,
+        "points_interval": numbers.points_interval,
+        "p_value": numbers.p_value,
+        "label": numbers.label,
+        "short_label": numbers.short_label,
+        "retriever": numbers.retriever,
+        "duration": duration,
+        "plain": plain,
+        "highlight": highlight,
+    }
+    environment.tests |= {"oracle": numbers.is_oracle, "significant": lambda p: p < numbers.SIGNIFICANT}
+    return environment.get_template(template).render(values)
+
+
+def highlight(text: str, rationale: str) -> Markup:
+    """The escaped text, with the words that the rationale shares with it (stop words aside) marked."""
+    shared = _content_words(rationale)
+    pieces = (
+        Markup("<mark>{}</mark>").format(piece) if piece.casefold() in shared else escape(piece)
+        for piece in re.split(r"(\w+)", text)
+    )
+    # Neighbours become one mark. Only our own tags can match: those of the text were escaped.
+    return Markup(Markup("").join(pieces).replace("</mark> <mark>", " "))
+
+
+def plain(value: Any) -> str:
+    """A value of the environment as text: ``{"torch": "2.8", "numpy": "2.0"}`` as ``torch 2.8, numpy 2.0``."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+    return str(value)
+
+
+def _content_words(text: str) -> set[str]:
+    return {word.casefold() for word in re.findall(r"\w+", text)} - set(STOPWORDS_EN_PLUS)
+
+
+def _against_gold_if_any(retrieval: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    gold = [row for row in retrieval if row["against"] == "gold"]
+    return gold or list(retrieval)

@@ -1,0 +1,136 @@
+"""Writing: prompts in, texts out, in fixed batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from kard.errors import UserError
+from kard.methods import Writes
+from kard.prompt import render, shorten_passages
+from kard.student.loading import StudentSettings, trained_model
+
+
+@dataclass(frozen=True)
+class Written:
+    """A prompt's continuation and its share of the batch's time in seconds."""
+
+    prompt: str
+    text: str
+    seconds: float
+
+
+class Student:
+    """A trained student.
+
+    Args:
+        model: Encoder-decoder or decoder.
+        tokenizer: Its tokenizer.
+        settings: How it was trained to read and write.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: StudentSettings) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings
+
+    @classmethod
+    def load(cls, folder: Path) -> Student:
+        """Read a student that `train_student` wrote."""
+        return cls(*trained_model(folder))
+
+    def prompt(self, question: str, choices: Sequence[str], passages: Sequence[str], writes: Writes) -> str:
+        """The prompt, its passages shortened where it would be longer than the student was trained to read."""
+        return fitting_prompt(
+            self.tokenizer, self.settings.max_input_tokens, question, choices, passages, writes, self.settings.answer_as
+        )
+
+    def write(
+        self, prompts: Sequence[str], batch_size: int, done: Callable[[list[Written]], None] = lambda written: None
+    ) -> list[Written]:
+        """Continue each prompt greedily until the end token.
+
+        Args:
+            prompts: Distinct texts from `prompt`.
+            batch_size: How many are written at once.
+            done: Called with each finished batch.
+
+        Returns:
+            One `Written` a prompt, in the order of `prompts`.
+        """
+        found: dict[str, Written] = {}
+        for batch in batches(prompts, batch_size):
+            start = monotonic()
+            texts = self._continue(batch)
+            seconds = (monotonic() - start) / len(batch)
+            written = [Written(prompt, text, seconds) for prompt, text in zip(batch, texts, strict=True)]
+            found |= {item.prompt: item for item in written}
+            done(written)
+        return [found[prompt] for prompt in prompts]
+
+    @torch.inference_mode()
+    def _continue(self, prompts: list[str]) -> list[str]:
+        decoder = not self.model.config.is_encoder_decoder
+        self.tokenizer.padding_side = "left" if decoder else "right"
+        inputs = self.tokenizer(prompts, padding=True, return_tensors="pt").to(self.model.device)
+        output: Any = self.model.generate(
+            input_ids=inputs.input_ids,
+            attention_mask=inputs.attention_mask,
+            max_new_tokens=self.settings.max_output_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        new = output[:, inputs.input_ids.shape[1] :] if decoder else output
+        return [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+def batches(prompts: Sequence[str], size: int) -> Iterator[list[str]]:
+    """Prompts in batches of similar length, longest first; the same prompts always give the same batches."""
+    order = sorted(prompts, key=lambda prompt: (-len(prompt), prompt))
+    for begin in range(0, len(order), size):
+        yield order[begin : begin + size]
+
+
+def fitting_prompt(
+    tokenizer: PreTrainedTokenizerFast,
+    limit: int,
+    question: str,
+    choices: Sequence[str],
+    passages: Sequence[str],
+    writes: Writes,
+    answer_as: Any,
+) -> str:
+    """`prompt.render` with as many words of the passages as fit into `limit` tokens.
+
+    Raises:
+        UserError: The question alone is too long.
+    """
+
+    def rendered(words: int) -> str:
+        return render(question, choices, shorten_passages(passages, words), writes, answer_as)
+
+    def fits(text: str) -> bool:
+        # No tokenizer makes more tokens than bytes (and a few special ones): most prompts need no counting.
+        return len(text.encode("utf-8")) + 2 <= limit or len(tokenizer(text).input_ids) <= limit
+
+    whole = render(question, choices, passages, writes, answer_as)
+    if fits(whole):
+        return whole
+    if not fits(rendered(0)):
+        raise UserError(
+            f"question '{question[:60]}…': longer than student.max_input_tokens ({limit}) even without passages. "
+            "Raise student.max_input_tokens, or shorten the question."
+        )
+    low, high = 0, sum(len(passage.split()) for passage in passages)
+    while high - low > 1:  # fits(low) always holds
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(rendered(middle)) else (low, middle)
+    return rendered(low)

@@ -1,0 +1,81 @@
+"""Loading models and tokenizers, encoder-decoder or decoder from the same key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from kard.artifacts import read_json
+from kard.errors import UserError
+from kard.prompt import AnswerAs
+from kard.weights import loading_explained
+
+KEY = "student.model"
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """What a saved student knows of itself (``student.json``): enough to be used without the recipe.
+
+    `base` is a hub id or a folder; a relative one is meant from the student's own folder.
+    """
+
+    base: str
+    adapters: bool
+    answer_as: AnswerAs
+    dtype: str
+    max_input_tokens: int
+    max_output_tokens: int
+
+
+def base_tokenizer(location: str) -> PreTrainedTokenizerFast:
+    """The tokenizer, with a padding token (its end token where it has none of its own).
+
+    Raises:
+        UserError: It cannot be loaded, is no fast tokenizer, or knows no end of text.
+    """
+    with loading_explained(location, KEY):
+        tokenizer = AutoTokenizer.from_pretrained(location)
+    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        raise UserError(f"{KEY}: '{location}' has no fast tokenizer with an end-of-text token. Choose another model.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def base_model(location: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with a language-model head, on the GPU if there is one.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    with loading_explained(location, KEY):
+        config = AutoConfig.from_pretrained(location)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = kind.from_pretrained(location, dtype=dtype)
+    return model.to("cuda") if torch.cuda.is_available() else model
+
+
+def trained_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, StudentSettings]:
+    """A trained student from its folder; adapters are merged into the weights, in float32, so that writing is fast."""
+    settings = StudentSettings(**read_json(folder / "student.json"))
+    dtype: torch.dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[settings.dtype]
+    tokenizer = base_tokenizer(str(folder / "tokenizer"))
+    inside = folder / settings.base
+    model: Any = base_model(str(inside) if inside.exists() else settings.base, torch.float32)
+    if settings.adapters:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, folder / "weights").merge_and_unload()
+    return model.to(dtype).eval(), tokenizer, settings

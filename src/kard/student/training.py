@@ -1,0 +1,162 @@
+"""Training a student: loss on the target tokens only, batches of similar length, LoRA or all weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer
+
+from kard.artifacts import write_json
+from kard.errors import UserError
+from kard.recipe import StudentSection
+from kard.student.loading import StudentSettings, base_model, base_tokenizer
+from kard.training import compute_dtype, train, training_arguments
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example: what is read and what is to be written."""
+
+    prompt: str
+    target: str
+
+
+def train_student(
+    examples: Sequence[Example], base: str, section: StudentSection, seed: int, folder: Path, label: str
+) -> None:
+    """Fine-tune a student and write it to a folder that `Student.load` reads.
+
+    Minimises −log p(target | prompt) averaged over target tokens (PAPER equations 2 and 3; the paper leaves open whether a
+    long rationale weighs more, here every token weighs the same).
+
+    Args:
+        examples: Prompts and targets; at least one.
+        base: Folder or hub id of the model to start from.
+        section: The recipe's ``student``.
+        seed: Order of the examples and initial adapters.
+        folder: Gets the weights (or adapters), ``student.json`` and the loss curve; checkpoints while training.
+        label: What is trained, for the progress line.
+    """
+    torch.manual_seed(seed)
+    dtype = compute_dtype(section.dtype)
+    tokenizer = base_tokenizer(base)
+    model = base_model(base, dtype if section.method == "lora" else torch.float32)
+    trained = with_adapters(model, section) if section.method == "lora" else model
+    rows = encode_examples(examples, tokenizer, model.config.is_encoder_decoder)
+    arguments = training_arguments(
+        folder / "checkpoints",
+        dtype,
+        seed,
+        num_train_epochs=section.epochs,
+        per_device_train_batch_size=section.batch_size,
+        gradient_accumulation_steps=section.gradient_accumulation,
+        learning_rate=section.lr,
+        warmup_steps=section.warmup,
+        weight_decay=section.weight_decay,
+        train_sampling_strategy="group_by_length",
+    )
+    trainer = StudentTrainer(
+        model=trained,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=Collator(tokenizer.pad_token_id, model.config.is_encoder_decoder),
+    )
+    curve = train(trainer, label, section.checkpoint_minutes)
+    trained.save_pretrained(folder / "weights")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    settings = StudentSettings(
+        base=base if section.method == "lora" else "weights",
+        adapters=section.method == "lora",
+        answer_as=section.answer_as,
+        dtype=str(dtype).removeprefix("torch."),
+        max_input_tokens=section.max_input_tokens,
+        max_output_tokens=section.max_output_tokens,
+    )
+    write_json(folder / "student.json", asdict(settings))
+    write_json(folder / "training.json", {"examples": len(examples), "loss": curve})
+
+
+def with_adapters(model: PreTrainedModel, section: StudentSection) -> Any:
+    """The model with LoRA adapters on all of its linear layers; only they are trained, in float32."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=section.lora_rank,
+        lora_alpha=section.lora_alpha,
+        lora_dropout=section.lora_dropout,
+        target_modules="all-linear",
+        task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def encode_examples(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast, encoder_decoder: bool
+) -> list[dict[str, list[int]]]:
+    """Token ids of prompts and targets, encoded apart so that a prompt's tokens are the same in training and writing."""
+    if not examples:
+        raise UserError("students: there is no training example. See 'kard show RUN rationales' for why none was kept.")
+    prompts = tokenizer([example.prompt for example in examples]).input_ids
+    targets = tokenizer([example.target for example in examples], add_special_tokens=False).input_ids
+    ended = [[*ids, tokenizer.eos_token_id] for ids in targets]
+    if encoder_decoder:
+        return [{"input_ids": prompt, "labels": ids} for prompt, ids in zip(prompts, ended, strict=True)]
+    return [{"input_ids": prompt + ids, "labels": ids} for prompt, ids in zip(prompts, ended, strict=True)]
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads a batch. Decoders are padded on the left, so that all targets end at the same place.
+
+    Labels are masked by length, never by pad id: where pad and end are the same token, the end is still learned.
+    """
+
+    pad: int
+    encoder_decoder: bool
+
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        inputs = _padded([row["input_ids"] for row in rows], self.pad, left=not self.encoder_decoder)
+        ones = [[1] * len(row["input_ids"]) for row in rows]
+        mask = _padded(ones, 0, left=not self.encoder_decoder)
+        labels = _padded([row["labels"] for row in rows], IGNORED, left=not self.encoder_decoder)
+        batch = {"input_ids": inputs, "attention_mask": mask, "labels": labels}
+        if not self.encoder_decoder:
+            batch["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        return batch
+
+
+def _padded(rows: list[list[int]], filler: int, left: bool) -> torch.Tensor:
+    width = max(len(row) for row in rows)
+    fill = [[filler] * (width - len(row)) for row in rows]
+    return torch.tensor([gap + row if left else row + gap for row, gap in zip(rows, fill, strict=True)])
+
+
+class StudentTrainer(Trainer):
+    """A Trainer whose loss looks at target positions only: no logits are computed for the prompt."""
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        labels = inputs.pop("labels")
+        if "position_ids" in inputs:
+            outputs = model(**inputs, logits_to_keep=labels.shape[1] + 1, use_cache=False)
+            logits = outputs.logits[:, :-1]
+        else:
+            outputs = model(**inputs, labels=labels)  # with labels, the decoder's inputs are made from them
+            logits = outputs.logits
+        total = functional.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        loss = total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum())
+        return (loss, outputs) if return_outputs else loss

@@ -1,0 +1,214 @@
+"""Which replies become rationales: each is kept or rejected with a status and a reason in words, none is dropped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from string import ascii_uppercase
+from typing import Any
+
+from kard.knowledge.passages import sentences
+from kard.prompt import extract, same_answer
+from kard.questions import Question
+from kard.recipe import TeacherSection
+from kard.teacher import Rationale, Status
+
+Verdict = tuple[Status, str]
+
+_REFUSAL = re.compile(
+    r"(?:i['’]?m|i am|we are) (?:very |so )?(?:sorry|afraid|unable|not able)\b"
+    r"|sorry\b|(?:my )?apologies\b|i apologi[sz]e\b"
+    r"|(?:unfortunately, )?i (?:cannot|can['’]?t|can not|won['’]?t|will not|must decline|do not have|don['’]?t have)\b"
+    r"|as an? (?:ai|artificial|language model|large language)\b",
+    re.IGNORECASE,
+)
+
+# "The (correct) answer (to this question) is …", "The right option is …", "Answer: …"
+_ANSWER_IS = re.compile(
+    r"(?:\b(?:the|our|my)\s+(?:[\w-]+\s+){0,2}?answer|\b(?:correct|right|best|final)\s+(?:answer|option|choice)|^\W*answer)"
+    r"(?:\s+(?:choice|option))?(?:\s+(?:to|for)\s+(?:the|this|our)\s+(?:[\w-]+\s+){0,2}?question)?"
+    r"(?:,?\s*(?:therefore|thus|then|hence)\b,?)?"
+    r"\s*(?::|\b(?:is|would be|must be|should be|will be)\b(?:\s+(?:therefore|thus|clearly|definitely)\b)?\s*:?)\s*",
+    re.IGNORECASE,
+)
+# "Option (B), the fur, is the correct answer", "making answer (B) the right choice", "Option (B) is correct because …"
+_OPTION_IS_RIGHT = re.compile(
+    r"\b(?:option|choice|answer)\s*\(?([A-Z])\b\)?(?:,[^.;()]{1,80},)?,?\s+(?:which\s+)?(?:(?:is|as|being)\s+)?(?:therefore\s+)?"
+    r"(?:the\s+(?:only\s+|most\s+)?(?:correct|right)\b|(?:correct|right)\b(?!\s+(?:that|in|to|about)\b))",
+    re.IGNORECASE,
+)
+# Rationales that go through the options also call a wrong one "correct, but not the best answer".
+_SUPPOSED = re.compile(r"\b(?:if|unless|whether)\b", re.IGNORECASE)
+_HEDGED = re.compile(r"\b(?:if|unless|whether|but|however|also|although|though)\b", re.IGNORECASE)
+_LETTER = re.compile(
+    r"\W*(?:(?:option|choice|answer|letter)\s+)?\W*(?:\(([A-Z])\)|([A-Z])(?=\W*$|[).,:;\"'”’]|\s+[-–—]))"
+)
+_CLAUSE_END = re.compile(r"[,;:—–(]|\s-\s|\b(?:because|since|as)\b")
+_LEADING_WORDS = """
+so therefore thus hence then finally overall consequently accordingly and in conclusion summary step based on this these
+that it is we can could confidently safely now conclude say see determine infer information facts the
+"""
+_LEADING = frozenset(_LEADING_WORDS.split())
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a teacher gave for one question, before it is judged.
+
+    Attributes:
+        text: The reply, empty where there is none.
+        finish_reason: Why the model stopped, as the endpoint said it; empty where no one said.
+        failure: Why there is no reply; empty where there is one.
+        usage: Tokens and seconds, as far as they are known.
+    """
+
+    text: str
+    finish_reason: str = ""
+    failure: str = ""
+    usage: dict[str, Any] = field(default_factory=dict)
+
+
+def sift(question: Question, drafts: Iterable[Draft], section: TeacherSection, source: str) -> list[Rationale]:
+    """Judge all drafts of a question; they are numbered in their order.
+
+    Args:
+        question: The question that they explain.
+        drafts: The teacher's replies and failures.
+        section: The recipe's ``teacher``.
+        source: Who wrote them.
+    """
+    rationales: list[Rationale] = []
+    seen: dict[str, str] = {}
+    for number, draft in enumerate(drafts):
+        identity = f"{question.id}/{number}"
+        text = without_conclusion(draft.text, question, section.min_words)
+        status, reason = _verdict(question, draft, section)
+        words = _words(text)
+        if status == "kept" and words in seen:
+            status, reason = "duplicate", f"the same words as {seen[words]}"
+        if status == "kept":
+            seen[words] = identity
+        rationales.append(Rationale(identity, question.id, text, status, reason, source, draft.usage))
+    return rationales
+
+
+def _verdict(question: Question, draft: Draft, section: TeacherSection) -> Verdict:
+    return ("error", draft.failure) if draft.failure else judge(question, draft.text, draft.finish_reason, section)
+
+
+def judge(question: Question, text: str, finish_reason: str, section: TeacherSection) -> Verdict:
+    """Status of one text, and the reason in words (empty where it is kept)."""
+    length = len(text.split())
+    if not length:
+        return _empty(finish_reason, section)
+    if finish_reason in ("content_filter", "refusal"):
+        return "refused", f"the endpoint says {finish_reason}"
+    if refusal := _REFUSAL.match(text.strip()):
+        return "refused", f"begins with “{refusal.group()}”"
+    if finish_reason == "length":
+        return "truncated", f"cut off at {section.max_tokens} tokens (teacher.max_tokens)"
+    if length < section.min_words:
+        return "too_short", f"{length} words, teacher.min_words is {section.min_words}"
+    if length > section.max_words:
+        return "too_long", f"{length} words, teacher.max_words is {section.max_words}"
+    wrong = _wrong_conclusion(question, text)
+    return ("wrong_answer", wrong) if wrong else ("kept", "")
+
+
+def _empty(finish_reason: str, section: TeacherSection) -> Verdict:
+    if finish_reason == "length":
+        return "truncated", f"no text within {section.max_tokens} tokens (teacher.max_tokens)"
+    return "error", "the reply is empty"
+
+
+def _wrong_conclusion(question: Question, text: str) -> str:
+    """What a text concludes, in words, if that is something else than the gold answer; empty otherwise."""
+    stated = stated_answer(text, question)
+    if stated is None or question.answer is None or _agrees(stated, question.answer):
+        return ""
+    named = question.choices[stated] if isinstance(stated, int) else stated
+    return f"concludes “{named}”, the answer is “{question.answer_text}”"
+
+
+def stated_answer(text: str, question: Question) -> int | str | None:
+    """The answer that a text declares to be the right one.
+
+    Returns:
+        An index into the choices, or the stated text for an open question. The last statement of the kind "the answer
+        is …" counts; without one, an option that is called correct, if there is only one such option. Otherwise None.
+    """
+    answers: list[int | str] = []
+    called_correct: set[int] = set()
+    for sentence in sentences(text):
+        if (found := _ANSWER_IS.search(sentence)) and not _SUPPOSED.search(sentence[: found.start()]):
+            answer = _named(sentence[found.end() :], question)
+            answers += [] if answer is None else [answer]
+        elif (option := _OPTION_IS_RIGHT.search(sentence)) and not _HEDGED.search(sentence):
+            index = _index(option[1], question)
+            called_correct |= set() if index is None else {index}
+    if answers:
+        return answers[-1]
+    return called_correct.pop() if len(called_correct) == 1 else None
+
+
+def _named(rest: str, question: Question) -> int | str | None:
+    """The answer that a statement names: `rest` is what follows "the answer is"."""
+    if rest.startswith("not "):
+        return None
+    if not question.choices:
+        return rest.strip() or None
+    if letter := _LETTER.match(rest):
+        return _index(letter[1] or letter[2], question)
+    clause = _CLAUSE_END.split(rest, maxsplit=1)[0]
+    answers = (extract(part, question.choices, "answer").answer for part in (clause, rest))
+    return next((answer for answer in answers if answer is not None), None)
+
+
+def _index(letter: str, question: Question) -> int | None:
+    index = ascii_uppercase.find(letter.upper())
+    return index if index < len(question.choices) else None
+
+
+def _agrees(stated: int | str, gold: int | str) -> bool:
+    if isinstance(stated, str) and isinstance(gold, str):
+        return same_answer(stated, gold) or f" {_words(gold)} " in f" {_words(stated)} "
+    return stated == gold
+
+
+def without_conclusion(text: str, question: Question, min_words: int) -> str:
+    """The text without a last sentence that only states the answer, which `kard.prompt.target` puts there anyway.
+
+    The text stays as it is where the sentence says more than that, or where fewer than `min_words` words would be left.
+    """
+    text = text.strip()
+    pieces = sentences(text)
+    if not pieces or not _only_states_answer(pieces[-1], question):
+        return text
+    rest = text[: text.rindex(pieces[-1])].rstrip()
+    return rest if len(rest.split()) >= max(1, min_words) else text
+
+
+def _only_states_answer(sentence: str, question: Question) -> bool:
+    if found := _ANSWER_IS.search(sentence):
+        stated = _words(sentence[found.end() :]).removeprefix("option ")
+    elif found := _OPTION_IS_RIGHT.search(sentence):
+        after = set(_words(sentence[found.end() :]).split())
+        stated = found[1].lower() if after <= {"answer", "option", "choice"} else ""
+    else:
+        return False
+    leading = set(re.sub(r"\d+", "", _words(sentence[: found.start()])).split())
+    return leading <= _LEADING and stated in _forms_of_answer(question)
+
+
+def _forms_of_answer(question: Question) -> set[str]:
+    """The gold answer as a conclusion may name it, in normalised words: text, letter, or both."""
+    if question.answer is None:
+        return set()
+    text = _words(question.answer_text)
+    letter = ascii_uppercase[question.answer].lower() if isinstance(question.answer, int) else text
+    return {text, letter, f"{letter} {text}"}
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))

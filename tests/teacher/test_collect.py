@@ -1,0 +1,88 @@
+"""One function for all kinds of teachers, what it says about itself, and what it would cost."""
+
+from dataclasses import replace
+
+import pytest
+from fault_server import no_passages
+
+from kard.recipe import TeacherSection
+from kard.teacher import read_rationales, write_rationales
+from kard.teacher.collect import collect_rationales, describe_teacher, estimate
+
+
+def test_recorded_rationales_are_numbered_judged_and_limited(questions, tmp_path):
+    first, second = questions(2)
+    first = replace(first, rationales=("Grass is red here.", "No.", "Apples are red.", "Apples, are red!"))
+    collected = collect_rationales([first, second], no_passages, TeacherSection(), 0, tmp_path / "c.sqlite")
+    assert [(r.id, r.status) for r in collected] == [
+        ("q0/0", "kept"),
+        ("q0/1", "too_short"),
+        ("q0/2", "kept"),
+        ("q0/3", "duplicate"),
+    ]
+    assert {r.source for r in collected} == {"recorded"}
+    limited = collect_rationales([first], no_passages, TeacherSection(rationales=1), 0, tmp_path / "c.sqlite")
+    assert limited == collected[:1]
+    assert not (tmp_path / "c.sqlite").exists()
+
+
+def test_extractive_rationales_and_a_question_without_passages(questions, passage, tmp_path):
+    first, second = questions(2)
+    passages = {first.id: [passage("Thing number 0 is red as a rose.")], second.id: []}
+    section = TeacherSection(kind="extractive")
+    collected = collect_rationales([first, second], lambda q: passages[q.id], section, 0, tmp_path / "c.sqlite")
+    assert [(r.question, r.status, r.source) for r in collected] == [
+        ("q0", "kept", "extractive"),
+        ("q1", "error", "extractive"),
+    ]
+    assert collected[0].text == "Thing number 0 is red as a rose."
+    assert "q1 has no gold passage" in collected[1].reason
+
+
+def test_collected_rationales_survive_writing_and_reading(server, asking, questions, tmp_path):
+    collected = collect_rationales(questions(3), no_passages, asking(), 0, tmp_path / "c.sqlite")
+    write_rationales(tmp_path / "r.jsonl", collected)
+    assert read_rationales(tmp_path / "r.jsonl") == collected
+    assert collected[0].source == "tester"
+    assert collected[0].usage["prompt_tokens"] == 100
+    assert 0 < collected[0].usage["seconds"] < 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "came with the questions"),
+        ({"kind": "extractive"}, "the sentence of the gold passages that support the answer; no LLM was asked"),
+        ({"kind": "extractive", "sentences": 2}, "2 sentences"),
+        ({"kind": "openai", "model": "m"}, "written by m (OpenAI), which saw the gold answer."),
+        ({"kind": "openai", "model": "m", "sees_gold_passages": True}, "the gold answer and the gold passages"),
+        (
+            {"kind": "openai", "model": "m", "sees_answer": False, "base_url": "http://x/v1"},
+            "m (http://x/v1), which saw the question",
+        ),
+    ],
+)
+def test_the_teacher_describes_itself(settings, words):
+    text = describe_teacher(TeacherSection(**settings))
+    assert words in text
+    assert text.endswith(".")
+
+
+def test_the_estimate_grows_with_questions_and_rationales(questions, passage):
+    one = estimate(questions(1), no_passages, TeacherSection(kind="openai", model="m", max_tokens=50))
+    four = estimate(questions(2), no_passages, TeacherSection(kind="openai", model="m", max_tokens=50, rationales=2))
+    assert one["requests"] == 1
+    assert one["output_tokens"] == 50
+    assert 300 < one["input_tokens"] < 1500
+    assert (four["requests"], four["output_tokens"]) == (4, 200)
+    assert four["input_tokens"] == pytest.approx(4 * one["input_tokens"], abs=8)
+    assert "4 characters" in one["note"]
+    seeing = TeacherSection(kind="openai", model="m", sees_gold_passages=True)
+    longer = estimate(questions(1), lambda question: [passage("word " * 400)], seeing)
+    assert longer["input_tokens"] > one["input_tokens"] + 400
+
+
+@pytest.mark.parametrize("kind", ["recorded", "extractive"])
+def test_the_other_kinds_cost_nothing(questions, kind):
+    found = estimate(questions(2), no_passages, TeacherSection(kind=kind))
+    assert (found["requests"], found["input_tokens"], found["output_tokens"]) == (0, 0, 0)

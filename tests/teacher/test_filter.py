@@ -1,0 +1,166 @@
+"""The filter: every status, conclusions in many wordings, and the final statement that is cut off."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kard.questions import Question, question_from_row
+from kard.recipe import TeacherSection
+from kard.teacher.filter import Draft, judge, sift, stated_answer, without_conclusion
+
+QUESTION = Question("q", "Which of these is a gas at room temperature?", ("iron", "oxygen", "salt water", "wood"), 1)
+YES_NO = Question("y", "Can birds fly?", ("yes", "no"), 0)
+OPEN = Question("o", "Where was Chopin born?", (), "Poland")
+SECTION = TeacherSection(min_words=3, max_words=20)
+REAL_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "status", "in_reason"),
+    [
+        ("", "stop", "error", "empty"),
+        ("  \n", "stop", "error", "empty"),
+        ("", "length", "truncated", "max_tokens"),
+        ("I'm sorry, but I can't help with that.", "stop", "refused", "I'm sorry"),
+        ("I’m sorry, that is not possible.", "stop", "refused", "sorry"),
+        ("I cannot answer this question.", "stop", "refused", "I cannot"),
+        ("As an AI language model, I have no opinion.", "stop", "refused", "As an AI"),
+        ("No, said the endpoint.", "content_filter", "refused", "content_filter"),
+        ("Oxygen boils far below zero, which means that at room", "length", "truncated", "256"),
+        ("Oxygen boils.", "stop", "too_short", "2 words"),
+        ("word " * 21, "stop", "too_long", "21 words"),
+        ("Wood burns well. So the answer is (D).", "stop", "wrong_answer", "“wood”"),
+        ("Oxygen boils at -183 degrees. So the answer is (B).", "stop", "kept", ""),
+        ("Oxygen boils at -183 degrees, far below room temperature.", "", "kept", ""),
+        ("It is sorry work to boil iron, but oxygen boils at once.", "stop", "kept", ""),
+        ("As an AI-free text, oxygen I can't boil.", "stop", "refused", "As an AI"),
+    ],
+)
+def test_every_status_has_its_reason(text, finish_reason, status, in_reason):
+    found, reason = judge(QUESTION, text, finish_reason, SECTION)
+    assert found == status
+    assert in_reason in reason
+    assert bool(reason) == (status != "kept")
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("The answer is (B).", 1),
+        ("Therefore, the correct answer is option C.", 2),
+        ("The correct option is (A) iron.", 0),
+        ("So, the answer is oxygen, because it boils early.", 1),
+        ("The answer to this multiple-choice question is therefore salt water.", 2),
+        ("Answer: B", 1),
+        ("**Answer:** D) wood", 3),
+        ("Option (C) is the correct answer because it flows.", 2),
+        ("Boiling is early, making answer (B) the right choice.", 1),
+        ("Option (B), the second one, is correct.", 1),
+        ("Option (A) is incorrect. Option (B) is correct because it boils.", 1),
+        ("Option (A) is correct. Option (C) is correct.", None),
+        ("Option (A) is correct, but it is not the best answer.", None),
+        ("Option (A) is not correct.", None),
+        ("If it were solid, the answer would be (A).", None),
+        ("The answer is not (A).", None),
+        ("The answer is (A) at first sight. In the end the answer is (B).", 1),
+        ("To answer this question, we need to know about iron.", None),
+        ("A gas fills a room. Iron does not.", None),
+        ("The answer is (Q).", None),
+        ("The answer is a metal.", None),
+    ],
+)
+def test_conclusions_are_read(text, stated):
+    assert stated_answer(text, QUESTION) == stated
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("Therefore, the answer is (B) no, birds cannot.", 1),
+        ("The answer to the question is yes, no bird is without wings.", 0),
+        ('So the answer is "no".', 1),
+        ("The answer is NO.", 1),
+    ],
+)
+def test_yes_and_no_are_read(text, stated):
+    assert stated_answer(text, YES_NO) == stated
+
+
+def test_an_open_answer_agrees_if_it_holds_the_gold_one():
+    assert judge(OPEN, "He came from near Warsaw. The answer is: Poland, in Europe.", "", SECTION)[0] == "kept"
+    assert judge(OPEN, "He came from near Paris. The answer is France.", "", SECTION)[0] == "wrong_answer"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "So the answer is (B).",
+        "Therefore, the correct answer is (B) oxygen.",
+        "Answer: oxygen",
+        "Therefore, option (B) is the correct answer.",
+        "Thus, we can conclude that the answer to the question is (B).",
+        "\nAnswer: (B)",
+    ],
+)
+def test_a_final_statement_of_the_answer_is_cut_off(ending):
+    assert (
+        without_conclusion(f"Oxygen boils early. It is thin. {ending}", QUESTION, 3)
+        == "Oxygen boils early. It is thin."
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Oxygen boils early, so the answer is (B).",
+        "Oxygen boils early. The answer is (B) oxygen, which boils at -183 degrees.",
+        "The answer is (B). Oxygen boils early.",
+        "Boils early. So the answer is (B).",
+        "Oxygen boils early. So the answer is (C).",
+        "So the answer is (B).",
+    ],
+)
+def test_nothing_else_is_cut_off(text):
+    assert without_conclusion(text, QUESTION, 3) == text
+
+
+def test_the_same_words_twice_are_a_duplicate_and_stay_in_the_list():
+    drafts = [
+        Draft("Wood burns, so it is (D): the answer is (D)."),
+        Draft("Oxygen boils early."),
+        Draft("oxygen, boils EARLY"),
+    ]
+    rationales = sift(QUESTION, [*drafts, Draft("", failure="503")], SECTION, "tester")
+    assert [r.status for r in rationales] == ["wrong_answer", "kept", "duplicate", "error"]
+    assert [r.id for r in rationales] == ["q/0", "q/1", "q/2", "q/3"]
+    assert "q/1" in rationales[2].reason
+    assert rationales[3].reason == "503"
+    assert {r.source for r in rationales} == {"tester"}
+
+
+def test_a_rejected_text_does_not_make_the_next_one_a_duplicate():
+    drafts = [Draft("Oxygen boils early.", "length"), Draft("Oxygen boils early.", "stop")]
+    assert [r.status for r in sift(QUESTION, drafts, SECTION, "")] == ["truncated", "kept"]
+
+
+@given(st.text(max_size=200), st.sampled_from(["", "stop", "length"]))
+def test_no_text_breaks_the_filter(text, finish_reason):
+    rationale = sift(QUESTION, [Draft(text, finish_reason)], SECTION, "")[0]
+    assert (rationale.status == "kept") == (rationale.reason == "")
+    assert text.strip().startswith(rationale.text)
+
+
+@pytest.mark.parametrize(("name", "kept_share"), [("obqa", 0.99), ("strategyqa", 0.95)])
+def test_recorded_rationales_of_a_real_teacher_are_mostly_kept(name, kept_share):
+    path = REAL_DATA / name / "questions.train.jsonl"
+    if not path.exists():
+        pytest.skip("the real data is not here")
+    with open(path, encoding="utf-8") as file:
+        questions = [question_from_row(json.loads(line)) for line, _ in zip(file, range(200), strict=False)]
+    statuses = Counter(r.status for q in questions for r in sift(q, map(Draft, q.rationales), TeacherSection(), ""))
+    assert statuses["kept"] >= kept_share * statuses.total()
+    assert set(statuses) <= {"kept", "wrong_answer", "too_long", "duplicate"}

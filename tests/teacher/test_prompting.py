@@ -1,0 +1,116 @@
+"""Prompts and requests: what the teacher sees, and when two requests are the same one."""
+
+import pytest
+from fault_server import no_passages
+
+from kard.errors import UserError
+from kard.questions import Question
+from kard.recipe import TeacherSection
+from kard.teacher.filter import judge
+from kard.teacher.prompting import render_prompt, requests_of
+
+CHOICE = Question("c", "Which costs $5 \\1?", ("a pen", "a car"), 1)
+YES_NO = Question("y", "Can birds fly?", ("yes", "no"), 0)
+OPEN = Question("o", "Where was Chopin born?", (), "Poland")
+
+
+def section(**settings):
+    return TeacherSection(kind="openai", model="m", **settings)
+
+
+@pytest.mark.parametrize(
+    ("question", "ending"),
+    [
+        (CHOICE, "\n\nQuestion: Which costs $5 \\1?\nChoices:\n(A) a pen\n(B) a car\nAnswer: (B) a car\nExplanation:"),
+        (YES_NO, "\n\nQuestion: Can birds fly?\nAnswer: yes\nExplanation:"),
+        (OPEN, "\n\nQuestion: Where was Chopin born?\nAnswer: Poland\nExplanation:"),
+    ],
+)
+def test_each_kind_of_question_ends_with_the_question_and_the_cue(question, ending):
+    prompt = render_prompt(question, [], section())
+    assert prompt.endswith(ending)
+    assert prompt.count("Explanation:") == prompt.count("Answer:") == 6
+    assert "$" not in prompt.removesuffix(ending)
+
+
+@pytest.mark.parametrize("question", [CHOICE, YES_NO, OPEN])
+def test_without_the_answer_the_examples_state_theirs_at_the_end(question):
+    prompt = render_prompt(question, [], section(sees_answer=False))
+    assert "Answer:" not in prompt
+    assert prompt.count("So the answer is ") == 5
+    assert question.answer_text not in prompt[prompt.rindex("Question:") :].replace("(B) a car", "")
+
+
+def test_gold_passages_are_shown_only_where_asked_for(passage):
+    passages = [passage("A car costs\n$5.", "Car")]
+    assert "Passage: Car. A car costs $5.\nQuestion: Which" in render_prompt(
+        CHOICE, passages, section(sees_gold_passages=True)
+    )
+    assert "Passage:" not in render_prompt(CHOICE, passages, section())
+
+
+def test_the_worked_examples_pass_the_filter_themselves():
+    for question in (CHOICE, YES_NO, OPEN):
+        blocks = render_prompt(question, [], section()).split("\n\n")[1:-1]
+        assert len(blocks) == 5
+        for block in blocks:
+            assert judge(Question("e", "?"), block.partition("Explanation: ")[2], "stop", section()) == ("kept", "")
+
+
+def test_requests_differ_by_number_and_seed_only_and_stay_when_more_are_asked():
+    three = list(requests_of([CHOICE], no_passages, section(rationales=3), seed=1))
+    five = list(requests_of([CHOICE], no_passages, section(rationales=5), seed=1))
+    other = list(requests_of([CHOICE], no_passages, section(rationales=3), seed=2))
+    assert five[:3] == three
+    assert len({request.key for request in five + other}) == 8
+    assert {json_seed(request) for request in three} & {json_seed(request) for request in other} == set()
+    assert all(0 <= json_seed(request) < 2**31 for request in five)
+
+
+def json_seed(request):
+    return request.body["seed"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": "n"}, {"temperature": 0.1}, {"max_tokens": 9}, {"base_url": "http://x/v1"}]
+)
+def test_the_key_covers_the_endpoint_and_the_body(change):
+    (request,) = requests_of([CHOICE], no_passages, section(), seed=1)
+    (changed,) = requests_of([CHOICE], no_passages, TeacherSection(**{"kind": "openai", "model": "m"} | change), seed=1)
+    assert request.key != changed.key
+
+
+def test_a_slash_at_the_end_of_the_endpoint_is_no_other_endpoint():
+    keys = {
+        request.key
+        for url in ("http://x/v1", "http://x/v1/")
+        for request in requests_of([CHOICE], no_passages, section(base_url=url, concurrency=3), seed=1)
+    }
+    assert len(keys) == 1
+
+
+def test_more_choices_than_letters_are_an_error():
+    question = Question("q", "Which?", tuple(map(str, range(27))), 26)
+    with pytest.raises(UserError, match=r"question q: has 27 choices.*"):
+        render_prompt(question, [], section())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": None}, "needs a model"),
+        ({"temperature": 0, "rationales": 2}, "same rationale"),
+        ({"base_url": "localhost:80"}, "http://"),
+        ({"min_words": 9, "max_words": 8}, "nothing would be kept"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_rejected(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TeacherSection(**({"kind": "openai", "model": "m"} | settings))
+
+
+@pytest.mark.parametrize("settings", [{"api_key_env": "sk-planted"}, {"base_url": "https://me:sk-planted@host/v1"}])
+def test_a_secret_in_the_recipe_is_refused_without_showing_it(settings):
+    with pytest.raises(UserError) as caught:
+        TeacherSection(kind="openai", model="m", **settings)
+    assert "sk-planted" not in str(caught.value)
