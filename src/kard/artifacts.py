@@ -263,7 +263,9 @@ def check_run(folder: Path) -> None:
     """Raise UserError unless `folder` is a run that this version can read."""
     marker = folder / "run.json"
     if not marker.exists():
-        raise UserError(f"{folder}: not a kard run (no run.json). Name the folder that 'kard run RECIPE --output DIR' made.")
+        raise UserError(
+            f"{folder}: not a kard run (no run.json). Name the folder that 'kard run RECIPE --output DIR' made."
+        )
     found = read_json(marker).get("format")
     if found != RUN_FORMAT:
         raise UserError(
@@ -281,5 +283,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{folder}: another kard command is writing here. Wait for it, or use another --output.") from error
+            raise UserError(
+                f"{folder}: another kard command is writing here. Wait for it, or use another --output."
+            ) from error
         yield

@@ -36,7 +36,9 @@ METHODS: dict[str, Method] = {
     for method in (
         Method("few_shot", "nothing", "nothing", "answer", "few-shot prompt"),
         Method("few_shot_cot", "nothing", "nothing", "rationale", "few-shot prompt, chain of thought"),
-        Method("ka_few_shot_cot", "nothing", "bm25", "rationale", "few-shot prompt with BM25 passages, chain of thought"),
+        Method(
+            "ka_few_shot_cot", "nothing", "bm25", "rationale", "few-shot prompt with BM25 passages, chain of thought"
+        ),
         Method("finetune", "answers", "nothing", "answer", "fine-tuning on answers"),
         Method("ka_finetune", "answers_passages", "bm25", "answer", "fine-tuning on answers with BM25 passages"),
         Method("distill", "rationales", "nothing", "rationale", "reasoning distillation"),
@@ -44,12 +46,14 @@ METHODS: dict[str, Method] = {
         Method("kard_reranker", "rationales_silver", "reranker", "rationale", "KARD, passages by reranker"),
         Method("kard_silver", "rationales_silver", "silver", "rationale", "KARD, silver passages (oracle)"),
         Method("kard_gold", "rationales_silver", "gold", "rationale", "KARD, gold passages (oracle)"),
-        Method("teacher_cot", "rationales", "teacher_rationale", "answer", "teacher's rationale in the prompt (oracle)"),
+        Method(
+            "teacher_cot", "rationales", "teacher_rationale", "answer", "teacher's rationale in the prompt (oracle)"
+        ),
     )
 }
 
 # Rows that this version can run; the others are in the table so that names, prompts and reports agree from the start.
-RUNNABLE = ("finetune", "distill", "kard_bm25", "kard_reranker", "kard_silver", "kard_gold")
+RUNNABLE = ("finetune", "ka_finetune", "distill", "kard_bm25", "kard_reranker", "kard_silver", "kard_gold")
 
 
 def methods_named(names: tuple[str, ...]) -> list[Method]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +111,9 @@ class Kard:
         if self.method.reads == "nothing":
             return [[] for _ in questions]
         if self.method.is_oracle:
-            raise UserError(f"{self.method.name}: an oracle reads what no question brings. Choose a method that is none.")
+            raise UserError(
+                f"{self.method.name}: an oracle reads what no question brings. Choose a method that is none."
+            )
         assert self.retriever is not None
         queries = [question.query(self.recipe.retriever.query) for question in questions]
         if self.method.reads == "bm25":
@@ -121,7 +123,9 @@ class Kard:
                 for hit in hits
             ]
         hits = self.retriever.search(queries, self.recipe.retriever.candidates)
-        return [self._reranked(hit, scores, wanted) for hit, scores in zip(hits, self.rerank(questions, hits), strict=True)]
+        return [
+            self._reranked(hit, scores, wanted) for hit, scores in zip(hits, self.rerank(questions, hits), strict=True)
+        ]
 
     def rerank(self, questions: Sequence[Question], hits: Sequence[Any]) -> list[Any]:
         """The reranker's scores of each question's BM25 hits, in their order."""
@@ -142,12 +146,14 @@ class Kard:
         ]
 
     def write(
-        self, prompts: Sequence[str], done: Callable[[list[Written]], None] = lambda written: None
+        self,
+        prompts: Sequence[str],
+        done: Callable[[list[Written]], None] = lambda written: None,
+        known: Mapping[str, Written] | None = None,
     ) -> dict[str, Written]:
-        """What the student writes after each distinct prompt."""
+        """What the student writes after each distinct prompt; see `Student.write`."""
         distinct = list(dict.fromkeys(prompts))
-        written = self.student.write(distinct, self.recipe.evaluation.batch_size, done)
-        return {item.prompt: item for item in written}
+        return self.student.write(distinct, self.recipe.evaluation.batch_size, done, known or {})
 
     def parse(self, question: Question, found: Sequence[Found], written: Written) -> Answer:
         """Read rationale and answer off what the student wrote."""
@@ -167,6 +173,13 @@ class Kard:
         # Equal scores keep BM25's order: Python's sort is stable.
         order = sorted(range(len(scores)), key=lambda place: -scores[place])[:wanted]
         return [Found(self.passages[hit.positions[i]], float(hit.scores[i]), float(scores[i])) for i in order]
+
+
+def found_row(item: Found) -> dict[str, Any]:
+    """A passage with its scores, as predictions, reports and the command line show it."""
+    passage = item.passage
+    shown = {"id": passage.id, "title": passage.title, "text": passage.text, "source": passage.source}
+    return {**shown, "bm25": item.bm25, "reranker": item.reranker}
 
 
 def reranker_queries(question: Question, form: str) -> tuple[str, ...]:
@@ -229,10 +242,14 @@ def _method_for(recipe: Recipe, name: str | None) -> Method:
     if name is not None:
         chosen = next((method for method in methods if method.name == name), None)
         if chosen is None:
-            raise UserError(f"method '{name}' is not in this run. It has: {', '.join(method.name for method in methods)}.")
+            raise UserError(
+                f"method '{name}' is not in this run. It has: {', '.join(method.name for method in methods)}."
+            )
         return chosen
     for preferred in PREFERRED:
         for method in methods:
             if method.name == preferred:
                 return method
-    raise UserError("this run has only oracle methods, which cannot answer new questions. Add kard_bm25 to evaluation.methods.")
+    raise UserError(
+        "this run has only oracle methods, which cannot answer new questions. Add kard_bm25 to evaluation.methods."
+    )

@@ -51,7 +51,14 @@ def progress(label: str, total: int, unit: str = "items") -> Iterator[Advance]:
 
 @contextmanager
 def _bar(label: str, total: int) -> Iterator[Advance]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("  {task.description}"),

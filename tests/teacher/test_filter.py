@@ -147,11 +147,28 @@ def test_a_rejected_text_does_not_make_the_next_one_a_duplicate():
     assert [r.status for r in sift(QUESTION, drafts, SECTION, "")] == ["truncated", "kept"]
 
 
+@pytest.mark.parametrize(
+    ("reply", "finish_reason", "text", "status"),
+    [
+        ("<think>Is it iron? The answer is (A).</think>\n\nOxygen boils early.", "stop", "Oxygen boils early.", "kept"),
+        ("Hm, the answer is (A).\n</think>Oxygen boils early.", "stop", "Oxygen boils early.", "kept"),
+        ("<think>Is it iron? It may well be", "length", "", "truncated"),
+        ("<think>Is it iron?</think>", "stop", "", "error"),
+        ("Two <b> tags </b> do not matter.", "stop", "Two <b> tags </b> do not matter.", "kept"),
+    ],
+)
+def test_thinking_aloud_is_cut_off_or_kept(reply, finish_reason, text, status):
+    (cut,) = sift(QUESTION, [Draft(reply, finish_reason)], SECTION, "")
+    assert (cut.text, cut.status) == (text, status)
+    (kept,) = sift(QUESTION, [Draft(reply, finish_reason)], TeacherSection(thinking="keep"), "")
+    assert kept.text == reply
+
+
 @given(st.text(max_size=200), st.sampled_from(["", "stop", "length"]))
 def test_no_text_breaks_the_filter(text, finish_reason):
     rationale = sift(QUESTION, [Draft(text, finish_reason)], SECTION, "")[0]
     assert (rationale.status == "kept") == (rationale.reason == "")
-    assert text.strip().startswith(rationale.text)
+    assert rationale.text in text
 
 
 @pytest.mark.parametrize(("name", "kept_share"), [("obqa", 0.99), ("strategyqa", 0.95)])

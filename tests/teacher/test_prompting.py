@@ -7,7 +7,7 @@ from kard.errors import UserError
 from kard.questions import Question
 from kard.recipe import TeacherSection
 from kard.teacher.filter import judge
-from kard.teacher.prompting import render_prompt, requests_of
+from kard.teacher.prompting import read_prompts, requests_of
 
 CHOICE = Question("c", "Which costs $5 \\1?", ("a pen", "a car"), 1)
 YES_NO = Question("y", "Can birds fly?", ("yes", "no"), 0)
@@ -16,6 +16,15 @@ OPEN = Question("o", "Where was Chopin born?", (), "Poland")
 
 def section(**settings):
     return TeacherSection(kind="openai", model="m", **settings)
+
+
+def render_prompt(question, passages, section):
+    return read_prompts(section).render(question, passages)
+
+
+def requests(section, seed=1):
+    ((_, group),) = requests_of([CHOICE], no_passages, section, seed)
+    return group
 
 
 @pytest.mark.parametrize(
@@ -58,9 +67,9 @@ def test_the_worked_examples_pass_the_filter_themselves():
 
 
 def test_requests_differ_by_number_and_seed_only_and_stay_when_more_are_asked():
-    three = list(requests_of([CHOICE], no_passages, section(rationales=3), seed=1))
-    five = list(requests_of([CHOICE], no_passages, section(rationales=5), seed=1))
-    other = list(requests_of([CHOICE], no_passages, section(rationales=3), seed=2))
+    three = requests(section(rationales=3))
+    five = requests(section(rationales=5))
+    other = requests(section(rationales=3), seed=2)
     assert five[:3] == three
     assert len({request.key for request in five + other}) == 8
     assert {json_seed(request) for request in three} & {json_seed(request) for request in other} == set()
@@ -72,21 +81,76 @@ def json_seed(request):
 
 
 @pytest.mark.parametrize(
-    "change", [{"model": "n"}, {"temperature": 0.1}, {"max_tokens": 9}, {"base_url": "http://x/v1"}]
+    "change",
+    [
+        {"model": "n"},
+        {"temperature": 0.1},
+        {"max_tokens": 9},
+        {"base_url": "http://x/v1"},
+        {"top_p": 0.9},
+        {"stop": ("Question:",)},
+        {"system_prompt": "Be brief."},
+        {"extra_body": {"top_k": 5}},
+        {"sees_answer": False},
+    ],
 )
 def test_the_key_covers_the_endpoint_and_the_body(change):
-    (request,) = requests_of([CHOICE], no_passages, section(), seed=1)
-    (changed,) = requests_of([CHOICE], no_passages, TeacherSection(**{"kind": "openai", "model": "m"} | change), seed=1)
-    assert request.key != changed.key
+    changed = TeacherSection(**{"kind": "openai", "model": "m"} | change)
+    assert requests(section())[0].key != requests(changed)[0].key
+
+
+@pytest.mark.parametrize(
+    "change", [{"concurrency": 3}, {"timeout": 9}, {"max_requests": 5}, {"base_url": "https://api.openai.com/v1/"}]
+)
+def test_the_key_covers_nothing_else(change):
+    assert requests(section())[0].key == requests(section(**change))[0].key
+
+
+def test_every_setting_reaches_the_body():
+    settings = {"temperature": 0.3, "top_p": 0.9, "max_tokens": 77, "stop": ("\n\n",), "system_prompt": "Be brief."}
+    body = requests(section(**settings, extra_body={"top_k": 5, "seed": None}))[0].body
+    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert body["messages"][1]["content"].endswith("Explanation:")
+    assert {key: value for key, value in body.items() if key != "messages"} == {
+        "model": "m",
+        "temperature": 0.3,
+        "top_p": 0.9,
+        "max_tokens": 77,
+        "stop": ["\n\n"],
+        "top_k": 5,
+    }
+    assert set(requests(section())[0].body) == {"model", "messages", "temperature", "max_tokens", "seed"}
+
+
+def test_an_own_prompt_file_is_used_for_every_kind_of_question(tmp_path):
+    path = tmp_path / "prompt.txt"
+    path.write_text("Costs $$1. ${passages}$question [$choices] {$answer}\nBecause:\n", encoding="utf-8")
+    own = section(prompt=path)
+    assert render_prompt(YES_NO, [], own) == "Costs $1. Can birds fly? [(A) yes\n(B) no] {yes}\nBecause:"
+    assert render_prompt(OPEN, [], own) == "Costs $1. Where was Chopin born? [] {Poland}\nBecause:"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"$question \xff", "not UTF-8"),
+        (b"$question $wrong", r"has \$wrong"),
+        (b"costs $5: $question", r"a lone \$"),
+        (b"What is it?", r"\$question is needed"),
+    ],
+)
+def test_a_bad_prompt_file_is_named(tmp_path, content, message):
+    path = tmp_path / "prompt.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_prompts(section(prompt=path))
+    assert str(path) in str(caught.value)
 
 
 def test_a_slash_at_the_end_of_the_endpoint_is_no_other_endpoint():
-    keys = {
-        request.key
-        for url in ("http://x/v1", "http://x/v1/")
-        for request in requests_of([CHOICE], no_passages, section(base_url=url, concurrency=3), seed=1)
-    }
-    assert len(keys) == 1
+    assert requests(section(base_url="http://x/v1/")) == requests(section(base_url="http://x/v1"))
 
 
 def test_more_choices_than_letters_are_an_error():
@@ -101,6 +165,9 @@ def test_more_choices_than_letters_are_an_error():
         ({"model": None}, "needs a model"),
         ({"temperature": 0, "rationales": 2}, "same rationale"),
         ({"base_url": "localhost:80"}, "http://"),
+        ({"max_usd": 1.0}, "input_price"),
+        ({"extra_body": {"n": 4, "stream": True}}, "cannot set n, stream"),
+        ({"extra_body": {"max_tokens": None}}, "max_completion_tokens"),
         ({"min_words": 9, "max_words": 8}, "nothing would be kept"),
     ],
 )

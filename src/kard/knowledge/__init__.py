@@ -56,7 +56,9 @@ def load_passages(section: KnowledgeSection) -> list[Passage]:
     documents = _wikivital() if section.kind == "wikivital" else _jsonl(section)
     passages = [passage for document in documents for passage in _passages_of(document, section.passage_words)]
     if not passages:
-        raise UserError(f"knowledge: no document in {section.path} has an id that begins with '{section.id_prefix}'. Mend id_prefix.")
+        raise UserError(
+            f"knowledge: no document in {section.path} has an id that begins with '{section.id_prefix}'. Mend id_prefix."
+        )
     return passages
 
 
@@ -80,7 +82,9 @@ def _jsonl(section: KnowledgeSection) -> Iterator[Document]:
         where = f"{section.path}:{number}"
         identity = text_of(row, "id", where)
         if identity in lines:
-            raise UserError(f"{where}: id '{identity}' is already on line {lines[identity]}. Give every document its own id.")
+            raise UserError(
+                f"{where}: id '{identity}' is already on line {lines[identity]}. Give every document its own id."
+            )
         lines[identity] = number
         title = row.get("title") or ""
         if not isinstance(title, str):

@@ -25,7 +25,9 @@ def read_question_files(section: QuestionsSection, seed: int) -> dict[str, list[
         questions = read_questions_jsonl(path) if path else []
         for question in questions:
             if question.id in seen:
-                raise UserError(f"{path}: id '{question.id}' is in {seen[question.id]} too. Give every question its own id.")
+                raise UserError(
+                    f"{path}: id '{question.id}' is in {seen[question.id]} too. Give every question its own id."
+                )
         seen |= {question.id: path for question in questions if path}
         splits[name] = questions
     sizes = {"train": section.train_size, "dev": section.dev_size, "test": section.test_size}
@@ -83,7 +85,9 @@ def read_questions_jsonl(path: Path) -> list[Question]:
 def read_user_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers and objects of a user's JSONL file; the first bad line raises UserError."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file. Mend the path in the recipe (relative paths are meant from its folder).")
+        raise UserError(
+            f"{path}: no such file. Mend the path in the recipe (relative paths are meant from its folder)."
+        )
     with open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
             try:
@@ -94,7 +98,9 @@ def read_user_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             except UnicodeDecodeError as error:
                 raise UserError(f"{path}:{number}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
             except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: not valid JSON ({error.msg}, column {error.colno}). Mend the line.") from error
+                raise UserError(
+                    f"{path}:{number}: not valid JSON ({error.msg}, column {error.colno}). Mend the line."
+                ) from error
             if not isinstance(row, dict):
                 raise UserError(f"{path}:{number}: a {type(row).__name__}, not an object. Write one {{...}} a line.")
             yield number, row
@@ -108,7 +114,9 @@ def text_of(row: dict[str, Any], key: str, where: str) -> str:
     if value is None:
         raise UserError(f"{where}: key '{key}' is missing. Add it.")
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: '{key}' is {'empty' if value == '' or isinstance(value, str) else 'no text'}. Give it a text.")
+        raise UserError(
+            f"{where}: '{key}' is {'empty' if value == '' or isinstance(value, str) else 'no text'}. Give it a text."
+        )
     return value
 
 
@@ -147,7 +155,9 @@ def _answer(row: dict[str, Any], choices: tuple[str, ...], where: str) -> int | 
     if isinstance(answer, str) and answer in choices:
         return choices.index(answer)
     if isinstance(answer, bool) or not isinstance(answer, int):
-        raise UserError(f"{where}: 'answer' {answer!r} is none of the choices. Give an index from 0 to {len(choices) - 1}.")
+        raise UserError(
+            f"{where}: 'answer' {answer!r} is none of the choices. Give an index from 0 to {len(choices) - 1}."
+        )
     if not 0 <= answer < len(choices):
         raise UserError(f"{where}: 'answer' {answer} is out of range. Give an index from 0 to {len(choices) - 1}.")
     return answer

@@ -54,7 +54,9 @@ def kl_loss(target: Tensor, scores: Tensor, present: Tensor, tau_rationale: floa
     return terms.masked_fill(absent, 0.0).sum(dim=-1).mean()
 
 
-def train_reranker(reranker: Reranker, sets: Sequence[CandidateSet], section: RerankerSection, seed: int, folder: Path) -> None:
+def train_reranker(
+    reranker: Reranker, sets: Sequence[CandidateSet], section: RerankerSection, seed: int, folder: Path
+) -> None:
     """Train the question side in place and write the encoder to ``folder/model``.
 
     Args:
@@ -86,7 +88,7 @@ def train_reranker(reranker: Reranker, sets: Sequence[CandidateSet], section: Re
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=usable,  # type: ignore[arg-type]
+        train_dataset=usable,
         data_collator=Collator(reranker, section.step_candidates, seed),
     )
     curve = train(trainer, "train reranker", section.checkpoint_minutes)
@@ -102,7 +104,9 @@ def spread(scores: Sequence[Sequence[float]]) -> float:
 
 def _untrained_spread(reranker: Reranker, sets: Sequence[CandidateSet], sample: int = 64) -> float:
     some = sets[:: max(1, len(sets) // sample)]
-    return spread([row.tolist() for row in reranker.score([one.queries for one in some], [one.positions for one in some])])
+    return spread(
+        [row.tolist() for row in reranker.score([one.queries for one in some], [one.positions for one in some])]
+    )
 
 
 class QuestionSide(nn.Module):
@@ -139,9 +143,7 @@ class QuestionSide(nn.Module):
         return {"loss": loss}
 
 
-def late_interaction(
-    queries: Tensor, query_mask: Tensor, queries_of: Tensor, passages: Tensor, mask: Tensor
-) -> Tensor:
+def late_interaction(queries: Tensor, query_mask: Tensor, queries_of: Tensor, passages: Tensor, mask: Tensor) -> Tensor:
     """Scores (questions, candidates): mean over query tokens of the best passage token, best over a question's queries.
 
     Args:

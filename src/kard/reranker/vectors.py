@@ -50,7 +50,9 @@ class PassageVectors:
         plan = self.folder / "plan.json"
         if plan.exists():
             self._encode(read_json(plan))
-        missing = [int(position) for position in np.unique(np.asarray(positions, dtype=np.int64)) if self.first[position] < 0]
+        missing = [
+            int(position) for position in np.unique(np.asarray(positions, dtype=np.int64)) if self.first[position] < 0
+        ]
         if missing:
             write_json(plan, missing)
             self._encode(missing)

@@ -6,23 +6,23 @@ import numpy as np
 from numba import njit
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _worse(score_a: float, position_a: int, score_b: float, position_b: int) -> bool:
     return score_a < score_b or (score_a == score_b and position_a > position_b)
 
 
-@njit(nogil=True, cache=True)
-def add_scores(  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def add_scores(
     tokens: np.ndarray, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, scores: np.ndarray
-):
+) -> None:
     """Add the BM25 scores of a query's tokens (a repeated token counts as often as it stands there) to `scores`."""
     for token in tokens:
         for place in range(indptr[token], indptr[token + 1]):
             scores[indices[place]] += data[place]
 
 
-@njit(nogil=True, cache=True)
-def best(scores: np.ndarray, k: int):  # type: ignore[no-untyped-def]  # noqa: ANN201
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions and scores of the `k` best above 0, by falling score, equal scores by rising position (a binary heap)."""
     heap_scores = np.empty(k, dtype=scores.dtype)
     heap_positions = np.empty(k, dtype=np.int64)

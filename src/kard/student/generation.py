@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -52,27 +52,36 @@ class Student:
         )
 
     def write(
-        self, prompts: Sequence[str], batch_size: int, done: Callable[[list[Written]], None] = lambda written: None
-    ) -> list[Written]:
+        self,
+        prompts: Sequence[str],
+        batch_size: int,
+        done: Callable[[list[Written]], None],
+        known: Mapping[str, Written],
+    ) -> dict[str, Written]:
         """Continue each prompt greedily until the end token.
 
         Args:
             prompts: Distinct texts from `prompt`.
             batch_size: How many are written at once.
             done: Called with each finished batch.
+            known: What an interrupted call has written already; a batch that is known as a whole is not written again, so
+                that batches, and with them rounding, do not depend on the interruption.
 
         Returns:
-            One `Written` a prompt, in the order of `prompts`.
+            What was written, by prompt.
         """
         found: dict[str, Written] = {}
         for batch in batches(prompts, batch_size):
-            start = monotonic()
-            texts = self._continue(batch)
-            seconds = (monotonic() - start) / len(batch)
-            written = [Written(prompt, text, seconds) for prompt, text in zip(batch, texts, strict=True)]
+            if all(prompt in known for prompt in batch):
+                written = [known[prompt] for prompt in batch]
+            else:
+                start = monotonic()
+                texts = self._continue(batch)
+                seconds = (monotonic() - start) / len(batch)
+                written = [Written(prompt, text, seconds) for prompt, text in zip(batch, texts, strict=True)]
             found |= {item.prompt: item for item in written}
             done(written)
-        return [found[prompt] for prompt in prompts]
+        return found
 
     @torch.inference_mode()
     def _continue(self, prompts: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from transformers import (
 from kard.artifacts import read_json
 from kard.errors import UserError
 from kard.prompt import AnswerAs
-from kard.weights import loading_explained
+from kard.weights import loading_explained, model_location
 
 KEY = "student.model"
 
@@ -73,7 +73,7 @@ def trained_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFas
     dtype: torch.dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[settings.dtype]
     tokenizer = base_tokenizer(str(folder / "tokenizer"))
     inside = folder / settings.base
-    model: Any = base_model(str(inside) if inside.exists() else settings.base, torch.float32)
+    model: Any = base_model(str(inside) if inside.exists() else model_location(settings.base, KEY), torch.float32)
     if settings.adapters:
         from peft import PeftModel
 

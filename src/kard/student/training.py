@@ -29,7 +29,13 @@ class Example:
 
 
 def train_student(
-    examples: Sequence[Example], base: str, section: StudentSection, seed: int, folder: Path, label: str
+    examples: Sequence[Example],
+    base: str,
+    saved_as: str,
+    section: StudentSection,
+    seed: int,
+    folder: Path,
+    label: str,
 ) -> None:
     """Fine-tune a student and write it to a folder that `Student.load` reads.
 
@@ -39,6 +45,7 @@ def train_student(
     Args:
         examples: Prompts and targets; at least one.
         base: Folder or hub id of the model to start from.
+        saved_as: How the student's folder names it: a relative path, a hub id or ``package:NAME``.
         section: The recipe's ``student``.
         seed: Order of the examples and initial adapters.
         folder: Gets the weights (or adapters), ``student.json`` and the loss curve; checkpoints while training.
@@ -72,7 +79,7 @@ def train_student(
     trained.save_pretrained(folder / "weights")
     tokenizer.save_pretrained(folder / "tokenizer")
     settings = StudentSettings(
-        base=base if section.method == "lora" else "weights",
+        base=saved_as if section.method == "lora" else "weights",
         adapters=section.method == "lora",
         answer_as=section.answer_as,
         dtype=str(dtype).removeprefix("torch."),

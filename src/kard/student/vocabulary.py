@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from kard.errors import UserError
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_LAST_LATIN = 0x17F
 _TEXTS_AT_ONCE = 1000
 
 
@@ -60,8 +61,21 @@ def _kept_ids(tokenizer: PreTrainedTokenizerFast, spec: dict[str, Any], texts: I
     pieces = {piece for piece, number in vocabulary.items() if number in used}
     if spec["model"]["type"] == "BPE":
         pieces |= _merged_from(pieces, spec["model"]["merges"])
-    whole = {number for piece, number in vocabulary.items() if len(piece) == 1 or _BYTE.fullmatch(piece)}
-    return used | whole | {vocabulary[piece] for piece in pieces if piece in vocabulary}
+    bytes_known = any(map(_BYTE.fullmatch, vocabulary)) or _is_byte_level(spec)
+    indivisible = {piece for piece in vocabulary if _is_indivisible(piece, bytes_known)}
+    return used | {vocabulary[piece] for piece in indivisible} | {vocabulary[piece] for piece in pieces if piece in vocabulary}
+
+
+def _is_byte_level(spec: dict[str, Any]) -> bool:
+    return '"ByteLevel"' in json.dumps(spec["pre_tokenizer"])
+
+
+def _is_indivisible(piece: str, bytes_known: bool) -> bool:
+    """Bytes and single characters; where bytes stand for rare characters, of the characters only the Latin ones (all of the
+    byte-level alphabet is among them)."""
+    if len(piece) == 1:
+        return not bytes_known or ord(piece) <= _LAST_LATIN
+    return bool(_BYTE.fullmatch(piece))
 
 
 def _vocabulary(spec: dict[str, Any]) -> dict[str, int]:

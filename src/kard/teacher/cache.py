@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kard.errors import UserError
+from kard.teacher.limits import Spent
 
 FORMAT = 1
 _TABLE = """
@@ -39,8 +40,8 @@ class Reply:
         finish_reason: Why the model stopped, in the endpoint's words.
         failure: Why there is no usable text; empty where there is one.
         status: HTTP status, or None where there was no response.
-        prompt_tokens: Tokens to pay for; what was reserved where the endpoint did not say.
-        completion_tokens: The same for the output.
+        prompt_tokens: Tokens in; the most that it can have been where the endpoint did not say.
+        completion_tokens: The same for tokens out.
         seconds: From sending to the end of the response.
     """
 
@@ -51,15 +52,6 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Sums over all attempts: requests sent, tokens in and out."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 class ReplyCache:
@@ -85,12 +77,12 @@ class ReplyCache:
                 )
             self._connection.executescript(_TABLE + f"PRAGMA user_version={FORMAT};")
 
-    def begin(self, key: str, prompt_tokens: int, completion_tokens: int) -> int:
+    def begin(self, key: str, most: Spent) -> int:
         """Note that a request is about to be sent, and the most that it can cost; returns the attempt's number."""
         with self._explained():
             cursor = self._connection.execute(
                 "INSERT INTO attempts (key, sent_at, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?)",
-                (key, time.time(), prompt_tokens, completion_tokens),
+                (key, time.time(), most.prompt_tokens, most.completion_tokens),
             )
         assert cursor.lastrowid is not None
         return cursor.lastrowid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from string import ascii_uppercase
 from typing import Any
 
@@ -80,7 +80,8 @@ def sift(question: Question, drafts: Iterable[Draft], section: TeacherSection, s
     """
     rationales: list[Rationale] = []
     seen: dict[str, str] = {}
-    for number, draft in enumerate(drafts):
+    for number, whole in enumerate(drafts):
+        draft = replace(whole, text=_without_thinking(whole.text)) if section.thinking == "cut" else whole
         identity = f"{question.id}/{number}"
         text = without_conclusion(draft.text, question, section.min_words)
         status, reason = _verdict(question, draft, section)
@@ -91,6 +92,12 @@ def sift(question: Question, drafts: Iterable[Draft], section: TeacherSection, s
             seen[words] = identity
         rationales.append(Rationale(identity, question.id, text, status, reason, source, draft.usage))
     return rationales
+
+
+def _without_thinking(text: str) -> str:
+    """The text without what a reasoning model thought aloud; some templates open that part before the reply begins."""
+    answer = text.rpartition("</think>")[2]
+    return answer.partition("<think>")[0].strip() if "<think>" in answer else answer
 
 
 def _verdict(question: Question, draft: Draft, section: TeacherSection) -> Verdict:

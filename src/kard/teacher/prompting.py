@@ -6,8 +6,8 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import resources
+from pathlib import Path
 from string import Template, ascii_uppercase
 from typing import Any
 
@@ -18,6 +18,8 @@ from kard.questions import Question
 from kard.recipe import TeacherSection
 
 OPENAI_URL = "https://api.openai.com/v1"
+KINDS = ("multiple_choice", "yes_no", "open")
+PLACEHOLDERS = frozenset(("passages", "question", "choices", "answer"))
 PassagesOf = Callable[[Question], list[Passage]]
 
 
@@ -31,26 +33,31 @@ class Request:
 
 def requests_of(
     questions: Iterable[Question], passages_of: PassagesOf, section: TeacherSection, seed: int
-) -> Iterator[Request]:
-    """One request after another, those of a question together, numbered by their seed; none is kept in memory."""
+) -> Iterator[tuple[Question, list[Request]]]:
+    """Each question with its requests, made when they are asked for, so that any number of questions costs no memory.
+
+    The requests of a question differ by their seed, which depends on `seed` and their number only: asking for more
+    rationales later leaves the first ones as they are.
+    """
+    prompts = read_prompts(section)
     for question in questions:
-        yield from requests_of_question(question, passages_of(question), section, seed)
+        prompt = prompts.render(question, passages_of(question))
+        yield question, [_request(prompt, section, f"{seed}:{number}") for number in range(section.rationales or 1)]
 
 
-def requests_of_question(
-    question: Question, passages: Sequence[Passage], section: TeacherSection, seed: int
-) -> Iterator[Request]:
-    """The requests of one question; asking for more rationales later leaves the first ones as they are."""
-    prompt = render_prompt(question, passages, section)
-    for number in range(section.rationales or 1):
-        body = {
-            "model": section.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": section.temperature,
-            "max_tokens": section.max_tokens,
-            "seed": random.Random(f"{seed}:{number}").getrandbits(31),
-        }
-        yield Request(hash_of({"base_url": base_url(section), "body": body}), body)
+def _request(prompt: str, section: TeacherSection, seed: str) -> Request:
+    system = [{"role": "system", "content": section.system_prompt}] if section.system_prompt else []
+    body = {
+        "model": section.model,
+        "messages": [*system, {"role": "user", "content": prompt}],
+        "temperature": section.temperature,
+        "top_p": section.top_p,
+        "max_tokens": section.max_tokens,
+        "stop": list(section.stop) or None,
+        "seed": random.Random(seed).getrandbits(31),
+    }
+    sent = {key: value for key, value in (body | section.extra_body).items() if value is not None}
+    return Request(hash_of({"base_url": base_url(section), "body": sent}), sent)
 
 
 def base_url(section: TeacherSection) -> str:
@@ -58,29 +65,65 @@ def base_url(section: TeacherSection) -> str:
     return (section.base_url or OPENAI_URL).rstrip("/")
 
 
-def render_prompt(question: Question, passages: Sequence[Passage], section: TeacherSection) -> str:
-    """The prompt of a question: instruction, five worked examples, the question itself, "Explanation:".
+@dataclass(frozen=True)
+class Prompts:
+    """The prompt of each kind of question, and whether the gold passages are shown in it."""
+
+    templates: dict[str, Template]
+    shows_passages: bool
+
+    def render(self, question: Question, passages: Sequence[Passage]) -> str:
+        """The prompt of a question: instruction, five worked examples, the question itself, "Explanation:"."""
+        shown = passages if self.shows_passages else ()
+        filled = self.templates[_kind(question)].substitute(
+            passages="".join(f"Passage: {_one_line(passage.full_text)}\n" for passage in shown),
+            question=_one_line(question.question),
+            choices="\n".join(_lettered(question)),
+            answer=_answer(question),
+        )
+        return filled.rstrip()
+
+
+def read_prompts(section: TeacherSection) -> Prompts:
+    """The recipe's own prompt file for all questions, or the shipped ones.
 
     With ``teacher.sees_answer: false`` the answers of the worked examples move behind their explanations, so that the
     teacher states its own and the filter can compare it with the gold one.
+
+    Raises:
+        UserError: The recipe's prompt file is missing, or its placeholders are not the four that there are.
     """
-    text = _prompt_file(_kind(question))
+    shipped = resources.files("kard.teacher") / "prompts"
+    if section.prompt is not None:
+        texts = dict.fromkeys(KINDS, _own_prompt(section.prompt))
+    else:
+        texts = {kind: (shipped / f"{kind}.txt").read_text(encoding="utf-8") for kind in KINDS}
     if not section.sees_answer:
-        text = re.sub(r"^Answer: (.+)\n(Explanation: .+)$", r"\2 So the answer is \1.", text, flags=re.MULTILINE)
-        text = text.replace("Answer: $answer\n", "")
-    shown = passages if section.sees_gold_passages else ()
-    filled = Template(text).substitute(
-        passages="".join(f"Passage: {_one_line(passage.full_text)}\n" for passage in shown),
-        question=_one_line(question.question),
-        choices="\n".join(_lettered(question)),
-        answer=_answer(question),
-    )
-    return filled.rstrip()
+        texts = {kind: _without_answers(text) for kind, text in texts.items()}
+    return Prompts({kind: Template(text) for kind, text in texts.items()}, section.sees_gold_passages)
 
 
-@cache
-def _prompt_file(kind: str) -> str:
-    return (resources.files("kard.teacher") / "prompts" / f"{kind}.txt").read_text(encoding="utf-8")
+def _own_prompt(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file. Mend teacher.prompt (relative paths are meant from the recipe's folder)."
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
+    template = Template(text)
+    found = set(template.get_identifiers())
+    if not template.is_valid() or not found <= PLACEHOLDERS or "question" not in found:
+        wrong = ", ".join(f"${name}" for name in sorted(found - PLACEHOLDERS)) or "a lone $, or no $question"
+        known = ", ".join(f"${name}" for name in sorted(PLACEHOLDERS))
+        raise UserError(f"{path}: has {wrong}. Use {known}; $question is needed, and $$ is a dollar sign.")
+    return text
+
+
+def _without_answers(text: str) -> str:
+    moved = re.sub(r"^Answer: (.+)\n(Explanation: .+)$", r"\2 So the answer is \1.", text, flags=re.MULTILINE)
+    return re.sub(r"^Answer: \$\{?answer\}?\n", "", moved, flags=re.MULTILINE)
 
 
 def _kind(question: Question) -> str:

@@ -1,0 +1,74 @@
+"""Answering files of questions, resumable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kard.artifacts import Log, disk_full_explained
+from kard.errors import UserError
+from kard.model import Answer, Kard, found_row
+from kard.progress import progress
+from kard.questions import Question
+from kard.questions.jsonl import read_user_jsonl, text_of, texts_of
+
+QUESTIONS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many questions were answered now, and how many had been before."""
+
+    answered: int
+    there: int
+
+
+def answer_file(run: Path, source: Path, output: Path, method: str | None = None) -> Counts:
+    """Answer a JSONL file of questions with a finished run.
+
+    Args:
+        run: The run's folder.
+        source: Objects with ``question`` and, where there are any, ``id`` (default: the line number) and ``choices``.
+        output: JSONL that answers are appended to; questions whose id is there are not answered again.
+        method: One of the run's methods; by default its best one that is no oracle.
+
+    Raises:
+        UserError: A line is wrong, or the run is not finished.
+    """
+    questions = _read(source)
+    log = Log(output)
+    there = {row["id"] for row in log.read()}
+    todo = [question for question in questions if question.id not in there]
+    if todo:
+        kard = Kard.load(run, method)
+        with progress("answer", len(todo), "questions") as advance, disk_full_explained(output):
+            for begin in range(0, len(todo), QUESTIONS_AT_ONCE):
+                block = todo[begin : begin + QUESTIONS_AT_ONCE]
+                log.append(answer_row(result) for result in kard.answer_many(block))
+                advance(len(block))
+    log.close()
+    return Counts(len(todo), len(questions) - len(todo))
+
+
+def answer_row(answer: Answer) -> dict[str, Any]:
+    """An answer as JSON: what was said, and what was read."""
+    return {
+        "id": answer.question,
+        "answer": answer.answer,
+        "choice": answer.choice,
+        "rationale": answer.rationale,
+        "passages": [found_row(item) for item in answer.passages],
+        "text": answer.text,
+    }
+
+
+def _read(source: Path) -> list[Question]:
+    questions: dict[str, Question] = {}
+    for number, row in read_user_jsonl(source):
+        where = f"{source}:{number}"
+        identity = text_of(row, "id", where) if "id" in row else str(number)
+        if identity in questions:
+            raise UserError(f"{where}: id '{identity}' is there twice. Give every question its own id.")
+        questions[identity] = Question(identity, text_of(row, "question", where), texts_of(row, "choices", where))
+    return list(questions.values())

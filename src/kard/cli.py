@@ -1,0 +1,198 @@
+"""The command line: each command is a typed function, its help and its docs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kard.errors import UserError
+
+app = typer.Typer(
+    name="kard",
+    help="Knowledge-augmented reasoning distillation: teach a small language model to reason over your documents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (e.g. quickstart).")]
+RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key: section.key=value. May be repeated.")
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder (default: runs/NAME).")]
+
+
+def main() -> None:
+    """Entry point: a UserError is one message and exit code 2, Ctrl-C is 130, anything else is a bug and shows itself."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to go on", err=True)
+        raise SystemExit(130) from None
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new folder for your project.")],
+) -> None:
+    """Write a commented recipe and two small sample files to start from."""
+    from kard.scaffold import write_project
+
+    write_project(folder)
+    typer.echo(f"Wrote {folder}: recipe.yaml, questions.jsonl, passages.jsonl")
+    typer.echo(f"Next: kard run {folder / 'recipe.yaml'} --dry-run")
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show stages, sizes and what is done; run nothing.")
+    ] = False,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    override: Overrides = None,
+    output: Output = None,
+) -> None:
+    """Run a recipe, or go on where an earlier run stopped."""
+    from kard.recipe import load_recipe
+
+    loaded = load_recipe(recipe, override)
+    folder = output or loaded.output or Path("runs") / loaded.name
+    if dry_run:
+        _show_states(loaded, folder)
+        return
+    from kard.pipeline import run_recipe
+
+    results = run_recipe(loaded, folder, until)
+    if results is not None:
+        _show_results(results)
+        typer.echo(f"Report: {folder / 'report' / 'index.html'}")
+
+
+@app.command()
+def status(run: RunFolder) -> None:
+    """Show which stages of a run are done, begun, outdated or still to do."""
+    from kard.artifacts import check_run
+    from kard.recipe import recipe_from_run
+
+    check_run(run)
+    _show_states(recipe_from_run(run), run)
+
+
+@app.command()
+def show(
+    run: RunFolder,
+    stage: Annotated[str, typer.Argument(help="A stage, e.g. rationales, candidates, predictions; or mistakes.")],
+    count: Annotated[int, typer.Option("--count", "-n", help="How many samples.")] = 5,
+    seed: Annotated[int, typer.Option(help="Which samples.")] = 0,
+) -> None:
+    """Read samples of what a stage wrote: questions, passages, rationales, silver passages, predictions, mistakes."""
+    from kard.show import sample_lines
+
+    for line in sample_lines(run, stage, count, seed):
+        typer.echo(line)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="One run, or several to put side by side.")],
+) -> None:
+    """Print the results of one run, or of several side by side."""
+    from rich.console import Console
+
+    from kard.artifacts import check_run, read_json
+    from kard.report.table import comparison_table
+
+    results: dict[str, dict[str, Any]] = {}
+    for folder in runs:
+        check_run(folder)
+        if not (folder / "results.json").exists():
+            raise UserError(f"{folder}: no results.json yet. Run 'kard run RECIPE --output {folder}' to its end.")
+        results[str(folder)] = read_json(folder / "results.json")
+    if len(results) == 1:
+        _show_results(next(iter(results.values())))
+        typer.echo(f"Report: {runs[0] / 'report' / 'index.html'}")
+    else:
+        Console().print(comparison_table(results))
+
+
+@app.command()
+def answer(
+    run: RunFolder,
+    question: Annotated[str, typer.Argument(help="The question.")],
+    choice: Annotated[list[str] | None, typer.Option("--choice", "-c", help="An option; repeat for each.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="One of the run's methods (default: its best that is no oracle).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Answer a question with a finished run, and show the passages that were read."""
+    from kard.batch import answer_row
+    from kard.model import Kard
+
+    result = Kard.load(run, method).answer(question, choice)
+    row = answer_row(result)
+    if as_json:
+        typer.echo(json.dumps(row, ensure_ascii=False, indent=1))
+        return
+    for found in row["passages"]:
+        scores = ", ".join(f"{name} {found[name]:.2f}" for name in ("bm25", "reranker") if found[name] is not None)
+        typer.echo(f"Passage [{found['id']}] ({scores}; {found['source']})\n  {found['text']}")
+    if result.rationale:
+        typer.echo(f"Rationale: {result.rationale}")
+    typer.echo(
+        f"Answer: {result.answer if result.answer is not None else '(no answer could be read off: ' + result.text + ')'}"
+    )
+
+
+@app.command()
+def batch(
+    run: RunFolder,
+    questions: Annotated[Path, typer.Argument(help="JSONL with question and, where there are any, id and choices.")],
+    output: Annotated[
+        Path, typer.Argument(help="JSONL to write; lines that are there already are not answered again.")
+    ],
+    method: Annotated[str | None, typer.Option(help="One of the run's methods.")] = None,
+) -> None:
+    """Answer a file of questions."""
+    from kard.batch import answer_file
+
+    counts = answer_file(run, questions, output, method)
+    typer.echo(f"{output}: {counts.answered:,} answered, {counts.there:,} were there")
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine has, and what kard would use."""
+    from kard.doctor import findings
+
+    for name, value in findings():
+        typer.echo(f"{name:<24} {value}")
+
+
+def _show_states(recipe: Any, folder: Path) -> None:
+    from rich.console import Console
+
+    from kard.dryrun import states_table
+
+    Console().print(states_table(recipe, folder))
+
+
+def _show_results(results: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from kard.report.table import summary_table
+
+    Console().print(summary_table(results))
+
+
+if __name__ == "__main__":
+    main()

