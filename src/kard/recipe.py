@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,6 +118,15 @@ class TeacherSection(Section):
     max_failures: Share = Field(0.2, description="openai: stop when a larger share of the requests failed")
 
     @model_validator(mode="after")
+    def _holds_no_secret(self) -> TeacherSection:
+        # A ValueError would be shown with the value that was found, and that may be the key itself.
+        if not re.fullmatch("[A-Z][A-Z0-9_]*", self.api_key_env):
+            raise UserError("teacher.api_key_env: not the name of an environment variable. Give one, as OPENAI_KEY.")
+        if "@" in (self.base_url or ""):
+            raise UserError("teacher.base_url: holds a password. Put it into the variable that api_key_env names.")
+        return self
+
+    @model_validator(mode="after")
     def _settings_fit(self) -> TeacherSection:
         if self.kind == "openai" and self.model is None:
             raise ValueError("kind openai needs a model: the name that the endpoint knows it by")
@@ -134,19 +144,6 @@ class TeacherSection(Section):
             )
         if self.min_words > self.max_words:
             raise ValueError("min_words is larger than max_words: nothing would be kept")
-        return self
-
-    @model_validator(mode="after")
-    def _holds_no_secret(self) -> TeacherSection:
-        # A ValueError would be shown with the value that was found, and that may be the key itself.
-        if not self.api_key_env.isidentifier():
-            raise UserError(
-                "teacher.api_key_env: not the name of a variable. Put the key into an environment variable and name that."
-            )
-        if "@" in (self.base_url or ""):
-            raise UserError(
-                "teacher.base_url: holds a password. Put it into an environment variable (teacher.api_key_env)."
-            )
         return self
 
 
@@ -184,6 +181,7 @@ class StudentSection(Section):
     method: Literal["lora", "full"] = "lora"
     lora_rank: Size = 16
     lora_alpha: Size = 32
+    lora_targets: Literal["all", "attention"] = Field("all", description="which linear layers get adapters")
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     epochs: Positive = 1.0
     batch_size: Size = 8

@@ -45,6 +45,14 @@ def test_spending_counts_failures_and_attempts_that_were_cut_off(path):
     assert cache.spent() == Spent(requests=3, prompt_tokens=60, completion_tokens=65)
 
 
+def test_the_file_survives_a_kill_and_can_be_read_meanwhile(path):
+    cache = ReplyCache(path)
+    cache.begin("k", MOST)
+    other = sqlite3.connect(path)
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert other.execute("SELECT count(*) FROM attempts").fetchone() == (1,)
+
+
 def test_a_file_that_is_no_database_is_an_error(path):
     path.parent.mkdir()
     path.write_text("this was never a database, whatever its name says " * 100, encoding="utf-8")

@@ -48,6 +48,16 @@ def test_collected_rationales_survive_writing_and_reading(server, asking, questi
     assert 0 < collected[0].usage["seconds"] < 5
 
 
+def test_questions_that_are_asked_without_gold_passages_are_counted(
+    server, asking, questions, passage, tmp_path, capsys
+):
+    section = asking(sees_gold_passages=True)
+    known = {"q0": [passage("A thing is red.")]}
+    collect_rationales(questions(3), lambda question: known.get(question.id, []), section, 0, tmp_path / "c.sqlite")
+    assert "2 of 3 questions have no gold passages" in capsys.readouterr().err
+    assert sum("Passage: A thing is red." in str(body) for body in server.bodies) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

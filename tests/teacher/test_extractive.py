@@ -15,6 +15,11 @@ def test_the_sentence_that_names_the_answer_wins(passage):
     assert not draft.failure
 
 
+def test_naming_the_answer_counts_more_than_a_word_of_the_question(passage):
+    text = "Most plants take in some gas to grow well. It is carbon dioxide that plants take in."
+    assert extract_rationale(WATER, [passage(text)], 1).text == "It is carbon dioxide that plants take in."
+
+
 def test_several_sentences_keep_their_order(passage):
     draft = extract_rationale(WATER, [passage(TEXT, "Plant")], 2)
     assert draft.text == "They take in carbon dioxide from the air. Water rises in the plants as they grow."

@@ -69,7 +69,7 @@ def test_a_budget_in_money_is_never_exceeded_and_the_work_goes_on_when_it_is_rai
 
 def test_a_budget_in_tokens_is_never_exceeded(server, bill, asking, questions, tmp_path):
     section = asking(concurrency=32, max_total_tokens=60_000, retries=20)
-    with pytest.raises(UserError, match=r"teacher.max_total_tokens \(60000\)"):
+    with pytest.raises(UserError, match=r"teacher.max_total_tokens \(60,000\)"):
         run(section, questions, tmp_path / "c.sqlite")
     assert 30_000 < sum(map(sum, bill)) <= 60_000
 

@@ -176,8 +176,8 @@ def test_settings_that_contradict_each_other_are_rejected(settings, message):
         TeacherSection(**({"kind": "openai", "model": "m"} | settings))
 
 
-@pytest.mark.parametrize("settings", [{"api_key_env": "sk-planted"}, {"base_url": "https://me:sk-planted@host/v1"}])
+@pytest.mark.parametrize("settings", [{"api_key_env": "sk_planted"}, {"base_url": "https://me:sk_planted@host/v1"}])
 def test_a_secret_in_the_recipe_is_refused_without_showing_it(settings):
     with pytest.raises(UserError) as caught:
         TeacherSection(kind="openai", model="m", **settings)
-    assert "sk-planted" not in str(caught.value)
+    assert "sk_planted" not in str(caught.value)

@@ -54,7 +54,7 @@ def base_tokenizer(location: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def base_model(location: str, dtype: torch.dtype) -> PreTrainedModel:
+def base_model(location: str, dtype: torch.dtype, attention: str = "sdpa") -> PreTrainedModel:
     """The model with a language-model head, on the GPU if there is one.
 
     Raises:
@@ -63,7 +63,7 @@ def base_model(location: str, dtype: torch.dtype) -> PreTrainedModel:
     with loading_explained(location, KEY):
         config = AutoConfig.from_pretrained(location)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = kind.from_pretrained(location, dtype=dtype)
+        model = kind.from_pretrained(location, dtype=dtype, attn_implementation=attention)
     return model.to("cuda") if torch.cuda.is_available() else model
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer
 
@@ -18,6 +20,9 @@ from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.training import compute_dtype, train, training_arguments
 
 IGNORED = -100
+# Sequences are short here, and the backward pass of the fused kernel is the slower one on CPUs (measured: half the speed).
+ATTENTION_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "q", "k", "v", "o"]
+ATTENTION_CPU, ATTENTION_GPU = "eager", "sdpa"
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ def train_student(
     torch.manual_seed(seed)
     dtype = compute_dtype(section.dtype)
     tokenizer = base_tokenizer(base)
-    model = base_model(base, dtype if section.method == "lora" else torch.float32)
+    attention = ATTENTION_GPU if torch.cuda.is_available() else ATTENTION_CPU
+    model = base_model(base, dtype if section.method == "lora" else torch.float32, attention)
     trained = with_adapters(model, section) if section.method == "lora" else model
     rows = encode_examples(examples, tokenizer, model.config.is_encoder_decoder)
     arguments = training_arguments(
@@ -93,15 +99,20 @@ def train_student(
 def with_adapters(model: PreTrainedModel, section: StudentSection) -> Any:
     """The model with LoRA adapters on all of its linear layers; only they are trained, in float32."""
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     config = LoraConfig(
         r=section.lora_rank,
         lora_alpha=section.lora_alpha,
         lora_dropout=section.lora_dropout,
-        target_modules="all-linear",
+        target_modules="all-linear" if section.lora_targets == "all" else ATTENTION_LAYERS,
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    for module in adapted.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False  # autocast casts; a second cast to float32 and back is lost time
+    return adapted
 
 
 def encode_examples(
@@ -146,7 +157,7 @@ def _padded(rows: list[list[int]], filler: int, left: bool) -> torch.Tensor:
 
 
 class StudentTrainer(Trainer):
-    """A Trainer whose loss looks at target positions only: no logits are computed for the prompt."""
+    """A Trainer whose loss looks at target positions only: no logits are computed for prompts or padding."""
 
     def compute_loss(
         self,
@@ -156,14 +167,28 @@ class StudentTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         labels = inputs.pop("labels")
+        is_target = labels != IGNORED
+        inner = self.accelerator.unwrap_model(model)
         if "position_ids" in inputs:
-            outputs = model(**inputs, logits_to_keep=labels.shape[1] + 1, use_cache=False)
-            logits = outputs.logits[:, :-1]
+            # The logits before a token predict it: one place more is kept, and the last one is not looked at.
+            width = labels.shape[1]
+            select = _inputs_at(inner.get_output_embeddings(), lambda hidden: hidden[:, -width - 1 : -1][is_target])
+            extra: dict[str, Any] = {"logits_to_keep": width + 1, "use_cache": False}
         else:
-            outputs = model(**inputs, labels=labels)  # with labels, the decoder's inputs are made from them
-            logits = outputs.logits
-        total = functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        loss = total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum())
+            select = _inputs_at(inner.get_output_embeddings(), lambda hidden: hidden[is_target])
+            extra = {"decoder_input_ids": inner.prepare_decoder_input_ids_from_labels(labels=labels)}
+        with select:
+            outputs = model(**inputs, **extra)
+        total = functional.cross_entropy(outputs.logits.float(), labels[is_target], reduction="sum")
+        loss = total / (num_items_in_batch if num_items_in_batch is not None else is_target.sum())
         return (loss, outputs) if return_outputs else loss
+
+
+@contextmanager
+def _inputs_at(head: nn.Module, chosen: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Give the output layer only some rows of its input: the one place where every architecture can be reached alike."""
+    handle = head.register_forward_pre_hook(lambda module, inputs: (chosen(inputs[0]),))
+    try:
+        yield
+    finally:
+        handle.remove()

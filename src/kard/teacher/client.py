@@ -269,7 +269,7 @@ class _Endpoint:
         client = self.connect()
         start = time.monotonic()
         try:
-            async with asyncio.timeout(None):
+            async with asyncio.timeout(self._section.timeout):
                 # The body is right as it is: chat.completions.create would take a third more CPU to go through it.
                 content = await client.post("/chat/completions", cast_to=str, body=body)
             outcome = _outcome_in(content)

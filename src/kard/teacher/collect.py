@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kard.artifacts import hash_of_file
-from kard.progress import progress
+from kard.progress import progress, say
 from kard.questions import Question
 from kard.recipe import TeacherSection
 from kard.teacher import Rationale
@@ -68,6 +68,7 @@ def _asked(
 ) -> Iterator[Rationale]:
     from kard.teacher.client import ask
 
+    _say_without_passages(questions, passages_of, section)
     requests = partial(requests_of, questions, passages_of, section, seed)
     with closing(ReplyCache(path)) as cache:
         total = len(questions) * (section.rationales or 1)
@@ -75,6 +76,11 @@ def _asked(
         for question, group in requests():
             drafts = [_draft(cache.reply(request.key), failures.get(request.key, "")) for request in group]
             yield from sift(question, drafts, section, str(section.model))
+
+
+def _say_without_passages(questions: Sequence[Question], passages_of: PassagesOf, section: TeacherSection) -> None:
+    if section.sees_gold_passages and (count := sum(not passages_of(question) for question in questions)):
+        say(f"  ask teacher: {count:,} of {len(questions):,} questions have no gold passages and are asked without any")
 
 
 def _draft(reply: Reply | None, failure: str) -> Draft:

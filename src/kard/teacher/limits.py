@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -47,8 +46,8 @@ def spending(spent: Spent, section: TeacherSection) -> str:
 
 def most_of(body: dict[str, Any], section: TeacherSection) -> Spent:
     """The most that one request can cost: no tokenizer makes more tokens than the text has bytes."""
-    text = json.dumps(body["messages"], ensure_ascii=False)
-    return Spent(1, len(text.encode("utf-8")) + _TEMPLATE_TOKENS, _longest_reply(body, section))
+    size = sum(len(message["content"].encode("utf-8")) for message in body["messages"])
+    return Spent(1, size + _TEMPLATE_TOKENS, _longest_reply(body, section))
 
 
 def likely_cost(body: dict[str, Any], section: TeacherSection) -> Spent:
@@ -102,7 +101,7 @@ class Budget:
             "max_total_tokens": (spent.prompt_tokens + spent.completion_tokens, section.max_total_tokens),
             "max_usd": (spent.usd(section), section.max_usd),
         }
-        over = (f"{key} ({limit:g})" for key, (amount, limit) in used.items() if limit is not None and amount > limit)
+        over = (f"{key} ({limit:,})" for key, (amount, limit) in used.items() if limit is not None and amount > limit)
         return next(over, "")
 
 
