@@ -27,6 +27,7 @@ from kard.errors import UserError, nearest
 from kard.methods import METHODS, Method, methods_named
 from kard.progress import duration, say
 from kard.recipe import QuestionsSection, Recipe, Section, dump_recipe
+from kard.teacher.collect import deciding_settings
 from kard.weights import model_identity
 
 STAGES = (
@@ -186,7 +187,7 @@ def _data_steps(recipe: Recipe, folder: Path, methods: list[Method]) -> Iterator
     rationales = _step(
         "rationales",
         {
-            "section": _fields(recipe.teacher, "concurrency", "timeout", "max_failures", "api_key_env"),
+            "section": deciding_settings(recipe.teacher),
             "questions": questions.hash,
             "knowledge": knowledge.hash,
             "seed": recipe.seed,

@@ -335,4 +335,6 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
 
     questions = recipe.questions.model_copy(update=absolute(recipe.questions))
     knowledge = recipe.knowledge.model_copy(update=absolute(recipe.knowledge))
-    return recipe.model_copy(update={"questions": questions, "knowledge": knowledge, **absolute(recipe)})
+    teacher = recipe.teacher.model_copy(update=absolute(recipe.teacher))
+    sections = {"questions": questions, "knowledge": knowledge, "teacher": teacher}
+    return recipe.model_copy(update={**sections, **absolute(recipe)})

@@ -132,13 +132,14 @@ def _question(row: dict[str, Any], where: str) -> Question:
     choices = texts_of(row, "choices", where)
     if len(choices) == 1:
         raise UserError(f"{where}: 'choices' has one entry. Give at least two, or none for an open question.")
-    if len(set(choices)) < len(choices):
-        raise UserError(f"{where}: 'choices' has the same text twice. Make them different.")
+    answer = _answer(row, choices, where)
+    if isinstance(answer, int) and choices.count(choices[answer]) > 1:
+        raise UserError(f"{where}: the right choice '{choices[answer]}' is there twice. Make the choices different.")
     return Question(
         id=text_of(row, "id", where),
         question=text_of(row, "question", where),
         choices=choices,
-        answer=_answer(row, choices, where),
+        answer=answer,
         rationales=texts_of(row, "rationales", where),
         gold_passages=texts_of(row, "gold_passages", where),
     )

@@ -8,12 +8,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.errors import UserError
 from kard.methods import Writes
 from kard.prompt import render, shorten_passages
+from kard.student.decoding import greedy
 from kard.student.loading import StudentSettings, trained_model
 
 
@@ -39,6 +39,9 @@ class Student:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
+        # The last position's hidden states are a strided view; without a copy of them, PyTorch copies the output layer's
+        # weights once for each row of the batch.
+        model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
 
     @classmethod
     def load(cls, folder: Path) -> Student:
@@ -83,22 +86,24 @@ class Student:
             done(written)
         return found
 
-    @torch.inference_mode()
     def _continue(self, prompts: list[str]) -> list[str]:
         decoder = not self.model.config.is_encoder_decoder
         self.tokenizer.padding_side = "left" if decoder else "right"
         inputs = self.tokenizer(prompts, padding=True, return_tensors="pt").to(self.model.device)
-        output: Any = self.model.generate(
-            input_ids=inputs.input_ids,
-            attention_mask=inputs.attention_mask,
-            max_new_tokens=self.settings.max_output_tokens,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        new = output[:, inputs.input_ids.shape[1] :] if decoder else output
-        return [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        end, limit = int(self.tokenizer.eos_token_id), self.settings.max_output_tokens
+        if decoder:
+            tokens: Any = greedy(self.model, inputs.input_ids, inputs.attention_mask, limit, end)
+        else:
+            tokens = self.model.generate(
+                input_ids=inputs.input_ids,
+                attention_mask=inputs.attention_mask,
+                max_new_tokens=limit,
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=end,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
 def batches(prompts: Sequence[str], size: int) -> Iterator[list[str]]:
