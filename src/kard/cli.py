@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +31,7 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="The run's f
 
 def main() -> None:
     """Entry point: a UserError is one message and exit code 2, Ctrl-C is 130, anything else is a bug and shows itself."""
+    _quieten_libraries()
     try:
         app()
     except UserError as error:
@@ -37,6 +40,14 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("stopped; run the same command again to go on", err=True)
         raise SystemExit(130) from None
+
+
+def _quieten_libraries() -> None:
+    """Their bars and hints would tear our progress lines apart; a user who sets these variables has the last word."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 @app.command()

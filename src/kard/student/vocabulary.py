@@ -21,6 +21,7 @@ from kard.errors import UserError
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _LAST_LATIN = 0x17F
+_SPACE = "▁"  # stands for a space; its bytes would be decoded as this sign, not as a space
 _TEXTS_AT_ONCE = 1000
 
 
@@ -74,7 +75,7 @@ def _is_indivisible(piece: str, bytes_known: bool) -> bool:
     """Bytes and single characters; where bytes stand for rare characters, of the characters only the Latin ones (all of the
     byte-level alphabet is among them)."""
     if len(piece) == 1:
-        return not bytes_known or ord(piece) <= _LAST_LATIN
+        return not bytes_known or ord(piece) <= _LAST_LATIN or piece == _SPACE
     return bool(_BYTE.fullmatch(piece))
 
 

@@ -1,0 +1,34 @@
+# make quickstart: set up and run the whole chain on real text with a real model.
+# make test:       set up and pass the tests (offline once the packages are there).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUTPUT ?= runs/quickstart
+
+.PHONY: setup quickstart test lint benchmark clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt torch
+	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
+	touch "$@"
+
+quickstart: setup
+	"$(BIN)/kard" run quickstart --output "$(OUTPUT)"
+
+test: setup
+	"$(BIN)/python" -m pytest
+
+lint: setup
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
+	"$(BIN)/lint-imports"
+
+benchmark: setup
+	for script in benchmarks/*.py; do "$(BIN)/python" "$$script" || exit 1; done
+
+clean:
+	rm -rf "$(VENV)" build .mypy_cache .ruff_cache .pytest_cache .hypothesis

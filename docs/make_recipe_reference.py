@@ -1,0 +1,131 @@
+"""Print docs/recipe.md: every key of a recipe with its default and meaning, read off the models in kard.recipe.
+
+Usage: python docs/make_recipe_reference.py > docs/recipe.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Any
+
+from kard.recipe import Recipe, Section
+
+INTRODUCTION = """\
+<!-- Written by docs/make_recipe_reference.py: change the text there or in src/kard/recipe.py, and run it again. -->
+
+# Recipe reference
+
+A recipe is one YAML file that says everything about a run. `kard init my-project` writes a commented one; every key
+that you leave out has the default below. An unknown key or a value out of range is an error that names the key.
+
+- A relative path is meant from the recipe's own folder.
+- `--set section.key=value` overrides a key for one command: `kard run recipe.yaml --set student.epochs=3`.
+- The run folder's `recipe.yaml` holds the recipe with every default written out.
+- κ*, κ1, κ2, k, l, τ1, τ2 are the paper's symbols; see [how it works](how-it-works.md).
+- What runs again after a change: see the [table in the FAQ](faq.md#what-runs-again-when-i-change-a-key).
+"""
+
+# Meanings of the keys that carry no description in kard.recipe.
+MEANINGS = {
+    "questions.kind": "`jsonl`: your own files; `wikivital`: questions made from the text in the extra `demo`",
+    "questions.dev": "jsonl: questions kept aside for your own choices of settings",
+    "questions.test": "jsonl: test questions",
+    "questions.dev_size": "null: the whole file `dev`, or a tenth of all questions",
+    "questions.test_size": "null: the whole file `test`, or a fifth of all questions",
+    "knowledge.kind": "`jsonl`: your own file; `wikivital`: the article summaries in the extra `demo`",
+    "retriever.kind": "the only kind in this version",
+    "retriever.k1": "BM25's k1: how soon repeating a word stops counting",
+    "retriever.b": "BM25's b: how much long passages are held back",
+    "teacher.kind": "`recorded`: rationales that came with the questions; `extractive`: sentences of the gold passages "
+    "(no LLM is asked); `openai`: any OpenAI-compatible endpoint",
+    "teacher.temperature": "openai: 0 always takes the likeliest word",
+    "teacher.top_p": "openai: sample from the likeliest words with this share of the probability; null: not sent",
+    "teacher.max_tokens": "openai: longest reply; one that is cut off is rejected as truncated",
+    "teacher.concurrency": "openai: requests under way at once",
+    "reranker.epochs": "passes over the candidate sets",
+    "reranker.batch_size": "candidate sets a step",
+    "reranker.lr": "peak learning rate",
+    "reranker.question_tokens": "longer questions are cut",
+    "reranker.passage_tokens": "longer passages are cut, for the reranker only",
+    "student.method": "`lora`: adapters; `full`: all weights",
+    "student.lora_rank": "lora: rank of the adapters",
+    "student.lora_alpha": "lora: the adapters' scale is this over the rank",
+    "student.lora_dropout": "lora: dropout in front of the adapters",
+    "student.epochs": "passes over the training examples",
+    "student.batch_size": "examples a step; lower it where memory is short",
+    "student.gradient_accumulation": "steps whose gradients are added up before the weights change",
+    "student.lr": "peak learning rate",
+    "student.warmup": "share of the steps in which the learning rate rises to its peak",
+    "student.weight_decay": "AdamW's weight decay",
+    "student.max_input_tokens": "longest prompt; passages are shortened to fit, a question never is",
+    "student.max_output_tokens": "longest continuation; an answer that is cut off is unparsed",
+    "evaluation.methods": "rows of the [methods table](how-it-works.md#methods)",
+    "name": "shown in tables and reports; empty: the recipe file's name",
+    "seed": "decides splits, shuffling, training order, and the teacher's request seeds",
+}
+
+
+def reference() -> str:
+    """The whole page."""
+    schema = Recipe.model_json_schema()
+    models = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    sections = {name: model for name, model in models.items() if isinstance(model, type) and issubclass(model, Section)}
+    top = {name: spec for name, spec in schema["properties"].items() if name not in sections}
+    parts = [INTRODUCTION, "## Top level\n", _table(top, prefix="")]
+    for name, model in sections.items():
+        parts += [
+            f"## {name}\n",
+            f"{_linked(model)}\n",
+            _table(schema["$defs"][model.__name__]["properties"], f"{name}."),
+        ]
+    return "\n".join(parts)
+
+
+def _linked(model: type[Section]) -> str:
+    return re.sub(r"PAPER equation (\d)", r"[equation \1](how-it-works.md#equations)", model.__doc__ or "")
+
+
+def _table(properties: dict[str, Any], prefix: str) -> str:
+    rows = [
+        f"| `{key}` | {_default(spec)} | {_values(spec)} | {_meaning(prefix + key, spec)} |"
+        for key, spec in properties.items()
+    ]
+    return "\n".join(["| key | default | values | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+def _default(spec: dict[str, Any]) -> str:
+    default = spec["default"]
+    if default == "":
+        return "empty"
+    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
+
+
+def _values(spec: dict[str, Any]) -> str:
+    if "anyOf" in spec:
+        return " or ".join(_values(choice) for choice in spec["anyOf"])
+    if choices := spec.get("enum") or ([spec["const"]] if "const" in spec else []):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    if spec.get("format") == "path":
+        return "file"
+    names = {"integer": "whole number", "number": "number", "boolean": "true, false", "string": "text", "null": "null"}
+    kind = names.get(spec["type"]) or {"array": "list of texts", "object": "mapping"}[spec["type"]]
+    return " ".join([kind, ", ".join(_bounds(spec))]).strip()
+
+
+def _bounds(spec: dict[str, Any]) -> list[str]:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    return [f"{sign} {spec[name]:g}" for name, sign in signs.items() if name in spec]
+
+
+def _meaning(key: str, spec: dict[str, Any]) -> str:
+    """The model's own description; a key that has one and is explained here as well is explained once too often."""
+    described = spec.get("description")
+    if (described is None) == (key not in MEANINGS):
+        raise SystemExit(f"{key}: describe it once, in kard.recipe or in MEANINGS.")
+    return (described or MEANINGS[key]).replace("|", "\\|").replace("<", "\\<")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

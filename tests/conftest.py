@@ -1,0 +1,193 @@
+"""Tiny models with random weights and a tiny project, made once a session: no test downloads anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tiny models are slower on several threads, and far slower where the machine is shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+COLOURS = ("red", "green", "blue", "white", "black", "yellow", "brown", "grey")
+THINGS = ("stone", "river", "bird", "house", "tree", "ship", "lamp", "coat", "door", "wheel", "cloud", "flag")
+PLACES = ("north", "south", "east", "west", "valley", "harbour")
+
+
+def project_rows(count: int, seed: int) -> tuple[list[dict], list[dict]]:
+    """Questions that only a passage answers (which colour has the thing?), and the passages."""
+    chance = random.Random(seed)
+    pairs = [(thing, place) for thing in THINGS for place in PLACES]
+    chance.shuffle(pairs)
+    questions, passages = [], []
+    for number, (thing, place) in enumerate(pairs[:count]):
+        colour = chance.choice(COLOURS)
+        choices = sorted({colour, *chance.sample([other for other in COLOURS if other != colour], 3)})
+        sentence = f"The {thing} of the {place} is {colour}."
+        passages.append({"id": f"p{number}", "title": f"{thing} {place}", "text": sentence})
+        questions.append(
+            {
+                "id": f"q{number}",
+                "question": f"Which colour has the {thing} of the {place}?",
+                "choices": choices,
+                "answer": choices.index(colour),
+                "rationales": [sentence, f"As one sees from the {place}, the {thing} is {colour}."],
+                "gold_passages": [f"p{number}"],
+            }
+        )
+    return questions, passages
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def corpus() -> list[str]:
+    questions, passages = project_rows(72, 0)
+    words = [row["question"] for row in questions] + [row["text"] for row in passages]
+    return [*words, *COLOURS, "Passage: Question: Choices:\n- Explanation: Answer: A B C D ( ) . , ' é"]
+
+
+def byte_level_tokenizer(end: str = "<eos>"):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<pad>", end, "<unk>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(corpus(), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token=end, unk_token="<unk>")
+
+
+@pytest.fixture(scope="session")
+def decoder_folder(tmp_path_factory) -> Path:
+    """A Llama-like decoder of 2 layers."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("decoder")
+    tokenizer = byte_level_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def t5_folder(tmp_path_factory) -> Path:
+    """A T5 of 2 layers."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("t5")
+    tokenizer = byte_level_tokenizer("</s>")
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=48,
+        d_kv=12,
+        d_ff=96,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory) -> Path:
+    """A BERT of 2 layers for the reranker."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokenizer.train_from_iterator(corpus(), trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    config = BertConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path, decoder_folder, encoder_folder) -> Path:
+    """A user's folder (its name has a space and letters that are not ASCII): a recipe with tiny models, and its data."""
+    return make_project(tmp_path / "mein Projekt ü", decoder_folder, encoder_folder)
+
+
+def make_project(folder: Path, decoder: Path, encoder: Path) -> Path:
+    """Write recipe and data; returns the recipe's path."""
+    folder.mkdir()
+    questions, passages = project_rows(48, 1)
+    write_rows(folder / "questions.jsonl", questions)
+    write_rows(folder / "passages.jsonl", passages)
+    (folder / "recipe.yaml").write_text(
+        f"""
+questions: {{kind: jsonl, path: questions.jsonl, dev_size: 4, test_size: 12}}
+knowledge: {{kind: jsonl, path: passages.jsonl}}
+retriever: {{candidates: 20}}
+teacher: {{kind: recorded}}
+reranker:
+  model: {json.dumps(str(encoder))}
+  rationale_candidates: 5
+  question_candidates: 5
+  batch_size: 8
+  lr: 1.0e-3
+  checkpoint_minutes: 1.0e-9
+student:
+  model: {json.dumps(str(decoder))}
+  dtype: fp32
+  batch_size: 8
+  lr: 5.0e-3
+  max_output_tokens: 24
+  trim_vocabulary: true
+  checkpoint_minutes: 1.0e-9
+evaluation:
+  methods: [finetune, ka_finetune, distill, kard_bm25, kard_reranker, kard_silver, kard_gold]
+  batch_size: 4
+output: run
+""",
+        encoding="utf-8",
+    )
+    return folder / "recipe.yaml"

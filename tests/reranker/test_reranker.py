@@ -1,0 +1,199 @@
+"""The reranker: the loss against plain torch, candidates by hand, scores that depend on nothing else, vectors on disk."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers import MultiVectorEncoder
+
+from kard.errors import UserError
+from kard.recipe import RerankerSection
+from kard.reranker.model import Reranker, new_encoder, passage_vectors
+from kard.reranker.training import CandidateSet, Collator, kl_loss, late_interaction, spread, train_reranker
+from kard.reranker.vectors import PassageVectors
+from kard.stages import candidate_positions
+from tests.conftest import project_rows
+
+TEXTS = [f"{row['title']}. {row['text']}" for row in project_rows(30, 2)[1]]
+QUESTIONS = [tuple(f"{row['question']} {choice}" for choice in row["choices"]) for row in project_rows(30, 2)[0]]
+
+
+@pytest.fixture
+def reranker(encoder_folder, tmp_path) -> Reranker:
+    encoder = new_encoder(str(encoder_folder), 32, 32)
+    return Reranker(encoder, passage_vectors(encoder, tmp_path / "vectors", TEXTS))
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.floats(0, 50), st.floats(-2, 2)), min_size=2, max_size=6), min_size=1, max_size=4),
+    st.floats(0.5, 10),
+    st.floats(0.05, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_kl_is_what_torch_computes_for_each_set(sets, tau_rationale, tau_question):
+    width = max(map(len, sets))
+    present = torch.tensor([[place < len(row) for place in range(width)] for row in sets])
+    target, scores = (
+        torch.tensor([[row[place][side] if place < len(row) else 99.0 for place in range(width)] for row in sets])
+        for side in (0, 1)
+    )
+    expected = []
+    for row in sets:
+        pairs = torch.tensor(row, dtype=torch.float64)
+        q = torch.softmax(pairs[:, 0] / tau_rationale, dim=0)
+        p = torch.log_softmax(pairs[:, 1] / tau_question, dim=0)
+        expected.append(torch.nn.functional.kl_div(p, q, reduction="sum").item())
+    loss = kl_loss(target, scores, present, tau_rationale, tau_question)
+    assert loss.item() == pytest.approx(np.mean(expected), abs=1e-4)
+
+
+def test_candidates_by_hand():
+    """κ1 = 3 by rationale, κ2 = 3 by question, one in both: five, those by rationale first."""
+    assert candidate_positions([7, 2, 9], [2, 4, 1]) == [7, 2, 9, 4, 1]
+    assert candidate_positions([], [3]) == [3]
+
+
+def test_late_interaction_by_hand():
+    queries = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [5.0, 5.0]]])
+    query_mask = torch.tensor([[True, True], [True, False]])  # the second query has one token
+    passages = torch.tensor([[[[1.0, 0.0], [0.0, 0.5]], [[0.2, 0.9], [9.0, 9.0]]]])
+    mask = torch.tensor([[[True, True], [True, False]]])  # the second passage has one token
+    each = late_interaction(queries, query_mask, torch.tensor([[0, -1]]), passages, mask)
+    torch.testing.assert_close(each, torch.tensor([[(1 + 0.5) / 2, (0.2 + 0.9) / 2]]))
+    best = late_interaction(queries, query_mask, torch.tensor([[0, 1]]), passages, mask)
+    torch.testing.assert_close(best, torch.tensor([[1.0, 0.55]]))
+
+
+def test_scores_agree_with_sentence_transformers(reranker):
+    positions = [3, 11, 4]
+    [ours] = reranker.score([QUESTIONS[0][:1]], [positions])
+    query = reranker.encoder.encode_query([QUESTIONS[0][0]])
+    passages = reranker.encoder.encode_document([TEXTS[p] for p in positions])
+    theirs = reranker.encoder.similarity(query, passages)[0]
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-2)  # passage vectors are kept in float16
+
+
+def test_training_and_scoring_agree(reranker):
+    rows = [CandidateSet(QUESTIONS[i], (i, i + 1, i + 5), (3.0, 2.0, 1.0)) for i in range(4)]
+    reranker.vectors.ensure(range(20))
+    batch = Collator(reranker, None, 0)(rows)
+    with torch.no_grad():
+        encoded = reranker.encoder(dict(batch["features"]), task="query")
+        scores = late_interaction(
+            encoded["token_embeddings"], encoded["attention_mask"], batch["queries_of"], batch["passages"], batch["mask"]
+        )
+    expected = reranker.score([row.queries for row in rows], [row.positions for row in rows])
+    np.testing.assert_allclose(scores.numpy(), np.stack(expected), atol=2e-2)
+
+
+def test_scores_do_not_depend_on_batch_padding_or_order(reranker):
+    positions = [list(range(10)), [5, 3], [29], list(range(20, 30)), []]
+    questions = [QUESTIONS[0], QUESTIONS[1][:1], (QUESTIONS[2][0] * 3,), QUESTIONS[3], QUESTIONS[4]]
+    together = reranker.score(questions, positions)
+    for number, (question, row) in enumerate(zip(questions, positions, strict=True)):
+        [alone] = reranker.score([question], [row[::-1]])
+        np.testing.assert_allclose(alone[::-1], together[number], atol=1e-2)
+    assert together[4].shape == (0,)
+
+
+def sets_for_training() -> list[CandidateSet]:
+    """The rationale's favourite, the last candidate, is one that words do not give away."""
+    chance = np.random.default_rng(0)
+    rows = []
+    for number, queries in enumerate(QUESTIONS):
+        favourite = (number * 7 + 3) % len(TEXTS)
+        others = [int(p) for p in chance.permutation(len(TEXTS)) if p != favourite][:5]
+        rows.append(CandidateSet(queries[:1], (*others, favourite), (1.0, 2.0, 0.0, 1.5, 0.5, 20.0)))
+    return rows
+
+
+def mean_rank(reranker) -> float:
+    ranks = []
+    for row, scores in zip(sets_for_training(), reranker.score([r.queries for r in sets_for_training()], [r.positions for r in sets_for_training()]), strict=True):  # fmt: skip
+        ranks.append(int((scores > scores[-1]).sum()))
+    return float(np.mean(ranks))
+
+
+def test_training_moves_the_rationales_passage_up_and_saves_an_ordinary_model(reranker, tmp_path):
+    reranker.vectors.ensure(range(len(TEXTS)))
+    before = mean_rank(reranker)
+    passages_before = [v.copy() for v in reranker.vectors.get(range(5))]
+    section = RerankerSection(model="x", epochs=15, batch_size=6, lr=3e-3, tau_rationale=2.0, tau_question=0.05)
+    train_reranker(reranker, sets_for_training(), section, 0, tmp_path / "out")
+    assert mean_rank(reranker) < before - 0.5
+    loaded = MultiVectorEncoder(str(tmp_path / "out" / "model"))
+    again = Reranker(loaded, passage_vectors(loaded, tmp_path / "vectors", TEXTS))
+    for old, new in zip(passages_before, loaded.encode_document(TEXTS[:5]), strict=True):
+        np.testing.assert_allclose(old, new.numpy(), atol=2e-2)  # the passage side is as it was
+    assert mean_rank(again) == mean_rank(reranker)
+    training = json.loads((tmp_path / "out" / "training.json").read_text(encoding="utf-8"))
+    assert training["loss"][-1]["loss"] < training["loss"][0]["loss"]
+
+
+def test_sampled_candidates_depend_on_the_set_alone(reranker):
+    row = sets_for_training()[0]
+    collator = Collator(reranker, 3, seed=4)
+    first, second = collator._sampled(row), collator._sampled(row)
+    assert first == second
+    assert len(first.positions) == 3
+    scores = dict(zip(row.positions, row.scores, strict=True))
+    assert all(scores[p] == s for p, s in zip(first.positions, first.scores, strict=True))
+
+
+def test_nothing_to_train_on_is_an_error(reranker, tmp_path):
+    with pytest.raises(UserError, match="two candidates"):
+        train_reranker(reranker, [CandidateSet(("q",), (1,), (1.0,))], RerankerSection(), 0, tmp_path)
+
+
+def test_spread_is_the_mean_deviation_within_sets():
+    assert spread([[0.0, 2.0], [5.0, 5.0]]) == 0.5
+
+
+def count_encode(calls):
+    def encode(texts):
+        calls.append(list(texts))
+        return [np.full((len(text.split()), 4), len(text), dtype=np.float32) for text in texts]
+
+    return encode
+
+
+def test_vectors_are_computed_once(tmp_path):
+    calls: list = []
+    texts = [f"a text number {number}" + " word" * number for number in range(10)]
+    store = PassageVectors(tmp_path / "v", texts, 4, count_encode(calls))
+    store.ensure([3, 1, 3])
+    store.ensure([1, 3])
+    assert sum(map(len, calls)) == 2
+    again = PassageVectors(tmp_path / "v", texts, 4, count_encode(calls))
+    again.ensure([1, 3, 5])
+    assert sum(map(len, calls)) == 3
+    for position in (1, 3, 5):
+        [tokens] = again.get([position])
+        assert tokens.shape == (len(texts[position].split()), 4)
+        assert (tokens == len(texts[position])).all()
+
+
+def test_vectors_survive_a_torn_write(tmp_path):
+    calls: list = []
+    texts = [f"text {number}" for number in range(4)]
+    store = PassageVectors(tmp_path / "v", texts, 4, count_encode(calls))
+    store.ensure([0, 1])
+    with open(tmp_path / "v" / "tokens.f16", "ab") as file:
+        file.write(b"torn" * 5)
+    with open(tmp_path / "v" / "places.i64", "ab") as file:
+        file.write(b"half a row")
+    again = PassageVectors(tmp_path / "v", texts, 4, count_encode(calls))
+    again.ensure([0, 1, 2])
+    assert [len(call) for call in calls] == [2, 1]
+    assert (again.get([2])[0] == len(texts[2])).all()
+    assert (again.get([0])[0] == len(texts[0])).all()
+
+
+def test_an_unknown_encoder_names_the_key():
+    with pytest.raises(UserError, match=r"reranker\.model"):
+        new_encoder("./nowhere", 16, 16)

@@ -1,0 +1,239 @@
+"""Students: the loss, the collator, LoRA and full training, T5 and decoders, the vocabulary, writing."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch.nn import functional
+
+from kard.errors import UserError
+from kard.recipe import StudentSection
+from kard.student.generation import Student, Written, batches, fitting_prompt
+from kard.student.loading import base_model, base_tokenizer
+from kard.student.training import (
+    IGNORED,
+    Collator,
+    Example,
+    StudentTrainer,
+    encode_examples,
+    train_student,
+)
+from kard.training import training_arguments
+from tests.conftest import COLOURS, project_rows
+
+EXAMPLES = [
+    Example("Question: the stone\nAnswer:", " red"),
+    Example("Passage: The ship of the north is blue.\nQuestion: Which colour?\nExplanation:", " It is blue.\nAnswer: blue"),
+    Example("Question: a\nAnswer:", " yellow stone of the valley"),
+]
+
+
+def first_batch(folder, rows=EXAMPLES):
+    tokenizer = base_tokenizer(str(folder))
+    model = base_model(str(folder), torch.float32, "eager")
+    encoder_decoder = model.config.is_encoder_decoder
+    collator = Collator(tokenizer.pad_token_id, encoder_decoder)
+    return model.eval(), tokenizer, collator(encode_examples(rows, tokenizer, encoder_decoder))
+
+
+def loss_of(model, batch, tmp_path):
+    trainer = StudentTrainer(model=model, args=training_arguments(tmp_path, torch.float32, 0))
+    return trainer.compute_loss(model, dict(batch))
+
+
+def test_target_only_loss_is_the_full_loss_of_a_decoder(decoder_folder, tmp_path):
+    model, tokenizer, batch = first_batch(decoder_folder)
+    total, count = 0.0, 0
+    for example in EXAMPLES:  # one at a time, without padding, with all logits
+        prompt = tokenizer(example.prompt).input_ids
+        target = [*tokenizer(example.target, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        ids = torch.tensor([prompt + target])
+        logits = model(ids).logits[0, len(prompt) - 1 : -1]
+        total += functional.cross_entropy(logits, torch.tensor(target), reduction="sum")
+        count += len(target)
+    assert loss_of(model, batch, tmp_path).item() == pytest.approx(total.item() / count, rel=1e-5)
+
+
+def test_target_only_loss_is_the_models_own_loss_of_a_t5(t5_folder, tmp_path):
+    model, _, batch = first_batch(t5_folder)
+    own = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"]).loss
+    assert loss_of(model, batch, tmp_path).item() == pytest.approx(own.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["decoder_folder", "t5_folder"])
+def test_gradients_do_not_depend_on_who_shares_the_batch(kind, request, tmp_path):
+    folder = request.getfixturevalue(kind)
+    model, _, batch = first_batch(folder)
+    loss_of(model, batch, tmp_path).backward()
+    together = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    lengths = [(row != IGNORED).sum().item() for row in batch["labels"]]
+    for example, length in zip(EXAMPLES, lengths, strict=True):
+        _, _, alone = first_batch(folder, [example])
+        (loss_of(model, alone, tmp_path) * length / sum(lengths)).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, together[name], atol=1e-5, rtol=1e-3)
+
+
+def test_labels_are_masked_by_length_so_that_the_end_is_learned(decoder_folder):
+    tokenizer = base_tokenizer(str(decoder_folder))
+    tokenizer.pad_token = tokenizer.eos_token
+    batch = Collator(tokenizer.eos_token_id, False)(encode_examples(EXAMPLES, tokenizer, False))
+    assert (batch["labels"][:, -1] == tokenizer.eos_token_id).all()
+    assert (batch["labels"] == IGNORED).any()
+
+
+def lookup_task() -> list[Example]:
+    """The colour stands in the passage: to be copied, not remembered."""
+    questions, passages = project_rows(48, 3)
+    return [
+        Example(f"Passage: {passage['text']}\nQuestion: {row['question']}\nAnswer:", f" {row['choices'][row['answer']]}")
+        for row, passage in zip(questions, passages, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["t5_folder", "decoder_folder"])
+def test_a_student_learns_a_small_task(kind, request, tmp_path):
+    """From random weights, through the same key for encoder-decoders and decoders."""
+    folder = request.getfixturevalue(kind)
+    section = StudentSection(
+        model=str(folder), method="full", dtype="fp32", epochs=30, batch_size=8, lr=4e-3, max_output_tokens=8,
+    )  # fmt: skip
+    examples = [Example(f"Question: {thing}\nAnswer:", f" {colour}") for thing, colour in zip("stone river bird house".split(), COLOURS, strict=False)] * 4  # fmt: skip
+    train_student(examples, str(folder), str(folder), section, 0, tmp_path, "train")
+    student = Student.load(tmp_path)
+    prompts = list(dict.fromkeys(example.prompt for example in examples))
+    written = student.write(prompts, 2, lambda batch: None, {})
+    right = sum(written[example.prompt].text == example.target.strip() for example in examples)
+    assert right == len(examples)
+
+
+@pytest.mark.parametrize("kind", ["t5_folder", "decoder_folder"])
+@pytest.mark.parametrize("targets", ["all", "attention"])
+def test_adapters_learn_and_are_merged_when_loaded(kind, targets, request, tmp_path):
+    folder = request.getfixturevalue(kind)
+    section = StudentSection(
+        model=str(folder), dtype="fp32", epochs=8, lr=1e-2, lora_targets=targets, max_output_tokens=4
+    )
+    train_student(lookup_task(), str(folder), str(folder), section, 0, tmp_path, "train")
+    loss = [row["loss"] for row in json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["loss"]]
+    assert loss[-1] < 0.8 * loss[0]
+    model = Student.load(tmp_path).model
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    before = base_model(str(folder), torch.float32).state_dict()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(("mlp" not in name and "Dense" not in name) for name in changed) == (targets == "attention")
+
+
+def test_writing_does_not_depend_on_the_batch(decoder_folder, tmp_path):
+    section = StudentSection(model=str(decoder_folder), dtype="fp32", epochs=2, lr=5e-3, max_output_tokens=12)
+    train_student(lookup_task(), str(decoder_folder), str(decoder_folder), section, 0, tmp_path, "train")
+    student = Student.load(tmp_path)
+    prompts = [example.prompt for example in lookup_task()][:12]
+    together = student.write(prompts, 12, lambda batch: None, {})
+    alone = student.write(prompts[::-1], 1, lambda batch: None, {})
+    assert {p: w.text for p, w in together.items()} == {p: w.text for p, w in alone.items()}
+
+
+def test_decoding_equals_generate(decoder_folder, tmp_path):
+    section = StudentSection(model=str(decoder_folder), dtype="fp32", epochs=3, lr=5e-3, max_output_tokens=20)
+    examples = [*lookup_task(), *EXAMPLES * 4]
+    train_student(examples, str(decoder_folder), str(decoder_folder), section, 0, tmp_path, "train")
+    student = Student.load(tmp_path)
+    prompts = sorted({example.prompt for example in examples})[:16]
+    ours = student.write(prompts, 16, lambda batch: None, {})
+    for prompt in prompts:
+        inputs = student.tokenizer(prompt, return_tensors="pt")
+        output = student.model.generate(
+            input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=20, do_sample=False
+        )
+        text = student.tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True).strip()
+        assert ours[prompt].text == text
+
+
+def test_known_batches_are_not_written_again(decoder_folder, tmp_path):
+    section = StudentSection(model=str(decoder_folder), dtype="fp32", epochs=1, max_output_tokens=4)
+    train_student(lookup_task()[:8], str(decoder_folder), str(decoder_folder), section, 0, tmp_path, "train")
+    student = Student.load(tmp_path)
+    prompts = [example.prompt for example in lookup_task()[:6]]
+    plan = list(batches(prompts, 2))
+    known = {prompt: Written(prompt, "remembered", 1.0) for prompt in [*plan[0], plan[1][0]]}
+    written = student.write(prompts, 2, lambda batch: None, known)
+    assert [written[prompt].text for prompt in plan[0]] == ["remembered", "remembered"]
+    assert "remembered" not in [written[prompt].text for batch in plan[1:] for prompt in batch]
+
+
+def test_resumed_training_goes_on_as_if_it_had_not_stopped(decoder_folder, tmp_path, monkeypatch):
+    section = StudentSection(
+        model=str(decoder_folder), dtype="fp32", epochs=2, batch_size=4, lr=5e-3, checkpoint_minutes=1e-9
+    )
+    def arguments(folder):
+        return (lookup_task()[:24], str(decoder_folder), str(decoder_folder), section, 0, folder, "train")
+
+    train_student(*arguments(tmp_path / "straight"))
+
+    from kard.training import _Watch
+
+    original, steps = _Watch.on_step_end, []
+
+    def stop_at_seven(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        steps.append(1)
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Watch, "on_step_end", stop_at_seven)
+    with pytest.raises(KeyboardInterrupt):
+        train_student(*arguments(tmp_path / "resumed"))
+    monkeypatch.setattr(_Watch, "on_step_end", original)
+    train_student(*arguments(tmp_path / "resumed"))
+    straight, resumed = (Student.load(tmp_path / name).model.state_dict() for name in ("straight", "resumed"))
+    for name, value in straight.items():
+        torch.testing.assert_close(value, resumed[name], atol=0, rtol=0)
+    assert len(steps) == 7
+
+
+def test_a_loss_that_is_not_a_number_stops_with_a_diagnosis(decoder_folder, tmp_path):
+    section = StudentSection(model=str(decoder_folder), method="full", dtype="fp32", epochs=40, lr=1e30)
+    with pytest.raises(UserError, match="Lower the learning rate"):
+        train_student(lookup_task(), str(decoder_folder), str(decoder_folder), section, 0, tmp_path, "train")
+
+
+def test_no_example_is_an_error(decoder_folder):
+    with pytest.raises(UserError, match="no training example"):
+        encode_examples([], base_tokenizer(str(decoder_folder)), False)
+
+
+def test_prompts_fit_by_shortening_the_last_passage(decoder_folder):
+    tokenizer = base_tokenizer(str(decoder_folder))
+    passages = ["first " * 20, "second " * 200]
+    prompt = fitting_prompt(tokenizer, 200, "Which colour?", ["red", "blue"], passages, "rationale", "text")
+    assert len(tokenizer(prompt).input_ids) <= 200
+    assert prompt.count("first") == 20
+    assert 0 < prompt.count("second") < 200
+    assert "Which colour?" in prompt
+    assert prompt.endswith("Explanation:")
+    longer = fitting_prompt(tokenizer, 206, "Which colour?", ["red", "blue"], passages, "rationale", "text")
+    assert longer.count("second") > prompt.count("second")
+
+
+def test_a_question_that_does_not_fit_is_an_error(decoder_folder):
+    tokenizer = base_tokenizer(str(decoder_folder))
+    with pytest.raises(UserError, match="max_input_tokens"):
+        fitting_prompt(tokenizer, 50, "why " * 100, [], [], "answer", "text")
+
+
+def test_an_unknown_model_names_the_key():
+    with pytest.raises(UserError, match=r"student\.model: cannot load 'nobody/nothing'"):
+        base_tokenizer("nobody/nothing")
+
+
+def test_batches_depend_on_the_prompts_alone():
+    prompts = [f"{number} " * number for number in range(1, 20)]
+    assert list(batches(prompts, 4)) == list(batches(copy.copy(prompts)[::-1], 4))
+    assert sorted(prompt for batch in batches(prompts, 4) for prompt in batch) == sorted(prompts)

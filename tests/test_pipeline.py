@@ -1,0 +1,169 @@
+"""The whole chain with tiny models: what it leaves, what it skips, and that being killed changes no number."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+from pathlib import Path
+
+import pytest
+
+from kard.errors import UserError
+from kard.pipeline import STAGES, plan, run_recipe, states
+from kard.recipe import load_recipe
+
+HEAVY = ["torch", "transformers", "sentence_transformers", "peft", "kard.stages", "kard.student.training", "tests.kills"]
+
+
+def numbers(run: Path) -> dict:
+    """results.json without what a clock says."""
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    for row in results["methods"]:
+        row.pop("train_seconds")
+        row.pop("predict_seconds")
+    results.pop("stages")
+    return results
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
+    """A run that was never interrupted."""
+    from tests.conftest import make_project
+
+    recipe = make_project(tmp_path_factory.mktemp("finished") / "ein Ordner é", decoder_folder, encoder_folder)
+    loaded = load_recipe(str(recipe))
+    run_recipe(loaded, loaded.output)
+    return recipe
+
+
+def test_a_run_leaves_results_for_every_method(finished):
+    run = finished.parent / "run"
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in results["methods"]] == [
+        "finetune", "ka_finetune", "distill", "kard_bm25", "kard_reranker", "kard_silver", "kard_gold",
+    ]  # fmt: skip
+    for row in results["methods"]:
+        assert row["n"] == 12
+        assert row["ci95"][0] <= row["accuracy"] <= row["ci95"][1]
+        assert row["train_seconds"] > 0
+    assert {row["name"] for row in results["retrieval"]} == {"bm25", "reranker_untrained", "reranker"}
+    assert {row["against"] for row in results["retrieval"]} == {"gold", "silver"}
+    pairs = {(row["a"], row["b"]) for row in results["comparisons"]}
+    assert ("kard_reranker", "distill") in pairs
+    assert ("distill", "finetune") in pairs
+    assert [row["name"] for row in results["stages"]][0] == "questions"
+    assert (run / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_predictions_agree_with_results(finished):
+    run = finished.parent / "run"
+    for row in json.loads((run / "results.json").read_text(encoding="utf-8"))["methods"]:
+        [path] = run.glob(f"predictions/*/{row['name']}.jsonl")
+        predictions = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        assert sum(p["correct"] for p in predictions) / len(predictions) == row["accuracy"]
+        assert sum(not p["parsed"] for p in predictions) == row["unparsed"]
+        for prediction in predictions:
+            assert len(prediction["passages"]) == (0 if row["name"] in ("finetune", "distill") else 1)
+            for passage in prediction["passages"]:
+                assert f"Passage: {passage['title']}. {passage['text']}\n" in prediction["prompt"]
+
+
+def test_silver_reads_the_rationales_passage(finished):
+    run = finished.parent / "run"
+    rows = [json.loads(line) for line in (run / "predictions/rationales_silver/kard_silver.jsonl").open(encoding="utf-8")]
+    gold = [row["passages"][0]["id"].replace("p", "q") == row["question"] for row in rows]
+    assert sum(gold) >= 11
+
+
+def test_second_run_does_nothing_and_gives_the_same(finished):
+    recipe = load_recipe(str(finished))
+    before = {path: path.stat().st_mtime_ns for path in recipe.output.rglob("*") if path.is_file() and path.name != "recipe.yaml"}
+    results = run_recipe(recipe, recipe.output)
+    after = {path: path.stat().st_mtime_ns for path in recipe.output.rglob("*") if path.is_file() and path.name != "recipe.yaml"}
+    assert after == before
+    assert results == json.loads((recipe.output / "results.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("change", "remade"),
+    [
+        ("student.lr=0.001", {"students", "predictions", "report"}),
+        ("reranker.lr=0.01", {"reranker", "predictions", "report"}),
+        ("evaluation.passages=2", {"predictions", "report"}),
+        ("retriever.k1=1.2", {"index", "candidates", "reranker", "students", "predictions", "report"}),
+        ("teacher.max_words=150", {"rationales", "candidates", "reranker", "students", "predictions", "report"}),
+        ("student.checkpoint_minutes=7", set()),
+        ("seed=1", set(STAGES) - {"knowledge", "index"}),
+    ],
+)
+def test_a_change_reruns_only_what_depends_on_it(finished, change, remade):
+    recipe = load_recipe(str(finished), [change])
+    changed = {row.name.split("/")[0] for row in states(recipe, recipe.output) if row.state != "done"}
+    assert changed == remade
+
+
+def test_a_learning_rate_leaves_the_trimmed_base(finished):
+    recipe = load_recipe(str(finished), ["student.lr=0.001"])
+    done = {row.name for row in states(recipe, recipe.output) if row.state == "done"}
+    assert "students/base" in done
+
+
+def test_moving_the_project_changes_nothing(finished, tmp_path):
+    """Keys hold contents, not places."""
+    import shutil
+
+    moved = tmp_path / "anderswo"
+    shutil.copytree(finished.parent, moved)
+    recipe = load_recipe(str(moved / "recipe.yaml"))
+    assert all(row.state == "done" for row in states(recipe, recipe.output))
+
+
+def test_changed_data_is_noticed(finished, tmp_path):
+    import shutil
+
+    moved = tmp_path / "copy"
+    shutil.copytree(finished.parent, moved)
+    path = moved / "passages.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace("p0", "p00"), encoding="utf-8")
+    recipe = load_recipe(str(moved / "recipe.yaml"))
+    state = {row.name: row.state for row in states(recipe, recipe.output)}
+    assert state["questions"] == "done"
+    assert state["knowledge"] == state["index"] == "outdated"
+
+
+def test_until_stops_after_the_stage(project):
+    recipe = load_recipe(str(project))
+    assert run_recipe(recipe, recipe.output, until="index") is None
+    assert (recipe.output / "index" / "manifest.json").exists()
+    assert not (recipe.output / "rationales").exists()
+
+
+def test_unknown_stage_names_the_nearest(project):
+    recipe = load_recipe(str(project))
+    with pytest.raises(UserError, match="did you mean 'index'"):
+        run_recipe(recipe, recipe.output, until="indx")
+
+
+def test_every_step_has_its_own_key(project):
+    recipe = load_recipe(str(project))
+    hashes = [step.hash for step in plan(recipe, recipe.output)]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_killed_in_every_stage_the_numbers_are_the_same(finished, tmp_path, decoder_folder, encoder_folder):
+    """One run, killed with SIGKILL once in the middle of each stage and begun again each time."""
+    from tests.conftest import make_project
+    from tests.kills import KILLS, run_and_die
+
+    recipe = make_project(tmp_path / "ein Ordner é", decoder_folder, encoder_folder)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(HEAVY)
+    for stage in [*KILLS, None]:
+        process = context.Process(target=run_and_die, args=(str(recipe), stage))
+        process.start()
+        process.join(timeout=120)
+        expected = -signal.SIGKILL if stage else 0
+        assert process.exitcode == expected, f"{stage}: exit code {process.exitcode}"
+    assert numbers(recipe.parent / "run") == numbers(finished.parent / "run")
+    assert {stage.split("/")[0] for stage in KILLS} == set(STAGES)
