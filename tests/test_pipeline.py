@@ -13,7 +13,15 @@ from kard.errors import UserError
 from kard.pipeline import STAGES, plan, run_recipe, states
 from kard.recipe import load_recipe
 
-HEAVY = ["torch", "transformers", "sentence_transformers", "peft", "kard.stages", "kard.student.training", "tests.kills"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "peft",
+    "kard.stages",
+    "kard.student.training",
+    "tests.kills",
+]
 
 
 def numbers(run: Path) -> dict:
@@ -52,7 +60,7 @@ def test_a_run_leaves_results_for_every_method(finished):
     pairs = {(row["a"], row["b"]) for row in results["comparisons"]}
     assert ("kard_reranker", "distill") in pairs
     assert ("distill", "finetune") in pairs
-    assert [row["name"] for row in results["stages"]][0] == "questions"
+    assert results["stages"][0]["name"] == "questions"
     assert (run / "report" / "index.html").stat().st_size > 10_000
 
 
@@ -71,16 +79,26 @@ def test_predictions_agree_with_results(finished):
 
 def test_silver_reads_the_rationales_passage(finished):
     run = finished.parent / "run"
-    rows = [json.loads(line) for line in (run / "predictions/rationales_silver/kard_silver.jsonl").open(encoding="utf-8")]
+    rows = [
+        json.loads(line) for line in (run / "predictions/rationales_silver/kard_silver.jsonl").open(encoding="utf-8")
+    ]
     gold = [row["passages"][0]["id"].replace("p", "q") == row["question"] for row in rows]
     assert sum(gold) >= 11
 
 
 def test_second_run_does_nothing_and_gives_the_same(finished):
     recipe = load_recipe(str(finished))
-    before = {path: path.stat().st_mtime_ns for path in recipe.output.rglob("*") if path.is_file() and path.name != "recipe.yaml"}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in recipe.output.rglob("*")
+        if path.is_file() and path.name != "recipe.yaml"
+    }
     results = run_recipe(recipe, recipe.output)
-    after = {path: path.stat().st_mtime_ns for path in recipe.output.rglob("*") if path.is_file() and path.name != "recipe.yaml"}
+    after = {
+        path: path.stat().st_mtime_ns
+        for path in recipe.output.rglob("*")
+        if path.is_file() and path.name != "recipe.yaml"
+    }
     assert after == before
     assert results == json.loads((recipe.output / "results.json").read_text(encoding="utf-8"))
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -53,12 +53,16 @@ def hash_of_file(path: Path) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all (temporary file, then rename)."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(value, file, ensure_ascii=False, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> Any:
@@ -97,23 +101,34 @@ class Log:
         self._file: IO[str] | None = None
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole rows; a last line that was being written when the process died is removed from the file."""
+        """All whole rows; a last line that was being written when the process died is removed from the file.
+
+        Raises:
+            UserError: Another line is no row. Nothing is removed then: the file may be somebody else's.
+        """
         if not self.path.exists():
             return []
         rows, good_bytes = [], 0
         with open(self.path, "rb") as file:
-            for line in file:
-                try:
-                    rows.append(json.loads(line.decode("utf-8")))
-                except (json.JSONDecodeError, UnicodeDecodeError):
+            for number, line in enumerate(file, start=1):
+                if line.startswith(b"{") and not line.endswith(b"\n"):
                     break
-                if not line.endswith(b"\n"):
-                    rows.pop()
-                    break
+                rows.append(self._row(line, number))
                 good_bytes += len(line)
         if good_bytes < self.path.stat().st_size:
             os.truncate(self.path, good_bytes)
         return rows
+
+    def _row(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{self.path}:{number}: damaged, or not written by kard. Remove the line, or name another file."
+            )
+        return row
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows and hand them to the operating system before returning."""
@@ -170,7 +185,6 @@ def build(
         finally:
             seconds = earlier + time.monotonic() - start
             _remember_seconds(partial, seconds)
-        (partial / "begun.json").unlink()
         write_json(partial / MANIFEST, {"name": name, "key": key, "format": RUN_FORMAT, "seconds": round(seconds, 3)})
         _replace(partial, folder)
     return Artifact(name, folder, key, seconds, skipped=False)
@@ -206,13 +220,12 @@ def _seconds_so_far(partial: Path) -> float:
 
 def _remember_seconds(partial: Path, seconds: float) -> None:
     begun = read_json(partial / "begun.json")
-    try:
+    with suppress(OSError):  # a full disk: the error that brought us here is the one to show
         write_json(partial / "begun.json", {**begun, "seconds": round(seconds, 3)})
-    except OSError:  # a full disk: the error that brought us here is the one to show
-        (partial / "begun.json.tmp").unlink(missing_ok=True)
 
 
 def _replace(partial: Path, folder: Path) -> None:
+    (partial / "begun.json").unlink(missing_ok=True)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -252,7 +265,8 @@ def open_run(folder: Path) -> None:
     if marker.exists():
         check_run(folder)
         return
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    # A run that died while run.json was being written has left nothing else.
+    if folder.is_file() or (folder.is_dir() and any(item.name != "run.json.tmp" for item in folder.iterdir())):
         raise UserError(f"{folder}: exists and is no kard run. Choose another folder with --output.")
     with disk_full_explained(folder):
         folder.mkdir(parents=True, exist_ok=True)

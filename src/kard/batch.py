@@ -34,11 +34,11 @@ def answer_file(run: Path, source: Path, output: Path, method: str | None = None
         method: One of the run's methods; by default its best one that is no oracle.
 
     Raises:
-        UserError: A line is wrong, or the run is not finished.
+        UserError: A line is wrong, `output` cannot be written or holds something else, or the run is not finished.
     """
     questions = _read(source)
     log = Log(output)
-    there = {row["id"] for row in log.read()}
+    there = _answered(log)
     todo = [question for question in questions if question.id not in there]
     if todo:
         kard = Kard.load(run, method)
@@ -61,6 +61,15 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         "passages": [found_row(item) for item in answer.passages],
         "text": answer.text,
     }
+
+
+def _answered(log: Log) -> set[str]:
+    if log.path.is_dir() or not log.path.parent.is_dir():
+        raise UserError(f"{log.path}: cannot be written. Name a file in a folder that is there.")
+    rows = log.read()
+    if not all({"id", "answer", "text"} <= row.keys() for row in rows):
+        raise UserError(f"{log.path}: holds something else than answers of 'kard batch'. Name another file.")
+    return {row["id"] for row in rows}
 
 
 def _read(source: Path) -> list[Question]:

@@ -192,9 +192,11 @@ def doctor() -> None:
 def _show_states(recipe: Any, folder: Path) -> None:
     from rich.console import Console
 
-    from kard.dryrun import states_table
+    from kard.dryrun import states_table, teacher_lines
 
     Console().print(states_table(recipe, folder))
+    for line in teacher_lines(recipe, folder):
+        typer.echo(line)
 
 
 def _show_results(results: dict[str, Any]) -> None:

@@ -24,6 +24,32 @@ SHARE_TRAINING, SHARE_WRITING = 0.5, 0.25
 PASSES_LORA, PASSES_FULL = 2.2, 3.0
 
 
+def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
+    """What asking the teacher would take: requests, tokens, money; nothing where no language model is asked."""
+    from kard.artifacts import manifest_of
+    from kard.knowledge import read_passages
+    from kard.methods import methods_named
+    from kard.stages import explained_questions, gold_passages
+    from kard.teacher.collect import estimate
+
+    if recipe.teacher.kind != "openai":
+        return []
+    if manifest_of(folder / "knowledge") is None or manifest_of(folder / "questions") is None:
+        return ["Teacher: run '--until knowledge' first, then the dry run counts requests, tokens and money."]
+    with_test = any(method.reads == "silver" for method in methods_named(recipe.evaluation.methods))
+    gold = gold_passages(read_passages(folder / "knowledge" / "passages.jsonl"))
+    cost = estimate(
+        explained_questions(recipe, folder, with_test),
+        lambda question: [passage for name in question.gold_passages for passage in gold.get(name, [])],
+        recipe.teacher,
+        recipe.seed,
+        folder / "teacher.sqlite",
+    )
+    money = f", {cost['usd']:.2f} USD" if cost["usd"] is not None else ", no prices in the recipe"
+    counts = f"{cost['requests']:,} requests ({cost['answered']:,} are answered), {cost['input_tokens']:,} tokens in"
+    return [f"Teacher: {counts}, {cost['output_tokens']:,} out{money} ({cost['note']})"]
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Seconds, and what they rest on."""

@@ -11,7 +11,7 @@ from rich.console import Console
 
 LINE_EVERY_SECONDS = 10.0
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 Advance = Callable[[int], None]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Literal
@@ -118,31 +118,52 @@ def _shown_choices(choices: Sequence[str], answer_as: AnswerAs) -> list[str]:
 
 
 def _choice_in(line: str, choices: Sequence[str], answer_as: AnswerAs) -> int | None:
-    if answer_as != "text":
-        by_letter = _letter_in(line, len(choices))
-        if by_letter is not None or answer_as == "letter":
-            return by_letter
+    if answer_as == "text":
+        return _text_in(line, choices)
+    by_letter, rest = _letter_in(line, len(choices))
+    by_text = None if answer_as == "letter" else _text_in(rest, choices)
+    named = {by_letter, by_text} - {None}
+    return named.pop() if len(named) == 1 else None
+
+
+def _text_in(line: str, choices: Sequence[str]) -> int | None:
+    for form in (_one_line, _without_case, _plain):  # "C++" and "C#", "mm" and "Mm" are different answers
+        exact = [index for index, choice in enumerate(choices) if form(choice) == form(line)]
+        if len(exact) == 1:
+            return exact[0]
+    # Otherwise the choice that the line contains as whole words ("the answer is K2."), not as a part of a longer choice
+    # ("Iron" in "Iron Age"), if no other is in it as well.
     plain = [_plain(choice) for choice in choices]
-    stated = _plain(line)
-    exact = [index for index, choice in enumerate(plain) if choice == stated]
-    if len(exact) == 1:
-        return exact[0]
-    # Otherwise the longest choice that the line contains as whole words ("the answer is K2."), if no other is in it as well.
-    inside = [i for i, choice in enumerate(plain) if choice and f" {choice} " in f" {stated} "]
-    longest = [i for i in inside if not any(i != j and plain[i] in plain[j] for j in inside)]
-    return longest[0] if len(longest) == 1 else None
+    spans = [
+        (*found.span(), index) for index, choice in enumerate(plain) for found in _whole_words(choice, _plain(line))
+    ]
+    named = {
+        index
+        for start, end, index in spans
+        if not any(s <= start and end <= e and e - s > end - start for s, e, _ in spans)
+    }
+    return named.pop() if len(named) == 1 else None
 
 
-def _letter_in(line: str, count: int) -> int | None:
-    found = re.match(r"\W*(?:option|choice|answer)?\s*\(?([A-Za-z])\)?(?:[\s.,:;)]|$)", line)
-    index = ascii_uppercase.find(found.group(1).upper()) if found else -1
-    return index if 0 <= index < count else None
+def _whole_words(words: str, text: str) -> Iterator[re.Match[str]]:
+    return re.finditer(rf"(?<!\S){re.escape(words)}(?!\S)", text)
+
+
+def _letter_in(line: str, count: int) -> tuple[int | None, str]:
+    """The choice that the line names by its letter, and the rest of the line; "A dog" names none."""
+    found = re.match(r"\W*(?i:option|choice|answer)?\s*(?:\(([A-Za-z])\)|([A-Za-z])(?:[.,:;)]|$))", line)
+    index = ascii_uppercase.find((found[1] or found[2]).upper()) if found else -1
+    return (index, line[found.end() :]) if found and index < count else (None, line)
 
 
 def _plain(text: str) -> str:
     """Case, punctuation and a leading article taken away; a text of punctuation alone stays as it is."""
     simple = re.sub(r"[\W_]+", " ", text.casefold()).strip()
     return re.sub(r"^(?:the|a|an) (?=\S)", "", simple) or text.strip().casefold()
+
+
+def _without_case(text: str) -> str:
+    return _one_line(text).casefold()
 
 
 def _one_line(text: str) -> str:

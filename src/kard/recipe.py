@@ -41,9 +41,11 @@ class QuestionsSection(Section):
 
     @model_validator(mode="after")
     def _files_fit(self) -> QuestionsSection:
-        if self.kind == "jsonl" and bool(self.path) == bool(self.train and self.test):
+        separate = bool(self.train or self.dev or self.test)
+        whole = bool(self.path) != separate and (not separate or bool(self.train and self.test))
+        if self.kind == "jsonl" and not whole:
             raise ValueError("kind jsonl takes either path (one file, split by the seed) or train and test (and dev)")
-        if self.kind != "jsonl" and (self.path or self.train or self.dev or self.test):
+        if self.kind != "jsonl" and (self.path or separate):
             raise ValueError(f"kind {self.kind} brings its own questions: remove path, train, dev and test")
         return self
 
@@ -239,14 +241,7 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
         UserError: No such recipe, broken YAML, an unknown key, or a value out of range.
     """
     text, where, folder = _read(name_or_path)
-    try:
-        content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not valid YAML: {error}. Mend the file.") from error
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{where}: a recipe is a mapping of sections, this is a {type(content).__name__}. Mend the file."
-        )
+    content = _parsed(text, where)
     for override in overrides or []:
         _apply(content, override)
     recipe = _validated(content, where, context=str(Path(name_or_path).stem))
@@ -258,7 +253,8 @@ def recipe_from_run(run: Path) -> Recipe:
     path = run / "recipe.yaml"
     if not path.exists():
         raise UserError(f"{path}: missing. Run the recipe again with --output {run}.")
-    return _validated(yaml.safe_load(path.read_text(encoding="utf-8")), str(path), context=run.name)
+    text, where, _ = _read(str(path))
+    return _validated(_parsed(text, where), where, context=run.name)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -283,6 +279,30 @@ def _read(name_or_path: str) -> tuple[str, str, Path]:
     )
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key stands twice: the first of two sections would be lost in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' is there twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(text, _Loader) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-13-01
+        raise UserError(f"{where}: not valid YAML: {error}. Mend the file.") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{where}: a recipe is a mapping of sections, this is a {type(content).__name__}. Mend the file."
+        )
+    return content
+
+
 def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals:
@@ -295,7 +315,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override}: '{section}' holds a value, not keys. See 'kard init' for the layout.")
     try:
         target[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"--set {override}: the value is not valid YAML. Quote it.") from error
 
 

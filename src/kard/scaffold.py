@@ -111,8 +111,10 @@ def write_project(folder: Path) -> None:
     """Write ``recipe.yaml``, ``questions.jsonl`` and ``passages.jsonl``.
 
     Raises:
-        UserError: One of them is there already.
+        UserError: One of them is there already, or `folder` is a file.
     """
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file. Name a new folder.")
     for name in ("recipe.yaml", "questions.jsonl", "passages.jsonl"):
         if (folder / name).exists():
             raise UserError(f"{folder / name}: is there already. Name a new folder, or remove the file.")

@@ -96,7 +96,8 @@ def _candidates(run: Path, count: int, chance: random.Random) -> Iterator[str]:
 def _ranking_lines(run: Path) -> Iterator[str]:
     folder = finished(run, "reranker")
     training = read_json(folder / "training.json")
-    yield f"learned from {training['rationales']:,} rationales, τ1 {training['tau_rationale']:.3g}, τ2 {training['tau_question']:.3g}"
+    temperatures = f"τ1 {training['tau_rationale']:.3g}, τ2 {training['tau_question']:.3g}"
+    yield f"learned from {training['rationales']:,} rationales, {temperatures}"
     yield from _curve(training["loss"])
     for row in read_json(folder / "retrieval.json"):
         shares = "  ".join(f"@{depth} {share:.1%}" for depth, share in row["hits"].items())

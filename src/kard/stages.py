@@ -72,10 +72,11 @@ def make_rationales(recipe: Recipe, run: Path, with_test: bool, folder: Path) ->
     )
     write_rationales(folder / "rationales.jsonl", rationales)
     kept = sum(rationale.status == "kept" for rationale in rationales)
-    without = len({question.id for question in questions} - {rationale.question for rationale in rationales})
-    say(
-        f"  {kept:,} of {len(rationales):,} rationales kept" + (f", {without:,} questions have none" if without else "")
-    )
+    explained = {rationale.question for rationale in rationales if rationale.status == "kept"}
+    train = {question.id for question in read_questions(run / "questions" / "train.jsonl")}
+    without = [question.id in train for question in questions if question.id not in explained]
+    missing = f"; none for {sum(without):,} training and {len(without) - sum(without):,} test questions"
+    say(f"  {kept:,} of {len(rationales):,} rationales kept{missing if without else ''}")
     if not kept:
         raise UserError(
             "rationales: none was kept. Give the questions 'rationales' (teacher.kind: recorded), 'gold_passages' "
@@ -165,12 +166,16 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
     forms = [reranker_queries(question, section.choices) for question in test]
 
     def ranked() -> list[list[int]]:
-        scores = reranker.score(forms, [hit.positions for hit in hits])
+        scores = reranker.score(forms, [hit.positions.tolist() for hit in hits])
         return [hit.positions[np.argsort(-row, kind="stable")].tolist() for hit, row in zip(hits, scores, strict=True)]
 
     untrained = ranked()
     train_reranker(reranker, sets, section, recipe.seed, folder)
-    rankings = {"bm25": [hit.positions.tolist() for hit in hits], "reranker_untrained": untrained, "reranker": ranked()}
+    rankings: dict[str, list[list[int]]] = {
+        "bm25": [hit.positions.tolist() for hit in hits],
+        "reranker_untrained": untrained,
+        "reranker": ranked(),
+    }
     write_json(folder / "retrieval.json", evaluate_ranking(rankings, relevant_passages(run, test)))
 
 

@@ -25,7 +25,9 @@ def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     special = ["<pad>", "<eos>", "<unk>", *(f"<0x{number:02X}>" for number in range(256))]
-    tokenizer.train_from_iterator([*corpus(), "日本語 текст"], trainers.BpeTrainer(vocab_size=900, special_tokens=special))
+    tokenizer.train_from_iterator(
+        [*corpus(), "日本語 текст"], trainers.BpeTrainer(vocab_size=900, special_tokens=special)
+    )
     spec = json.loads(tokenizer.to_str())
     # Byte pieces are no added tokens in a real one.
     spec["added_tokens"] = [token for token in spec["added_tokens"] if not token["content"].startswith("<0x")]

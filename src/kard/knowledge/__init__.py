@@ -59,7 +59,18 @@ def load_passages(section: KnowledgeSection) -> list[Passage]:
         raise UserError(
             f"knowledge: no document in {section.path} has an id that begins with '{section.id_prefix}'. Mend id_prefix."
         )
+    _check_ids(passages)
     return passages
+
+
+def _check_ids(passages: list[Passage]) -> None:
+    sources: dict[str, str] = {}
+    for passage in passages:
+        if passage.id in sources:
+            raise UserError(
+                f"{passage.source}: its passage '{passage.id}' is cut from {sources[passage.id]} too. Rename it."
+            )
+        sources[passage.id] = passage.source
 
 
 def _passages_of(document: Document, words: int) -> Iterator[Passage]:

@@ -6,11 +6,12 @@ import re
 
 # A sentence ends at . ! ? (with closing quotes or brackets) before white space and something that can begin a sentence, at a
 # line break, or at an ideographic full stop. Initials and common abbreviations do not end one.
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\Wa-z_])|\n+|(?<=[。！？])")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\Wa-z_])|\n+|(?<=[。！？])(?![。！？])[”’」』）]*")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|ca|c|No|Vol|Fig|e\.g|i\.e|Inc|Ltd|Co|Mt|Lt|Col|Gen|Sgt|Capt|Gov|Sen|Rep|U\.S)"
     r"|\b[A-Z])\.$"
 )
+_LONGEST_ABBREVIATION = 8  # with the character in front of it; a look at the whole sentence would take quadratic time
 
 
 def sentences(text: str) -> list[str]:
@@ -18,10 +19,10 @@ def sentences(text: str) -> list[str]:
     pieces: list[str] = []
     start = 0
     for end in _SENTENCE_END.finditer(text):
-        piece = text[start : end.end()].strip()
-        if _ABBREVIATION.search(piece) and "\n" not in end.group():
+        before = text[max(start, end.start() - _LONGEST_ABBREVIATION) : end.end()].strip()
+        if _ABBREVIATION.search(before) and "\n" not in end.group():
             continue
-        if piece:
+        if piece := text[start : end.end()].strip():
             pieces.append(piece)
         start = end.end()
     last = text[start:].strip()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kard.artifacts import read_jsonl, write_jsonl
+from kard.errors import UserError
 from kard.recipe import QuestionsSection
 
 SPLITS = ("train", "dev", "test")
@@ -72,8 +73,8 @@ def load_splits(section: QuestionsSection, seed: int) -> dict[str, list[Question
         seed: Decides the split, the order and the shuffling of choices.
 
     Returns:
-        The questions of ``train``, ``dev`` and ``test``; no question text is in more than one of them unless the
-        dataset's own files say so.
+        The questions of ``train``, ``dev`` and ``test``; no question with the same choices is in more than one of them
+        unless the dataset's own files say so.
 
     Raises:
         UserError: A file is missing or wrong, or there are too few questions for the sizes asked for.
@@ -86,17 +87,22 @@ def load_splits(section: QuestionsSection, seed: int) -> dict[str, list[Question
         from kard.questions.jsonl import read_question_files
 
         splits = read_question_files(section, seed)
+    _check_sizes(splits, section)
     if section.shuffle_choices:
         splits = {name: [shuffled(question, seed) for question in splits[name]] for name in splits}
     return splits
 
 
 def split_by_text(questions: Sequence[Question], section: QuestionsSection, seed: int) -> dict[str, list[Question]]:
-    """Split so that equal question texts stay on one side; test is drawn first, so that other sizes never change it."""
-    groups: dict[str, list[Question]] = {}
+    """Split so that a question stays on one side; test is drawn first, so that other sizes never change it.
+
+    Questions are the same if text and choices are, whatever their case, punctuation and order of choices.
+    """
+    groups: dict[tuple[str, ...], list[Question]] = {}
     for question in questions:
-        groups.setdefault(_normalised(question.query("question_and_choices")), []).append(question)
-    order = sorted(groups)
+        same = (_normalised(question.question), *sorted(map(_normalised, question.choices)))
+        groups.setdefault(same, []).append(question)
+    order = sorted(groups.values(), key=lambda group: min(map(_whole_text, group)))
     random.Random(seed).shuffle(order)
     wanted = {
         "test": section.test_size or round(TEST_SHARE * len(questions)),
@@ -106,9 +112,23 @@ def split_by_text(questions: Sequence[Question], section: QuestionsSection, seed
     splits: dict[str, list[Question]] = {name: [] for name in SPLITS}
     rest = iter(order)
     for name, size in wanted.items():
-        while len(splits[name]) < size and (text := next(rest, None)) is not None:
-            splits[name] += groups[text][: size - len(splits[name])]
+        while len(splits[name]) < size and (group := next(rest, None)) is not None:
+            splits[name] += group[: size - len(splits[name])]
     return splits
+
+
+def _check_sizes(splits: dict[str, list[Question]], section: QuestionsSection) -> None:
+    for name in ("train", "test"):
+        if not splits[name]:
+            raise UserError(
+                f"{section.path or section.train or section.kind}: no question is left for {name}. "
+                "Add questions, or lower the other sizes."
+            )
+    for name, size in (("train", section.train_size), ("dev", section.dev_size), ("test", section.test_size)):
+        if size is not None and len(splits[name]) < size:
+            raise UserError(
+                f"questions.{name}_size: {size} asked for, {len(splits[name])} there are. Lower it, or add questions."
+            )
 
 
 def shuffled(question: Question, seed: int) -> Question:
@@ -119,6 +139,10 @@ def shuffled(question: Question, seed: int) -> Question:
     random.Random(f"{seed}:{question.id}").shuffle(order)
     answer = order.index(question.answer) if isinstance(question.answer, int) else question.answer
     return replace(question, choices=tuple(question.choices[i] for i in order), answer=answer)
+
+
+def _whole_text(question: Question) -> str:
+    return _normalised(question.query("question_and_choices"))
 
 
 def _normalised(text: str) -> str:

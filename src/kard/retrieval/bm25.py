@@ -1,4 +1,4 @@
-"""BM25 by bm25s, with what it leaves open: unknown words find nothing, k may exceed the corpus, ties go to the earlier passage."""
+"""BM25 by bm25s, with what it leaves open: unknown words, k above the corpus, and ties (to the earlier passage)."""
 
 from __future__ import annotations
 
@@ -100,9 +100,13 @@ class Bm25:
 
 
 def _tokenize(texts: Sequence[str], stemmer: str | None, stopwords: str | None) -> Any:
-    return bm25s.tokenize(
-        list(texts), stopwords=stopwords or [], stemmer=_stemmer(stemmer) if stemmer else None, show_progress=False
-    )
+    found = _stemmer(stemmer) if stemmer else None
+    try:
+        return bm25s.tokenize(list(texts), stopwords=stopwords or [], stemmer=found, show_progress=False)
+    except ValueError as error:
+        raise UserError(
+            f"retriever.stopwords: no stop word list '{stopwords}'. Choose null, or a language (english, german, …)."
+        ) from error
 
 
 def _stemmer(name: str) -> Any:

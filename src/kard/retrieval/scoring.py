@@ -38,7 +38,7 @@ def best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
                 heap_scores[node] = heap_scores[(node - 1) // 2]
                 heap_positions[node] = heap_positions[(node - 1) // 2]
                 node = (node - 1) // 2
-        elif score > heap_scores[0]:
+        elif size and score > heap_scores[0]:
             node = 0
             while True:
                 child = 2 * node + 1

@@ -143,7 +143,9 @@ class Collator:
         inputs = _padded([row["input_ids"] for row in rows], self.pad, left=not self.encoder_decoder)
         ones = [[1] * len(row["input_ids"]) for row in rows]
         mask = _padded(ones, 0, left=not self.encoder_decoder)
-        labels = _padded([row["labels"] for row in rows], IGNORED, left=not self.encoder_decoder)
+        # Trainer leaves a decoder's first label out when it counts what a step's loss is divided by: none may stand there.
+        gap = [] if self.encoder_decoder else [IGNORED]
+        labels = _padded([gap + row["labels"] for row in rows], IGNORED, left=not self.encoder_decoder)
         batch = {"input_ids": inputs, "attention_mask": mask, "labels": labels}
         if not self.encoder_decoder:
             batch["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)

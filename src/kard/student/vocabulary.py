@@ -64,7 +64,11 @@ def _kept_ids(tokenizer: PreTrainedTokenizerFast, spec: dict[str, Any], texts: I
         pieces |= _merged_from(pieces, spec["model"]["merges"])
     bytes_known = any(map(_BYTE.fullmatch, vocabulary)) or _is_byte_level(spec)
     indivisible = {piece for piece in vocabulary if _is_indivisible(piece, bytes_known)}
-    return used | {vocabulary[piece] for piece in indivisible} | {vocabulary[piece] for piece in pieces if piece in vocabulary}
+    return (
+        used
+        | {vocabulary[piece] for piece in indivisible}
+        | {vocabulary[piece] for piece in pieces if piece in vocabulary}
+    )
 
 
 def _is_byte_level(spec: dict[str, Any]) -> bool:

@@ -1,0 +1,223 @@
+"""The command line as a user meets it: every command, and one clear error with exit code 2 for every bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kard.artifacts import RUN_FORMAT
+from tests.conftest import make_project, write_rows
+
+
+def kard(*arguments: str | Path, cwd: Path | None = None, **more) -> subprocess.CompletedProcess:
+    """Run the real program."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **more.pop("env", {})}
+    command = [sys.executable, "-m", "kard.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, encoding="utf-8", **more)
+
+
+def fails(result: subprocess.CompletedProcess, *words: str) -> None:
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("error: ")
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
+    """A finished run with few methods, made by the program itself, in a folder with a space and an umlaut."""
+    recipe = make_project(tmp_path_factory.mktemp("cli") / "größe 1", decoder_folder, encoder_folder)
+    methods = "evaluation.methods=[distill, kard_bm25, kard_reranker]"
+    result = kard("run", recipe.name, "--set", methods, cwd=recipe.parent)
+    assert result.returncode == 0, result.stderr
+    assert "kard_reranker" in result.stdout or "KARD" in result.stdout
+    assert "index.html" in result.stdout
+    return recipe.parent / "run"
+
+
+def test_status_says_what_is_done(run):
+    result = kard("status", run)
+    assert result.returncode == 0, result.stderr
+    assert "Everything is there." in result.stdout
+    assert "to do" not in result.stdout
+
+
+def test_dry_run_runs_nothing(project):
+    result = kard("run", project, "--dry-run")
+    assert result.returncode == 0, result.stderr
+    for word in ("questions", "students/rationales_silver", "to do", "Still to do: about"):
+        assert word in result.stdout
+    assert not (project.parent / "run").exists()
+
+
+def test_answer_shows_passages_and_answer(run):
+    arguments = ["answer", run, "Which colour has the ship of the north?", "-c", "red", "-c", "blue"]
+    result = kard(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "Passage [" in result.stdout
+    assert "Answer: " in result.stdout
+    row = json.loads(kard(*arguments, "--json", "--method", "distill").stdout)
+    assert row["passages"] == []
+    assert row["answer"] in ("red", "blue", None)
+
+
+def test_batch_answers_as_the_evaluation_did_and_goes_on(run, tmp_path):
+    predictions = run / "predictions" / "rationales_silver" / "kard_reranker.jsonl"
+    expected = {row["question"]: row for row in map(json.loads, predictions.open(encoding="utf-8"))}
+    questions = [json.loads(line) for line in (run / "questions" / "test.jsonl").open(encoding="utf-8")]
+    source, output = tmp_path / "in file.jsonl", tmp_path / "out.jsonl"
+    write_rows(source, [{key: row[key] for key in ("id", "question", "choices")} for row in questions])
+    result = kard("batch", run, source, output)
+    assert "12 answered, 0 were there" in result.stdout, result.stderr
+    rows = [json.loads(line) for line in output.open(encoding="utf-8")]
+    for row in rows:
+        assert row["answer"] == expected[row["id"]]["answer"]
+        assert [p["id"] for p in row["passages"]] == [p["id"] for p in expected[row["id"]]["passages"]]
+    torn = output.read_text(encoding="utf-8").splitlines(keepends=True)
+    output.write_text("".join(torn[:5]) + torn[5][:20], encoding="utf-8")
+    assert "7 answered, 5 were there" in kard("batch", run, source, output).stdout
+    assert [json.loads(line) for line in output.open(encoding="utf-8")] == rows
+
+
+@pytest.mark.parametrize(
+    "stage", ["questions", "knowledge", "rationales", "candidates", "reranker", "students", "predictions", "mistakes"]
+)
+def test_show_prints_samples(run, stage):
+    result = kard("show", run, stage, "-n", "2")
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout) > 60
+
+
+def test_report_of_one_and_of_several(run):
+    assert "index.html" in kard("report", run).stdout
+    assert "distill" in kard("report", run, run.parent / "." / "run").stdout
+
+
+def test_kard_load_answers(run):
+    from kard import Kard
+
+    answer = Kard.load(run).answer("Which colour has the ship of the north?", choices=["red", "blue"])
+    assert answer.answer in ("red", "blue", None)
+    assert len(answer.passages) == 1
+    assert answer.passages[0].passage.full_text in answer.prompt
+
+
+def test_init_then_dry_run(tmp_path):
+    folder = tmp_path / "my project é"
+    assert kard("init", folder).returncode == 0
+    result = kard("run", folder / "recipe.yaml", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    fails(kard("init", folder), "is there already")
+
+
+def test_init_runs_with_a_tiny_model(tmp_path, decoder_folder, encoder_folder):
+    """The sample project as it is written, with the models of the test."""
+    kard("init", tmp_path / "p")
+    settings = [f"student.model={decoder_folder}", f"reranker.model={encoder_folder}", "student.max_output_tokens=8"]
+    settings += ["student.max_input_tokens=1024", "student.dtype=fp32", "student.epochs=1"]
+    flags = [part for setting in settings for part in ("--set", setting)]
+    result = kard("run", tmp_path / "p" / "recipe.yaml", *flags)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "p" / "run" / "report" / "index.html").exists()
+
+
+def test_doctor_and_help(tmp_path):
+    assert "student.dtype: auto" in kard("doctor").stdout
+    start = time.monotonic()
+    assert "answer" in kard("--help").stdout
+    assert time.monotonic() - start < 10  # generous: the point is that no model library is loaded
+    code = "import sys, kard.cli; print([m for m in ('torch', 'transformers', 'openai', 'matplotlib', 'bm25s') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_bad_questions_name_file_and_line(project):
+    path = project.parent / "questions.jsonl"
+    good = path.read_text(encoding="utf-8").splitlines()
+
+    def with_line(text: str) -> subprocess.CompletedProcess:
+        path.write_text("\n".join([good[0], text, *good[2:]]) + "\n", encoding="utf-8")
+        return kard("run", project, "--until", "questions")
+
+    row = json.loads(good[1])
+    where = "questions.jsonl:2"
+    fails(with_line(good[1][:-3]), where, "not valid JSON", "Mend the line")
+    fails(with_line(json.dumps({**row, "answer": 9})), where, "out of range", "0 to 3")
+    fails(with_line(good[0]), where, "already on line 1")
+    fails(with_line(json.dumps({**row, "question": " "})), where, "'question' is empty")
+    assert not (project.parent / "run" / "questions").exists()
+
+
+def test_letters_need_choices(project):
+    path = project.parent / "questions.jsonl"
+    rows = [json.loads(line) for line in path.open(encoding="utf-8")]
+    rows[3] = {"id": "open", "question": "What?", "answer": "this"}
+    write_rows(path, rows)
+    result = kard("run", project, "--until", "questions", "--set", "student.answer_as=letter")
+    fails(result, "'open'", "has no choices", "student.answer_as: text")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("questions.path=nowhere.jsonl", ["nowhere.jsonl", "no such file"]),
+        ("studnet.lr=1", ["unknown key 'studnet'", "did you mean 'student'"]),
+        ("student.learning_rate=1", ["unknown key 'student.learning_rate'", "lr"]),
+        ("student.lr=-1", ["student.lr", "greater than 0"]),
+        ("student.model=package:gema", ["package:gema", "unknown model package"]),
+        ("student.model=./no/model", ["student.model", "no model at"]),
+        ("student.model=nobody/nothing", ["student.model", "cannot load"]),
+        ("reranker.model=nobody/nothing", ["reranker.model", "cannot load"]),
+        ("retriever.stemmer=klingon", ["retriever.stemmer", "klingon"]),
+        ("evaluation.methods=[kard_rerank]", ["kard_rerank", "did you mean 'kard_reranker'"]),
+        ("evaluation.methods=[]", ["evaluation.methods"]),
+        ("evaluation.methods=[few_shot]", ["few_shot", "cannot be run yet"]),
+        ("knowledge.id_prefix=zz", ["id_prefix"]),
+        ("teacher.kind=openai", ["teacher", "model"]),
+        ("questions.test_size=1000", ["questions.test_size", "1000"]),
+    ],
+)
+def test_bad_settings(project, setting, words):
+    fails(kard("run", project, "--set", setting), *words)
+
+
+def test_unknown_recipe_and_run(tmp_path, project):
+    fails(kard("run", "quikstart"), "did you mean 'quickstart'")
+    fails(kard("status", tmp_path), "not a kard run")
+    fails(kard("answer", tmp_path / "nothing", "q"), "not a kard run")
+    fails(kard("run", project, "--output", project.parent), "is no kard run")
+
+
+def test_a_run_of_another_format(project):
+    kard("run", project, "--until", "questions")
+    (project.parent / "run" / "run.json").write_text(json.dumps({"format": RUN_FORMAT + 1}), encoding="utf-8")
+    fails(kard("run", project), f"format {RUN_FORMAT + 1}", "--output")
+    fails(kard("status", project.parent / "run"), f"format {RUN_FORMAT + 1}")
+
+
+def test_an_unfinished_run_does_not_answer(project):
+    kard("run", project, "--until", "index")
+    fails(kard("answer", project.parent / "run", "q"), "not finished")
+
+
+def test_a_full_disk_leaves_nothing_half_written(project, run):
+    """A file size limit stands in for a full disk: writing fails in the middle of the vectors, weights and index."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2);"
+        "sys.argv = ['kard', *sys.argv[2:]]; from kard.cli import main; main()"
+    )
+    for limit in (2_000, 60_000):
+        result = subprocess.run(
+            [sys.executable, "-c", code, str(limit), "run", str(project)], capture_output=True, text=True, encoding="utf-8",
+        )  # fmt: skip
+        fails(result, "the disk is full", "run the same command again")
+        for manifest in (project.parent / "run").rglob("manifest.json"):
+            json.loads(manifest.read_text(encoding="utf-8"))
+    result = kard("run", project)
+    assert result.returncode == 0, result.stderr
