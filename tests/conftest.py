@@ -174,7 +174,8 @@ reranker:
   question_candidates: 5
   batch_size: 8
   lr: 1.0e-3
-  checkpoint_minutes: 1.0e-9
+  question_tokens: 64
+  passage_tokens: 64
 student:
   model: {json.dumps(str(decoder))}
   dtype: fp32
@@ -182,7 +183,6 @@ student:
   lr: 5.0e-3
   max_output_tokens: 24
   trim_vocabulary: true
-  checkpoint_minutes: 1.0e-9
 evaluation:
   methods: [finetune, ka_finetune, distill, kard_bm25, kard_reranker, kard_silver, kard_gold]
   batch_size: 4

@@ -122,7 +122,7 @@ def test_recipe_keys_exist(page):
     sections = [name for name, field in Recipe.model_fields.items() if hasattr(field.annotation, "model_fields")]
     for span in spans(TEXTS[page]):
         named = re.fullmatch(rf"((?:{'|'.join(sections)})\.[a-z_0-9]+)(?:[=:].*)?", span)
-        if named and not named[1].endswith(".jsonl"):
+        if named and not named[1].endswith((".jsonl", ".sqlite")):
             assert key_exists(named[1]), span
 
 
@@ -150,7 +150,7 @@ def test_file_tree_is_true_and_whole():
     parts = [
         path for path in (ROOT / "src" / "kard").iterdir() if not path.name.startswith("__") and path.name != "py.typed"
     ]
-    there = {f"src/kard/{path.name}{'/' * path.is_dir()}" for path in parts} | {page for page in PAGES}
+    there = {f"src/kard/{path.name}{'/' * path.is_dir()}" for path in parts} | set(PAGES)
     assert there <= set(named)
 
 
@@ -275,10 +275,15 @@ def test_blocks_to_fill_are_whole(page, blocks):
     assert len(set(found)) == len(found)
 
 
-def test_scoreboard_has_the_methods_of_the_quickstart():
-    rows = table(TEXTS["README.md"].partition("<!-- scoreboard:end -->")[0], "method")
-    methods = load_recipe("quickstart").evaluation.methods
-    assert [re.findall(r"`(\w+)`", row[0])[0] for row in rows] == list(methods)
+BLOCKS = [("README.md", "scoreboard", "quickstart")]
+BLOCKS += [("docs/results.md", f"{recipe}-methods", recipe) for recipe in shipped_recipes()]
+
+
+@pytest.mark.parametrize(("page", "block", "recipe"), BLOCKS)
+def test_result_tables_have_the_methods_of_their_recipe(page, block, recipe):
+    inside = TEXTS[page].partition(f"<!-- {block}:begin -->")[2].partition(f"<!-- {block}:end -->")[0]
+    rows = table(inside, "method")
+    assert [re.findall(r"`(\w+)`", row[0])[0] for row in rows] == list(load_recipe(recipe).evaluation.methods)
 
 
 def test_licence_is_the_one_of_the_package():

@@ -133,7 +133,7 @@ class Log:
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows and hand them to the operating system before returning."""
         if self._file is None:
-            self._file = open(self.path, "a", encoding="utf-8")
+            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - stays open between appends
         self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         self._file.flush()
 

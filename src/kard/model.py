@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kard.artifacts import check_run, manifest_of
 from kard.errors import UserError
 from kard.knowledge import Passage, read_passages
 from kard.methods import Method, methods_named
-from kard.prompt import extract
+from kard.prompt import extract, shown_answer
 from kard.questions import Question
 from kard.recipe import Recipe, recipe_from_run
 
@@ -99,7 +100,7 @@ class Kard:
         """Answer questions in batches; the order of the results is that of the questions."""
         found = self.read(questions)
         prompts = self.prompts(questions, found)
-        written = self.write(prompts)
+        written = self.write(questions, prompts)
         return [
             self.parse(question, passages, written[prompt])
             for question, passages, prompt in zip(questions, found, prompts, strict=True)
@@ -147,13 +148,22 @@ class Kard:
 
     def write(
         self,
+        questions: Sequence[Question],
         prompts: Sequence[str],
         done: Callable[[list[Written]], None] = lambda written: None,
-        known: Mapping[str, Written] | None = None,
+        known: Mapping[str, Written] = MappingProxyType({}),
     ) -> dict[str, Written]:
         """What the student writes after each distinct prompt; see `Student.write`."""
-        distinct = list(dict.fromkeys(prompts))
-        return self.student.write(distinct, self.recipe.evaluation.batch_size, done, known or {})
+        answers = [self._answers(question) for question in questions]
+        distinct = dict(zip(prompts, answers, strict=True))
+        return self.student.write(distinct, self.method.writes, self.recipe.evaluation.batch_size, done, known)
+
+    def _answers(self, question: Question) -> list[str]:
+        """The answers that may be written, in the form that the student learned; none where any may."""
+        if self.recipe.student.answer_by == "generate":
+            return []
+        form = self.student.settings.answer_as
+        return [shown_answer(question.choices, index, form) for index in range(len(question.choices))]
 
     def parse(self, question: Question, found: Sequence[Found], written: Written) -> Answer:
         """Read rationale and answer off what the student wrote."""

@@ -5,6 +5,7 @@ questions → knowledge → index → rationales → candidates → reranker →
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from kard.artifacts import (
     manifest_of,
     open_run,
     partial_key,
+    read_json,
 )
 from kard.errors import UserError, nearest
 from kard.methods import METHODS, Method, methods_named
@@ -104,11 +106,10 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
 def _run_step(step: Step, folder: Path) -> Artifact:
     path = folder / step.name
     if _state(step, folder) != "done":
-        say(f"{step.name}")
+        say(step.name)
     artifact = build(step.name, path, step.key, step.make)
-    say(
-        f"{step.name}: {'is there' if artifact.skipped else 'took'} {'' if artifact.skipped else duration(artifact.seconds)}".rstrip()
-    )
+    gc.collect()  # trainers hold their models in cycles: without it, the next stage's memory comes on top
+    say(f"{step.name}: {'is there' if artifact.skipped else 'took ' + duration(artifact.seconds)}")
     return artifact
 
 
@@ -132,8 +133,6 @@ def _report(recipe: Recipe, folder: Path, done: list[Artifact]) -> dict[str, Any
 
     artifact = build("report", folder / "report", key, make, also=results_path.exists)
     say(f"report: {folder / 'report' / 'index.html'}" + (" (is there)" if artifact.skipped else ""))
-    from kard.artifacts import read_json
-
     results: dict[str, Any] = read_json(results_path)
     return results
 
@@ -252,7 +251,7 @@ def _student_step(recipe: Recipe, folder: Path, method: Method, keys: dict[str, 
         "rationales_silver": ("questions", "candidates"),
     }[method.trained_on]
     # Keys that leave this student as it is (those of other training sets, or of how and when it is saved) are not in its key.
-    unused = ["checkpoint_minutes"]
+    unused = ["checkpoint_minutes", "answer_by"]
     unused += ["passages"] if method.trained_on in ("answers", "rationales") else []
     unused += ["rationales"] if method.trained_on.startswith("answers") else []
     key = {
@@ -283,6 +282,7 @@ def _predictions_step(recipe: Recipe, folder: Path, methods: list[Method], stude
     key = {
         "student": student.hash,
         "methods": [method.name for method in methods],
+        "answer_by": recipe.student.answer_by,
         "section": _fields(recipe.evaluation, "methods"),
         "retriever": [recipe.retriever.query, recipe.retriever.candidates],
         "inputs": inputs,

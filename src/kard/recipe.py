@@ -180,6 +180,9 @@ class StudentSection(Section):
     rationales: Size | None = Field(None, description="l: rationales a question in an epoch; null: all that were kept")
     passages: Size = Field(1, description="k: silver passages in a training prompt")
     answer_as: Literal["text", "letter", "both"] = Field("text", description="how the answer is written")
+    answer_by: Literal["choices", "generate"] = Field(
+        "choices", description="choices: once it writes the answer, only a choice can follow; generate: anything can"
+    )
     method: Literal["lora", "full"] = "lora"
     lora_rank: Size = 16
     lora_alpha: Size = 32

@@ -321,14 +321,15 @@ def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: 
     prompts = {method.name: kard.with_method(method).prompts(questions, found[method.name]) for method in methods}
     log = Log(folder / "written.jsonl")
     known = {row["prompt"]: Written(**row) for row in log.read()}
-    everything = list(dict.fromkeys(prompt for method in methods for prompt in prompts[method.name]))
-    with progress(f"answer as {trained_on}", len(everything), "prompts") as advance:
+    asked = [pair for method in methods for pair in zip(questions, prompts[method.name], strict=True)]
+    distinct = {prompt for _, prompt in asked}
+    with progress(f"answer as {trained_on}", len(distinct), "prompts") as advance:
 
         def keep(batch: list[Written]) -> None:
             log.append(asdict(item) for item in batch if item.prompt not in known)
             advance(len(batch))
 
-        written = kard.write(everything, keep, known)
+        written = kard.write([question for question, _ in asked], [prompt for _, prompt in asked], keep, known)
     log.close()
     for method in methods:
         answering = kard.with_method(method)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 
 import pytest
@@ -62,7 +61,7 @@ def test_pieces_are_of_similar_length():
 
 
 def test_a_sentence_beyond_the_limit_is_cut_between_words():
-    words = [f"w{number}" for number in range(25)]
+    words = [f"W{number}" for number in range(25)]
     assert cut(" ".join(words), 10) == [" ".join(words[:10]), " ".join(words[10:20]), " ".join(words[20:])]
     assert cut("Short one. " + " ".join(words), 10)[0] == "Short one."
 
@@ -118,4 +117,3 @@ def test_the_shortcut_for_abbreviations_is_the_look_at_the_whole_sentence():
         for before in ("", " ", "(", "“", "and ", "a very long way before the "):
             assert sentences(f"{before}{short}. Then") == [f"{before}{short}. Then".strip()]
         assert len(sentences(f"some{short.lower()}. Then")) == 2
-        assert not re.search(r"\s", short)

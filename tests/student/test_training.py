@@ -131,7 +131,7 @@ def test_a_student_learns_a_small_task(kind, request, tmp_path):
     train_student(examples, str(folder), str(folder), section, 0, tmp_path, "train")
     student = Student.load(tmp_path)
     prompts = list(dict.fromkeys(example.prompt for example in examples))
-    written = student.write(prompts, 2, lambda batch: None, {})
+    written = student.write(dict.fromkeys(prompts, ()), "answer", 2)
     right = sum(written[example.prompt].text == example.target.strip() for example in examples)
     assert right == len(examples)
 
@@ -159,8 +159,8 @@ def test_writing_does_not_depend_on_the_batch(decoder_folder, tmp_path):
     train_student(lookup_task(), str(decoder_folder), str(decoder_folder), section, 0, tmp_path, "train")
     student = Student.load(tmp_path)
     prompts = [example.prompt for example in lookup_task()][:12]
-    together = student.write(prompts, 12, lambda batch: None, {})
-    alone = student.write(prompts[::-1], 1, lambda batch: None, {})
+    together = student.write(dict.fromkeys(prompts, ()), "answer", 12)
+    alone = student.write(dict.fromkeys(prompts[::-1], ()), "answer", 1)
     assert {p: w.text for p, w in together.items()} == {p: w.text for p, w in alone.items()}
 
 
@@ -170,7 +170,7 @@ def test_decoding_equals_generate(decoder_folder, tmp_path):
     train_student(examples, str(decoder_folder), str(decoder_folder), section, 0, tmp_path, "train")
     student = Student.load(tmp_path)
     prompts = sorted({example.prompt for example in examples})[:16]
-    ours = student.write(prompts, 16, lambda batch: None, {})
+    ours = student.write(dict.fromkeys(prompts, ()), "answer", 16)
     for prompt in prompts:
         inputs = student.tokenizer(prompt, return_tensors="pt")
         output = student.model.generate(
@@ -180,6 +180,29 @@ def test_decoding_equals_generate(decoder_folder, tmp_path):
         assert ours[prompt].text == text
 
 
+@pytest.mark.parametrize("kind", ["t5_folder", "decoder_folder"])
+@pytest.mark.parametrize("writes", ["answer", "rationale"])
+def test_answers_are_written_from_the_choices_alone(kind, writes, request, tmp_path):
+    """A student that was taught to say 'Answer: purple' says one of the choices, whole, and nothing after it."""
+    folder = request.getfixturevalue(kind)
+    section = StudentSection(
+        model=str(folder), method="full", dtype="fp32", epochs=25, batch_size=4, lr=4e-3, max_output_tokens=24
+    )
+    asks = "Explanation:" if writes == "rationale" else "Answer:"
+    told = " It is so.\nAnswer: purple" if writes == "rationale" else " purple"
+    prompts = [f"Question: {thing}\n{asks}" for thing in THINGS[:8]]
+    train_student([Example(p, told) for p in prompts], str(folder), str(folder), section, 0, tmp_path, "train")
+    student = Student.load(tmp_path)
+    free = student.write(dict.fromkeys(prompts, ()), writes, 4)
+    assert all(free[prompt].text.endswith("purple") for prompt in prompts)
+    choices = ["red", "red stone", "the blue house"]
+    written = student.write(dict.fromkeys(prompts, choices), writes, 4)
+    for prompt in prompts:
+        assert (
+            written[prompt].text.removeprefix("It is so.\nAnswer:").removeprefix("It is so. Answer:").strip() in choices
+        )
+
+
 def test_known_batches_are_not_written_again(decoder_folder, tmp_path):
     section = StudentSection(model=str(decoder_folder), dtype="fp32", epochs=1, max_output_tokens=4)
     train_student(lookup_task()[:8], str(decoder_folder), str(decoder_folder), section, 0, tmp_path, "train")
@@ -187,7 +210,7 @@ def test_known_batches_are_not_written_again(decoder_folder, tmp_path):
     prompts = [example.prompt for example in lookup_task()[:6]]
     plan = list(batches(prompts, 2))
     known = {prompt: Written(prompt, "remembered", 1.0) for prompt in [*plan[0], plan[1][0]]}
-    written = student.write(prompts, 2, lambda batch: None, known)
+    written = student.write(dict.fromkeys(prompts, ()), "answer", 2, known=known)
     assert [written[prompt].text for prompt in plan[0]] == ["remembered", "remembered"]
     assert "remembered" not in [written[prompt].text for batch in plan[1:] for prompt in batch]
 

@@ -17,6 +17,7 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Normalize, Router, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
+from kard.errors import UserError
 from kard.reranker.vectors import PassageVectors
 from kard.training import compute_dtype
 from kard.weights import loading_explained, model_location
@@ -37,7 +38,7 @@ def new_encoder(name: str, question_tokens: int, passage_tokens: int) -> MultiVe
         passage_tokens: Longer passages are cut.
 
     Raises:
-        UserError: The model cannot be loaded.
+        UserError: The model cannot be loaded, or reads fewer tokens.
     """
     location = model_location(name, KEY)
     with loading_explained(name, KEY):
@@ -47,6 +48,10 @@ def new_encoder(name: str, question_tokens: int, passage_tokens: int) -> MultiVe
             Transformer(location, max_seq_length=question_tokens, model_kwargs=plain),
             Transformer(location, max_seq_length=passage_tokens),
         ]
+    reads = sides[0].auto_model.config.to_dict().get("max_position_embeddings")
+    for side, tokens in (("question", question_tokens), ("passage", passage_tokens)):
+        if reads is not None and tokens > reads:
+            raise UserError(f"reranker.{side}_tokens: {tokens} asked for, '{name}' reads at most {reads}. Lower it.")
     router = Router.for_query_document(*([side, Normalize("token_embeddings")] for side in sides))
     return MultiVectorEncoder(modules=[router, MultiVectorMask()], similarity_fn_name="meanmaxsim")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ def train_reranker(
     reranker.encoder.eval().save_pretrained(str(folder / "model"))
     temperatures = {"tau_rationale": tau_rationale, "tau_question": tau_question}
     write_json(folder / "training.json", {"rationales": len(usable), **temperatures, "loss": curve})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def spread(scores: Sequence[Sequence[float]]) -> float:

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from kard.student.guide import AnswerGuide
+
 # Rows leave when this share of the batch has ended: copying the cache costs about as much as one step.
 _ENDED_SHARE = 0.2
 
 
 @torch.inference_mode()
-def greedy(model: PreTrainedModel, inputs: Tensor, mask: Tensor, limit: int, end: int) -> list[list[int]]:
+def greedy(
+    model: PreTrainedModel, inputs: Tensor, mask: Tensor, limit: int, end: int, guide: AnswerGuide
+) -> list[list[int]]:
     """Continue each row with its most likely token, until the end token or the limit.
 
     Args:
@@ -24,6 +28,7 @@ def greedy(model: PreTrainedModel, inputs: Tensor, mask: Tensor, limit: int, end
         mask: Which of them are real, same shape.
         limit: Most new tokens.
         end: The end token's id.
+        guide: Keeps the answers to the choices.
 
     Returns:
         The new tokens of each row, without the end token.
@@ -42,7 +47,9 @@ def greedy(model: PreTrainedModel, inputs: Tensor, mask: Tensor, limit: int, end
             use_cache=True,
             logits_to_keep=1,
         ).logits
-        chosen = logits[:, -1].argmax(dim=-1)
+        here = rows.tolist()
+        scores = guide.masked(here, [written[row] for row in here], logits[:, -1])
+        chosen = scores.argmax(dim=-1)
         running &= chosen != end
         for row, token in zip(rows[running].tolist(), chosen[running].tolist(), strict=True):
             written[row].append(token)

@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.errors import UserError
 from kard.methods import Writes
 from kard.prompt import render, shorten_passages
 from kard.student.decoding import greedy
+from kard.student.guide import AnswerGuide
 from kard.student.loading import StudentSettings, trained_model
 
 
@@ -56,15 +58,17 @@ class Student:
 
     def write(
         self,
-        prompts: Sequence[str],
+        prompts: Mapping[str, Sequence[str]],
+        writes: Writes,
         batch_size: int,
-        done: Callable[[list[Written]], None],
-        known: Mapping[str, Written],
+        done: Callable[[list[Written]], None] = lambda written: None,
+        known: Mapping[str, Written] = MappingProxyType({}),
     ) -> dict[str, Written]:
         """Continue each prompt greedily until the end token.
 
         Args:
-            prompts: Distinct texts from `prompt`.
+            prompts: Texts from `prompt`, each with the answers that may be written (none where any may).
+            writes: What they ask for.
             batch_size: How many are written at once.
             done: Called with each finished batch.
             known: What an interrupted call has written already; a batch that is known as a whole is not written again, so
@@ -74,25 +78,26 @@ class Student:
             What was written, by prompt.
         """
         found: dict[str, Written] = {}
-        for batch in batches(prompts, batch_size):
+        for batch in batches(list(prompts), batch_size):
             if all(prompt in known for prompt in batch):
                 written = [known[prompt] for prompt in batch]
             else:
                 start = monotonic()
-                texts = self._continue(batch)
+                texts = self._continue(batch, [prompts[prompt] for prompt in batch], writes)
                 seconds = (monotonic() - start) / len(batch)
                 written = [Written(prompt, text, seconds) for prompt, text in zip(batch, texts, strict=True)]
             found |= {item.prompt: item for item in written}
             done(written)
         return found
 
-    def _continue(self, prompts: list[str]) -> list[str]:
+    def _continue(self, prompts: list[str], answers: list[Sequence[str]], writes: Writes) -> list[str]:
         decoder = not self.model.config.is_encoder_decoder
         self.tokenizer.padding_side = "left" if decoder else "right"
         inputs = self.tokenizer(prompts, padding=True, return_tensors="pt").to(self.model.device)
         end, limit = int(self.tokenizer.eos_token_id), self.settings.max_output_tokens
+        guide = AnswerGuide(self.tokenizer, answers, writes, skip=0 if decoder else 1)
         if decoder:
-            tokens: Any = greedy(self.model, inputs.input_ids, inputs.attention_mask, limit, end)
+            tokens: Any = greedy(self.model, inputs.input_ids, inputs.attention_mask, limit, end, guide)
         else:
             tokens = self.model.generate(
                 input_ids=inputs.input_ids,
@@ -102,6 +107,7 @@ class Student:
                 num_beams=1,
                 eos_token_id=end,
                 pad_token_id=self.tokenizer.pad_token_id,
+                logits_processor=LogitsProcessorList([guide]),
             )
         return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -94,6 +95,7 @@ def train_student(
     )
     write_json(folder / "student.json", asdict(settings))
     write_json(folder / "training.json", {"examples": len(examples), "loss": curve})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def with_adapters(model: PreTrainedModel, section: StudentSection) -> Any:

@@ -1,0 +1,182 @@
+"""Users' files: what is right is read, and each thing that is wrong is one error with file and line."""
+
+from __future__ import annotations
+
+import codecs
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kard.errors import UserError
+from kard.questions import Question, load_splits, read_questions, write_questions
+from kard.questions.jsonl import read_questions_jsonl, read_user_jsonl
+from kard.recipe import QuestionsSection
+
+GOOD = '{"id": "g", "question": "Why?", "choices": ["a", "b"], "answer": 1}'
+
+
+def row(**changes) -> str:
+    """The good question with changes; None takes a key out."""
+    content = {"id": "q", "question": "Which?", "choices": ["x", "y"], "answer": 0, **changes}
+    return json.dumps({key: value for key, value in content.items() if value is not None})
+
+
+def read(path, content: str | bytes) -> list[Question]:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return read_questions_jsonl(path)
+
+
+def test_every_kind_of_question(tmp_path):
+    lines = [
+        {"id": "index", "question": "Wer?", "choices": ["ä", "b", "ä?"], "answer": 2},
+        {"id": "text", "question": "Who?", "choices": ["a", "b"], "answer": "b", "unknown": 1},
+        {"id": 3, "question": "Open?", "answer": "Zürich", "rationales": ["Because."], "gold_passages": ["p"]},
+        {"id": "null", "question": "Null?", "choices": None, "answer": "yes", "rationales": None},
+    ]
+    content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    expected = [
+        Question("index", "Wer?", ("ä", "b", "ä?"), 2),
+        Question("text", "Who?", ("a", "b"), 1),
+        Question("3", "Open?", (), "Zürich", ("Because.",), ("p",)),
+        Question("null", "Null?", (), "yes"),
+    ]
+    assert read(tmp_path / "q.jsonl", content) == expected
+    assert [question.answer_text for question in expected] == ["ä?", "b", "Zürich", "yes"]
+
+
+@pytest.mark.parametrize("before", [b"", codecs.BOM_UTF8, b"\r\n\r\n", codecs.BOM_UTF8 + b"\n  \n"])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n\t\n"])
+def test_marks_and_blank_lines_are_no_questions(tmp_path, before, end):
+    assert [question.id for question in read(tmp_path / "q.jsonl", before + GOOD.encode() + end)] == ["g"]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("{broken", r"not valid JSON \(.*column 2\)"),
+        (GOOD[:-1], "not valid JSON"),
+        ("[" * 100_000, "not readable JSON"),
+        ('{"id": ' + "9" * 5000 + "}", "not readable JSON"),
+        (b'{"id": "caf\xe9"}', "not UTF-8"),
+        (codecs.BOM_UTF16_LE + "{}".encode("utf-16-le"), "not UTF-8"),
+        (b'{"id": "\\ud83d", "question": "half a pair"}', r"holds half of a \\u pair"),
+        ("[1, 2]", r"a list, not an object"),
+        ('"text"', r"a str, not an object"),
+        ("null", r"a NoneType, not an object"),
+        (row(id=None), "key 'id' is missing"),
+        (row(id=""), "'id' is empty"),
+        (row(id=1.5), "'id' is no text"),
+        (row(id="g"), "id 'g' is already on line 1"),
+        (row(question=None), "key 'question' is missing"),
+        (row(question=""), "'question' is empty"),
+        (row(question="\n\t"), "'question' is empty"),
+        (row(question=7), "'question' is no text"),
+        (row(choices=["only"]), "'choices' has one entry"),
+        (row(choices=["a", ""]), "'choices' must be a list of non-empty texts"),
+        (row(choices=["a", 2]), "'choices' must be a list of non-empty texts"),
+        (row(choices="ab"), "'choices' must be a list of non-empty texts"),
+        (row(choices={"A": "x"}), "'choices' must be a list of non-empty texts"),
+        (row(choices=False), "'choices' must be a list of non-empty texts"),
+        (row(choices=["x", "y", "x"]), "the right choice 'x' is there twice"),
+        (row(answer=None), "key 'answer' is missing"),
+        (row(answer=2), r"'answer' 2 is out of range. Give an index from 0 to 1"),
+        (row(answer=-1), r"'answer' -1 is out of range"),
+        (row(answer="z"), r"'answer' 'z' is none of the choices"),
+        (row(answer=True), r"'answer' True is none of the choices"),
+        (row(answer=1.0), r"'answer' 1.0 is none of the choices"),
+        (row(choices=None, answer=0), "there are no choices to count"),
+        (row(choices=None, answer=" "), "there are no choices to count"),
+        (row(rationales="because"), "'rationales' must be a list"),
+        (row(rationales=[""]), "'rationales' must be a list"),
+        (row(gold_passages=[3]), "'gold_passages' must be a list"),
+    ],
+)
+def test_a_bad_line_is_one_error_with_file_and_line(tmp_path, line, complaint):
+    line = line.encode("utf-8") if isinstance(line, str) else line
+    with pytest.raises(UserError, match=complaint) as error:
+        read(tmp_path / "my questions é.jsonl", GOOD.encode() + b"\n\n" + line + b"\n")
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path / 'my questions é.jsonl'}:3: ")
+    assert message.endswith((".", '"'))
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["nothing.jsonl", "."])
+def test_a_missing_file_is_named(tmp_path, name):
+    with pytest.raises(UserError, match="no such file"):
+        read_questions_jsonl(tmp_path / name)
+
+
+def test_an_empty_file_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"q\.jsonl: holds no question"):
+        read(tmp_path / "q.jsonl", codecs.BOM_UTF8 + b"\n")
+
+
+def test_whole_pairs_are_characters(tmp_path):
+    [question] = read(tmp_path / "q.jsonl", r'{"id": "\ud83d\ude00", "question": "\u00e9?", "answer": "x"}')
+    assert (question.id, question.question) == ("😀", "é?")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_rows_or_one_error(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("bytes") / "q.jsonl"
+    path.write_bytes(content)
+    try:
+        assert all(isinstance(item, dict) for _, item in read_user_jsonl(path))
+    except UserError as error:
+        assert str(error).startswith(f"{path}:")
+
+
+texts = st.text(min_size=1, max_size=20).filter(str.strip)
+questions = st.builds(
+    Question,
+    id=texts,
+    question=texts,
+    choices=st.lists(texts, min_size=2, max_size=5, unique=True).map(tuple),
+    answer=st.integers(0, 1),
+    rationales=st.lists(texts, max_size=2).map(tuple),
+    gold_passages=st.lists(texts, max_size=2).map(tuple),
+) | st.builds(Question, id=texts, question=texts, answer=texts)
+
+
+@given(st.lists(questions, min_size=1, max_size=5, unique_by=lambda question: question.id))
+def test_what_is_written_is_read_by_both_readers(tmp_path_factory, items):
+    path = tmp_path_factory.mktemp("questions") / "q.jsonl"
+    write_questions(path, items)
+    assert read_questions(path) == items
+    assert read_questions_jsonl(path) == items
+
+
+def write(path, prefix: str, count: int):
+    path.write_text("".join(row(id=f"{prefix}{n}", question=f"{prefix} {n}?") + "\n" for n in range(count)))
+    return path
+
+
+def test_separate_files_keep_their_questions_and_order(tmp_path):
+    names = ("train", "dev", "test")
+    files = {name: write(tmp_path / f"{name}.jsonl", name, 6) for name in names}
+    splits = load_splits(QuestionsSection(**files), seed=0)
+    assert {name: [question.id for question in splits[name]] for name in names} == {
+        name: [f"{name}{n}" for n in range(6)] for name in names
+    }
+    some = load_splits(QuestionsSection(**files, train_size=3), seed=0)
+    assert (len(some["train"]), some["dev"], some["test"]) == (3, splits["dev"], splits["test"])
+    assert some["train"] == [question for question in splits["train"] if question in some["train"]]
+    assert some == load_splits(QuestionsSection(**files, train_size=3), seed=0)
+    assert any(some != load_splits(QuestionsSection(**files, train_size=3), seed=seed) for seed in range(1, 5))
+
+
+def test_separate_files_share_no_id(tmp_path):
+    files = {name: write(tmp_path / f"{name}.jsonl", "same", 2) for name in ("train", "test")}
+    with pytest.raises(UserError, match=r"test\.jsonl: id 'same0' is in .*train\.jsonl too"):
+        load_splits(QuestionsSection(**files), seed=0)
+
+
+def test_sizes_of_separate_files_are_checked(tmp_path):
+    files = {name: write(tmp_path / f"{name}.jsonl", name, 3) for name in ("train", "test")}
+    for size in ({"train_size": 4}, {"test_size": 4}, {"dev_size": 1}):
+        [(key, value)] = size.items()
+        with pytest.raises(UserError, match=rf"questions\.{key}: {value} asked for, . there are"):
+            load_splits(QuestionsSection(**files, **size), seed=0)
