@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUTPUT ?= runs/quickstart
 
-.PHONY: setup quickstart test lint benchmark clean
+.PHONY: setup quickstart test lint clean
 
 setup: $(VENV)/.installed
 
@@ -27,8 +27,5 @@ lint: setup
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports"
 
-benchmark: setup
-	for script in benchmarks/*.py; do "$(BIN)/python" "$$script" || exit 1; done
-
 clean:
-	rm -rf "$(VENV)" build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf "$(VENV)" build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -84,7 +84,7 @@ def reference() -> str:
 
 
 def _linked(model: type[Section]) -> str:
-    return re.sub(r"PAPER equation (\d)", r"[equation \1](how-it-works.md#equations)", model.__doc__ or "")
+    return re.sub(r"KARD equation (\d)", r"[equation \1](how-it-works.md#equations)", model.__doc__ or "")
 
 
 def _table(properties: dict[str, Any], prefix: str) -> str:

@@ -107,7 +107,7 @@ class Kard:
         ]
 
     def read(self, questions: Sequence[Question]) -> list[list[Found]]:
-        """Find the passages that go into each question's prompt, best first (PAPER 5: BM25 top κ*, reranker, top k)."""
+        """Find the passages that go into each question's prompt, best first (KARD equation 5: BM25 top κ*, reranker, top k)."""
         wanted = self.recipe.evaluation.passages
         if self.method.reads == "nothing":
             return [[] for _ in questions]

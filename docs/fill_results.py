@@ -1,0 +1,105 @@
+"""Writes the numbers of finished runs into README.md and docs/results.md: python docs/fill_results.py RUN..."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from kard.methods import METHODS
+from kard.progress import duration
+
+ROOT = Path(__file__).parent.parent
+RETRIEVERS = {"bm25": "BM25", "reranker_untrained": "reranker, untrained", "reranker": "reranker, trained"}
+
+
+def main(runs: list[str]) -> None:
+    """Fill the blocks of every run, by its recipe's name."""
+    for run in runs:
+        results = json.loads((Path(run) / "results.json").read_text(encoding="utf-8"))
+        name = results["recipe"]
+        for block, lines in blocks(results).items():
+            fill(ROOT / "docs" / "results.md", f"{name}-{block}", lines)
+        if name == "quickstart":
+            fill(ROOT / "README.md", "scoreboard", scoreboard(results))
+
+
+def fill(path: Path, block: str, lines: list[str]) -> None:
+    """Replace what stands between a block's two comments, if the file has such a block."""
+    text = path.read_text(encoding="utf-8")
+    begin, end = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    path.write_text(pattern.sub(lambda _: "\n".join([begin, *lines, end]), text), encoding="utf-8")
+
+
+def blocks(results: dict[str, Any]) -> dict[str, list[str]]:
+    """The tables of docs/results.md."""
+    return {
+        "methods": [
+            "| method | n | accuracy | 95 % interval | unparsed |",
+            "|---|--:|--:|--:|--:|",
+            *(
+                f"| {shown(row['name'])} | {row['n']} | {100 * row['accuracy']:.1f} % | {interval(row)} % | {row['unparsed']} |"
+                for row in results["methods"]
+            ),
+        ],
+        "comparisons": [
+            "| difference | points | 95 % interval | p (Holm) |",
+            "|---|--:|--:|--:|",
+            *(comparison(row) for row in results["comparisons"]),
+        ],
+        "retrieval": [
+            "| Hits against gold passages | @1 | @3 | @5 | @10 |",
+            "|---|--:|--:|--:|--:|",
+            *(
+                f"| {RETRIEVERS[row['name']]} | " + " | ".join(f"{100 * hit:.1f} %" for hit in row["hits"].values()) + " |"
+                for row in results["retrieval"]
+                if row["against"] == "gold"
+            ),
+        ],
+        "environment": [environment(results)],
+    }
+
+
+def scoreboard(results: dict[str, Any]) -> list[str]:
+    """The README's table."""
+    rows = [
+        f"| `{row['name']}`: {METHODS[row['name']].label} | {100 * row['accuracy']:.1f} % | {interval(row)} % |"
+        for row in results["methods"]
+    ]
+    return ["| method | accuracy | 95 % interval |", "|---|--:|--:|", *rows]
+
+
+def shown(name: str) -> str:
+    return f"`{name}`" + (" (oracle)" if METHODS[name].is_oracle else "")
+
+
+def interval(row: dict[str, Any]) -> str:
+    low, high = row["ci95"]
+    return f"{100 * low:.1f}–{100 * high:.1f}"
+
+
+def comparison(row: dict[str, Any]) -> str:
+    low, high = row["ci95"]
+    p_value = "< 0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}"
+    span = f"{100 * low:+.1f} to {100 * high:+.1f}"
+    return f"| `{row['a']}` − `{row['b']}` | {100 * row['difference']:+.1f} | {span} | {p_value} |"
+
+
+def environment(results: dict[str, Any]) -> str:
+    """One sentence about machine, versions and time."""
+    known = results["environment"]
+    packages = ", ".join(f"{name} {known[name]}" for name in ("torch", "transformers", "peft", "sentence-transformers", "bm25s"))
+    stages: dict[str, float] = {}
+    for row in results["stages"]:
+        stage = row["name"].split("/")[0]
+        stages[stage] = stages.get(stage, 0.0) + row["seconds"]
+    times = ", ".join(f"{name} {duration(seconds)}" for name, seconds in stages.items())
+    machine = f"{known['cpu']}, {known['threads']} threads, {known['dtype']}; Python {known['python']}, {packages}"
+    return f"{machine}. Time: {duration(sum(stages.values()))} ({times})."
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,108 @@
+"""`kard batch` before any model is loaded: what it reads, what it refuses, what it does not answer again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kard.batch import Counts, answer_file, answer_row
+from kard.errors import UserError
+from kard.knowledge import Passage
+from kard.model import Answer, Found
+
+QUESTIONS = (
+    '{"question": "Why?"}\n\n{"id": "two", "question": "Which?", "choices": ["a", "b"]}\n{"id": 6, "question": "6?"}\n'
+)
+
+
+def answered(*names: str) -> str:
+    rows = [answer_row(Answer(name, "a", 0, "Because.", (), "prompt", "text", 0.1)) for name in names]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def files(tmp_path):
+    source, output = tmp_path / "fragen é.jsonl", tmp_path / "out.jsonl"
+    source.write_text(QUESTIONS, encoding="utf-8")
+    return source, output
+
+
+def complaint(run, source, output) -> str:
+    with pytest.raises(UserError) as error:
+        answer_file(run, source, output)
+    return str(error.value)
+
+
+def test_what_is_there_is_not_answered_again(tmp_path, files):
+    """No model is needed where nothing is left to do, and ids are given or the number of the line."""
+    source, output = files
+    output.write_text(answered("6", "two", "1", "another"), encoding="utf-8")
+    before = output.read_bytes()
+    assert answer_file(tmp_path / "no run", source, output) == Counts(answered=0, there=3)
+    assert output.read_bytes() == before
+
+
+def test_a_torn_last_answer_is_to_be_given_again(tmp_path, files):
+    source, output = files
+    output.write_text(answered("1", "two", "6")[:-9], encoding="utf-8")
+    assert "not a kard run" in complaint(tmp_path / "no run", source, output)
+    assert output.read_text(encoding="utf-8") == answered("1", "two")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"id": "two", "question": "Again?"}', ":5: id 'two' is there twice"),
+        ('{"id": "x"}', ":5: key 'question' is missing"),
+        ('{"question": ""}', ":5: 'question' is empty"),
+        ('{"id": "", "question": "x"}', ":5: 'id' is empty"),
+        ('{"question": "x", "choices": "ab"}', ":5: 'choices' must be a list"),
+        ("broken", ":5: not valid JSON"),
+    ],
+)
+def test_a_bad_line_is_found_before_anything_is_answered(tmp_path, files, line, says):
+    source, output = files
+    source.write_text(QUESTIONS + line, encoding="utf-8")
+    assert complaint(tmp_path, source, output).startswith(f"{source}{says}")
+    assert not output.exists()
+
+
+def test_a_missing_file_is_named(tmp_path, files):
+    assert complaint(tmp_path, tmp_path / "nothing.jsonl", files[1]).startswith(
+        f"{tmp_path / 'nothing.jsonl'}: no such file"
+    )
+
+
+def test_an_output_that_is_something_else_is_left_alone(tmp_path, files):
+    source, output = files
+    questions = QUESTIONS.replace("\n\n", "\n")
+    for text, says in (
+        (questions, "holds something else than answers"),
+        ("My diary", ":1: damaged, or not written by"),
+    ):
+        output.write_text(text, encoding="utf-8")
+        assert says in complaint(tmp_path, source, output)
+        assert output.read_text(encoding="utf-8") == text
+    source.write_text(questions, encoding="utf-8")
+    assert "holds something else" in complaint(tmp_path, source, source)
+
+
+def test_an_output_that_cannot_be_written_is_found_at_once(tmp_path, files):
+    for output in (tmp_path, tmp_path / "no folder" / "out.jsonl"):
+        assert complaint(tmp_path, files[0], output).startswith(f"{output}: cannot be written")
+
+
+def test_an_answer_as_json():
+    passage = Passage("p#2", "Title", "Words.", "p", "p.jsonl:1")
+    answer = Answer("q", "Iron", 1, "It rusts.", (Found(passage, bm25=1.5),), "prompt", " It rusts.\nAnswer: Iron", 0.2)
+    assert answer_row(answer) == {
+        "id": "q",
+        "answer": "Iron",
+        "choice": 1,
+        "rationale": "It rusts.",
+        "passages": [
+            {"id": "p#2", "title": "Title", "text": "Words.", "source": "p.jsonl:1", "bm25": 1.5, "reranker": None}
+        ],
+        "text": " It rusts.\nAnswer: Iron",
+    }

@@ -1,0 +1,59 @@
+"""The table of the paper's rows, and what is said of a name that is not in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from kard.errors import UserError
+from kard.methods import METHODS, RUNNABLE, methods_named
+from kard.recipe import EvaluationSection
+
+# name: trained on, reads, writes, is it an oracle
+TABLE = {
+    "few_shot": ("nothing", "nothing", "answer", False),
+    "few_shot_cot": ("nothing", "nothing", "rationale", False),
+    "ka_few_shot_cot": ("nothing", "bm25", "rationale", False),
+    "finetune": ("answers", "nothing", "answer", False),
+    "ka_finetune": ("answers_passages", "bm25", "answer", False),
+    "distill": ("rationales", "nothing", "rationale", False),
+    "kard_bm25": ("rationales_silver", "bm25", "rationale", False),
+    "kard_reranker": ("rationales_silver", "reranker", "rationale", False),
+    "kard_silver": ("rationales_silver", "silver", "rationale", True),
+    "kard_gold": ("rationales_silver", "gold", "rationale", True),
+    "teacher_cot": ("rationales", "teacher_rationale", "answer", True),
+}
+
+
+def test_eleven_rows_in_the_papers_order():
+    rows = {name: (row.trained_on, row.reads, row.writes, row.is_oracle) for name, row in METHODS.items()}
+    assert list(rows.items()) == list(TABLE.items())
+    assert len({row.label for row in METHODS.values()}) == len(METHODS) == 11
+
+
+def test_oracles_say_so():
+    assert all(("oracle" in row.label) == row.is_oracle for row in METHODS.values())
+
+
+def test_the_tables_order_whatever_the_recipes():
+    assert [row.name for row in methods_named(("kard_silver", "finetune", "kard_bm25", "finetune"))] == [
+        "finetune",
+        "kard_bm25",
+        "kard_silver",
+    ]
+    assert methods_named(RUNNABLE) == [METHODS[name] for name in RUNNABLE]
+    assert methods_named(EvaluationSection().methods)
+    assert methods_named(()) == []
+
+
+def test_an_unknown_name_shows_the_nearest_and_all():
+    with pytest.raises(
+        UserError, match=r"evaluation\.methods: unknown method 'kard_rerank' \(did you mean 'kard_"
+    ) as error:
+        methods_named(("finetune", "kard_rerank"))
+    assert all(name in str(error.value) for name in RUNNABLE)
+
+
+def test_a_row_that_cannot_be_run_yet_says_so():
+    for name in set(METHODS) - set(RUNNABLE):
+        with pytest.raises(UserError, match=f"'{name}' cannot be run yet"):
+            methods_named((name,))
