@@ -54,7 +54,9 @@ def blocks(results: dict[str, Any]) -> dict[str, list[str]]:
             "| Hits against gold passages | @1 | @3 | @5 | @10 |",
             "|---|--:|--:|--:|--:|",
             *(
-                f"| {RETRIEVERS[row['name']]} | " + " | ".join(f"{100 * hit:.1f} %" for hit in row["hits"].values()) + " |"
+                f"| {RETRIEVERS[row['name']]} | "
+                + " | ".join(f"{100 * hit:.1f} %" for hit in row["hits"].values())
+                + " |"
                 for row in results["retrieval"]
                 if row["against"] == "gold"
             ),
@@ -91,7 +93,9 @@ def comparison(row: dict[str, Any]) -> str:
 def environment(results: dict[str, Any]) -> str:
     """One sentence about machine, versions and time."""
     known = results["environment"]
-    packages = ", ".join(f"{name} {known[name]}" for name in ("torch", "transformers", "peft", "sentence-transformers", "bm25s"))
+    packages = ", ".join(
+        f"{name} {known[name]}" for name in ("torch", "transformers", "peft", "sentence-transformers", "bm25s")
+    )
     stages: dict[str, float] = {}
     for row in results["stages"]:
         stage = row["name"].split("/")[0]

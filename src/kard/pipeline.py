@@ -191,7 +191,7 @@ def _data_steps(recipe: Recipe, folder: Path, methods: list[Method]) -> Iterator
             "knowledge": knowledge.hash,
             "seed": recipe.seed,
             "with_test": with_test,
-            "sizes": [recipe.student.train_questions, recipe.reranker.train_questions],
+            "questions_explained": stages.explained_count(recipe),
         },
         lambda target: stages.make_rationales(recipe, folder, with_test, target),
         f"teacher: {recipe.teacher.kind}",

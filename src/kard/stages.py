@@ -51,10 +51,14 @@ def make_index(recipe: Recipe, run: Path, folder: Path) -> None:
 def explained_questions(recipe: Recipe, run: Path, with_test: bool) -> list[Question]:
     """Questions that need rationales: the training questions that student or reranker learn from, and the test questions
     where they cost nothing or an oracle method reads them."""
-    wanted = [recipe.student.train_questions, recipe.reranker.train_questions]
-    count = None if None in wanted else max(size for size in wanted if size is not None)
-    train = read_questions(run / "questions" / "train.jsonl")[:count]
+    train = read_questions(run / "questions" / "train.jsonl")[: explained_count(recipe)]
     return [*train, *(read_questions(run / "questions" / "test.jsonl") if with_test else [])]
+
+
+def explained_count(recipe: Recipe) -> int | None:
+    """How many training questions need rationales; None means all."""
+    wanted = (recipe.student.train_questions, recipe.reranker.train_questions)
+    return None if None in wanted else max(size for size in wanted if size is not None)
 
 
 def make_rationales(recipe: Recipe, run: Path, with_test: bool, folder: Path) -> None:

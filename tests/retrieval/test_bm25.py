@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from kard.errors import UserError
 from kard.recipe import RetrieverSection
 from kard.retrieval.bm25 import Bm25
+from kard.retrieval.scoring import best
 
 PLAIN = RetrieverSection(stemmer=None, stopwords=None)
 ENGLISH = RetrieverSection()
@@ -100,6 +101,14 @@ def test_ties_go_to_the_earlier_passage():
     assert [place for place, _ in found(index, "red")] == [0, 2, 4]
     for k in (1, 2, 3, 4):
         assert [place for place, _ in found(index, "stone", k)] == [0, 1, 2, 4][:k]
+
+
+@given(st.lists(st.sampled_from([0.0, -1.0, 0.5, 0.5, 1.0, 2.0]), max_size=30), st.integers(0, 12))
+def test_the_best_are_the_first_of_all_sorted(scores, k):
+    """Many equal scores: the later one leaves the heap first."""
+    positions, kept = best(np.array(scores, dtype=np.float32), k)
+    ranked = sorted((-score, place) for place, score in enumerate(scores) if score > 0)[:k]
+    assert list(zip((-kept).tolist(), positions.tolist(), strict=True)) == ranked
 
 
 def test_unknown_words_and_empty_queries_find_nothing():
