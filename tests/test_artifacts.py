@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kard.artifacts import (
@@ -199,8 +199,13 @@ def test_a_full_disk_is_said_in_one_sentence(folder, code):
     assert going_on.calls == [["begun.json", "log.jsonl"]]
 
 
+def test_a_full_disk_is_recognised_in_words_alone(tmp_path):
+    with pytest.raises(UserError, match="the disk is full"), disk_full_explained(tmp_path):
+        raise RuntimeError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error {errno.ENOSPC})")
+
+
 def test_what_is_no_full_disk_stays_what_it_is(tmp_path):
-    for error in (OSError(errno.EACCES, "no"), ValueError("no"), UserError("no")):
+    for error in (OSError(errno.EACCES, "no"), ValueError("no"), RuntimeError("no (os error 2)"), UserError("no")):
         with pytest.raises(type(error), match="no"), disk_full_explained(tmp_path / "not" / "there"):
             raise error
 
@@ -272,6 +277,7 @@ rows = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(rows)
 def test_rows_are_read_as_they_were_written(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "rows.jsonl"
@@ -280,6 +286,7 @@ def test_rows_are_read_as_they_were_written(tmp_path_factory, rows):
     assert Log(path).read() == rows
 
 
+@settings(max_examples=40)
 @given(rows, rows, st.integers(0, 200))
 def test_a_log_cut_anywhere_keeps_its_whole_rows(tmp_path_factory, before, after, place):
     path = tmp_path_factory.getbasetemp() / "log.jsonl"

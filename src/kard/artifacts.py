@@ -242,7 +242,9 @@ def disk_full_explained(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in _DISK_ERRORS
+        # Libraries written in Rust say it in words alone: "No space left on device (os error 28)".
+        said = [code for code in _DISK_ERRORS if f"(os error {code})" in str(error)]
+        full = bool(said) or (isinstance(error, OSError) and error.errno in _DISK_ERRORS)
         if not full and not _nearly_full(folder):
             raise
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kard.errors import UserError
@@ -70,6 +70,7 @@ def test_a_missing_file_is_named(tmp_path):
         load_passages(KnowledgeSection(path=tmp_path / "nothing.jsonl"))
 
 
+@settings(max_examples=40)
 @given(st.lists(st.builds(Passage, *[st.text(max_size=20)] * 5), max_size=5))
 def test_what_is_written_is_read(tmp_path_factory, passages):
     path = tmp_path_factory.getbasetemp() / "passages.jsonl"

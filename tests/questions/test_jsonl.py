@@ -6,7 +6,7 @@ import codecs
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kard.errors import UserError
@@ -144,6 +144,7 @@ questions = st.builds(
 ) | st.builds(Question, id=texts, question=texts, answer=texts)
 
 
+@settings(max_examples=40)
 @given(st.lists(questions, min_size=1, max_size=5, unique_by=lambda question: question.id))
 def test_what_is_written_is_read_by_both_readers(tmp_path_factory, items):
     path = tmp_path_factory.getbasetemp() / "questions.jsonl"

@@ -91,7 +91,8 @@ def file(tmp_path):
 @pytest.mark.parametrize(
     ("sizes", "complaint"),
     [
-        ({"test_size": 21}, "no question is left for train"),
+        ({"test_size": 21}, r"questions\.test_size: 21 asked for, 20 there are"),
+        ({"test_size": 20}, "no question is left for train"),
         ({"test_size": 10, "dev_size": 10}, "no question is left for train"),
         ({"train_size": 15}, r"questions\.train_size: 15 asked for, 14 there are"),
         ({"test_size": 10, "dev_size": 8, "train_size": 3}, r"questions\.train_size: 3 asked for, 2 there are"),

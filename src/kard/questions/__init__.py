@@ -118,16 +118,16 @@ def split_by_text(questions: Sequence[Question], section: QuestionsSection, seed
 
 
 def _check_sizes(splits: dict[str, list[Question]], section: QuestionsSection) -> None:
+    for name, size in (("test", section.test_size), ("dev", section.dev_size), ("train", section.train_size)):
+        if size is not None and len(splits[name]) < size:
+            raise UserError(
+                f"questions.{name}_size: {size} asked for, {len(splits[name])} there are. Lower it, or add questions."
+            )
     for name in ("train", "test"):
         if not splits[name]:
             raise UserError(
                 f"{section.path or section.train or section.kind}: no question is left for {name}. "
                 "Add questions, or lower the other sizes."
-            )
-    for name, size in (("train", section.train_size), ("dev", section.dev_size), ("test", section.test_size)):
-        if size is not None and len(splits[name]) < size:
-            raise UserError(
-                f"questions.{name}_size: {size} asked for, {len(splits[name])} there are. Lower it, or add questions."
             )
 
 
