@@ -26,7 +26,7 @@ from kard.artifacts import (
     read_json,
 )
 from kard.errors import UserError, nearest
-from kard.methods import METHODS, Method, methods_named
+from kard.methods import Method, methods_named
 from kard.progress import duration, say
 from kard.recipe import QuestionsSection, Recipe, Section, dump_recipe
 from kard.teacher.collect import deciding_settings
@@ -364,9 +364,5 @@ def states(recipe: Recipe, folder: Path) -> list[StepState]:
     report = manifest_of(folder / "report")
     done = report is not None and all(row.state == "done" for row in rows)
     seconds = float(report["seconds"]) if report else None
-    rows.append(StepState("report", "done" if done else "to do", ", ".join(_labels(recipe)), seconds))
+    rows.append(StepState("report", "done" if done else "to do", ", ".join(recipe.evaluation.methods), seconds))
     return rows
-
-
-def _labels(recipe: Recipe) -> list[str]:
-    return [METHODS[name].name for name in recipe.evaluation.methods if name in METHODS]
