@@ -38,10 +38,11 @@ def blocks(results: dict[str, Any]) -> dict[str, list[str]]:
     """The tables of docs/results.md."""
     return {
         "methods": [
-            "| method | n | accuracy | 95 % interval | unparsed |",
-            "|---|--:|--:|--:|--:|",
+            "| method | n | accuracy | 95 % interval | unparsed | cut off |",
+            "|---|--:|--:|--:|--:|--:|",
             *(
-                f"| {shown(row['name'])} | {row['n']} | {100 * row['accuracy']:.1f} % | {interval(row)} % | {row['unparsed']} |"
+                f"| {shown(row['name'])} | {row['n']} | {100 * row['accuracy']:.1f} % | {interval(row)} % | "
+                f"{row['unparsed']} | {row['cut']} |"
                 for row in results["methods"]
             ),
         ],

@@ -60,7 +60,7 @@ MEANINGS = {
     "student.warmup": "share of the steps in which the learning rate rises to its peak",
     "student.weight_decay": "AdamW's weight decay",
     "student.max_input_tokens": "longest prompt; passages are shortened to fit, a question never is",
-    "student.max_output_tokens": "longest continuation; an answer that is cut off is unparsed",
+    "student.max_output_tokens": "longest continuation; where there are choices, room for the answer is kept in it",
     "evaluation.methods": "rows of the [methods table](how-it-works.md#methods)",
     "name": "shown in tables and reports; empty: the recipe file's name",
     "seed": "decides splits, shuffling, training order, and the teacher's request seeds",

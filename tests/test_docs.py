@@ -184,7 +184,7 @@ def test_python_runs_against_the_real_interface(page, content, monkeypatch, caps
     from kard.model import Found
 
     passage = Passage("p1", "Giraffe", "A tall animal.", "p1", "animals.jsonl:1")
-    answer = Answer("q", "Giraffe", 0, "It is tall.", (Found(passage, 1.0, 0.5),), "prompt", "text", 0.1)
+    answer = Answer("q", "Giraffe", 0, "It is tall.", (Found(passage, 1.0, 0.5),), "prompt", "text", False, 0.1)
     loaded = create_autospec(Kard, instance=True)
     loaded.answer.return_value = answer
     loaded.answer_many.return_value = [answer]

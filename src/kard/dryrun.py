@@ -109,10 +109,10 @@ def _guess(row: StepState, recipe: Recipe, flops: float) -> Estimate:
         passes = PASSES_LORA if recipe.student.method == "lora" else PASSES_FULL
         return Estimate(examples * TOKENS_TRAINED * 2 * parameters * passes / (flops * SHARE_TRAINING), "estimated")
     if stage == "predictions":
-        if parameters is None or recipe.questions.test_size is None:
+        if parameters is None or recipe.evaluated_size is None:
             return Estimate(None, "unknown")
         tokens = TOKENS_READ / SHARE_TRAINING + TOKENS_WRITTEN / SHARE_WRITING
-        prompts = recipe.questions.test_size * (1.6 if part == "rationales_silver" else 1.0)
+        prompts = recipe.evaluated_size * (1.6 if part == "rationales_silver" else 1.0)
         return Estimate(prompts * tokens * 2 * parameters / flops, "estimated")
     return Estimate(20.0 if part == "base" else 5.0, "estimated")
 

@@ -45,6 +45,7 @@ class Answer:
         passages: What it read, best first.
         prompt: The whole text that it read.
         text: The whole text that it wrote.
+        cut: The explanation ended without ``Answer:``, which was written for it.
         seconds: Its share of the time of writing.
     """
 
@@ -55,6 +56,7 @@ class Answer:
     passages: tuple[Found, ...]
     prompt: str
     text: str
+    cut: bool
     seconds: float
 
 
@@ -172,7 +174,15 @@ class Kard:
         answer = question.choices[choice] if choice is not None else read.answer
         assert answer is None or isinstance(answer, str)
         return Answer(
-            question.id, answer, choice, read.rationale, tuple(found), written.prompt, written.text, written.seconds
+            question=question.id,
+            answer=answer,
+            choice=choice,
+            rationale=read.rationale,
+            passages=tuple(found),
+            prompt=written.prompt,
+            text=written.text,
+            cut=written.cut,
+            seconds=written.seconds,
         )
 
     def with_method(self, method: Method) -> Kard:

@@ -205,6 +205,9 @@ class EvaluationSection(Section):
     """What is measured."""
 
     methods: tuple[str, ...] = ("finetune", "distill", "kard_bm25", "kard_reranker", "kard_silver")
+    split: Literal["test", "dev"] = Field(
+        "test", description="dev: compare settings without looking at the test questions"
+    )
     passages: Size = Field(1, description="k: passages in a test prompt")
     batch_size: Size = Field(64, description="prompts written at once")
 
@@ -222,6 +225,11 @@ class Recipe(Section):
     evaluation: EvaluationSection = EvaluationSection()
     seed: int = 0
     output: PathIn | None = Field(None, description="run folder; null: runs/NAME in the current folder")
+
+    @property
+    def evaluated_size(self) -> int | None:
+        """How many questions are answered to measure the methods, where the recipe says."""
+        return self.questions.test_size if self.evaluation.split == "test" else self.questions.dev_size
 
 
 def shipped_recipes() -> list[str]:

@@ -30,6 +30,10 @@ def make_questions(recipe: Recipe, folder: Path) -> None:
         for question in splits[name]:
             check_letters(question.choices, recipe.student.answer_as, f"question '{question.id}' ({name})")
         write_questions(folder / f"{name}.jsonl", splits[name])
+    if not splits[recipe.evaluation.split]:
+        raise UserError(
+            "evaluation.split: dev asked for, and there is no dev question. Give questions.dev or dev_size."
+        )
     say("  " + ", ".join(f"{name} {len(splits[name]):,}" for name in SPLITS))
 
 
@@ -49,10 +53,15 @@ def make_index(recipe: Recipe, run: Path, folder: Path) -> None:
 
 
 def explained_questions(recipe: Recipe, run: Path, with_test: bool) -> list[Question]:
-    """Questions that need rationales: the training questions that student or reranker learn from, and the test questions
-    where they cost nothing or an oracle method reads them."""
+    """Questions that need rationales: the training questions that student or reranker learn from, and those that are
+    evaluated where rationales cost nothing or an oracle method reads them."""
     train = read_questions(run / "questions" / "train.jsonl")[: explained_count(recipe)]
-    return [*train, *(read_questions(run / "questions" / "test.jsonl") if with_test else [])]
+    return [*train, *(evaluation_questions(recipe, run) if with_test else [])]
+
+
+def evaluation_questions(recipe: Recipe, run: Path) -> list[Question]:
+    """The questions that are answered to measure the methods: test, or dev where the recipe says so."""
+    return read_questions(run / "questions" / f"{recipe.evaluation.split}.jsonl")
 
 
 def explained_count(recipe: Recipe) -> int | None:
@@ -79,7 +88,9 @@ def make_rationales(recipe: Recipe, run: Path, with_test: bool, folder: Path) ->
     explained = {rationale.question for rationale in rationales if rationale.status == "kept"}
     train = {question.id for question in read_questions(run / "questions" / "train.jsonl")}
     without = [question.id in train for question in questions if question.id not in explained]
-    missing = f"; none for {sum(without):,} training and {len(without) - sum(without):,} test questions"
+    missing = (
+        f"; none for {sum(without):,} training and {len(without) - sum(without):,} {recipe.evaluation.split} questions"
+    )
     say(f"  {kept:,} of {len(rationales):,} rationales kept{missing if without else ''}")
     if not kept:
         raise UserError(
@@ -142,7 +153,7 @@ def silver_depth(recipe: Recipe) -> int:
 
 
 def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
-    """reranker: trained on the candidate sets of kept rationales; also how it ranks test questions before and after."""
+    """reranker: trained on the candidate sets of kept rationales; also how it ranks evaluation questions before and after."""
     from kard.evaluation.retrieval import evaluate_ranking
     from kard.reranker.model import Reranker, new_encoder, passage_vectors
     from kard.reranker.training import CandidateSet, train_reranker
@@ -162,7 +173,7 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
         for row in read_jsonl(run / "candidates" / "candidates.jsonl")
         if row["status"] == "kept" and row["question"] in questions
     ]
-    test = read_questions(run / "questions" / "test.jsonl")
+    test = evaluation_questions(recipe, run)
     hits = Bm25.load(run / "index").search([q.query(recipe.retriever.query) for q in test], recipe.retriever.candidates)
     reranker.vectors.ensure(
         [p for row in sets for p in row.positions] + [int(p) for hit in hits for p in hit.positions]
@@ -316,7 +327,7 @@ def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: 
     from kard.progress import progress
     from kard.student.generation import Student, Written
 
-    questions = read_questions(run / "questions" / "test.jsonl")
+    questions = evaluation_questions(recipe, run)
     student = Student.load(run / "students" / trained_on)
     kard = Kard(methods[0], student, *load_readers(run, recipe, methods), recipe)
     found = {method.name: _read(kard.with_method(method), run, questions) for method in methods}
@@ -379,5 +390,6 @@ def _prediction(kard: Kard, question: Question, found: Sequence[Found], written:
         "passages": [found_row(item) for item in answer.passages],
         "prompt": answer.prompt,
         "text": answer.text,
+        "cut": answer.cut,
         "seconds": round(answer.seconds, 4),
     }

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from kard.errors import UserError
+from kard.prompt import extract
 from kard.recipe import StudentSection
 from kard.student.generation import Student, Written, batches, fitting_prompt
 from kard.student.loading import base_model, base_tokenizer
@@ -201,6 +202,30 @@ def test_answers_are_written_from_the_choices_alone(kind, writes, request, tmp_p
         assert (
             written[prompt].text.removeprefix("It is so.\nAnswer:").removeprefix("It is so. Answer:").strip() in choices
         )
+        assert not written[prompt].cut
+
+
+@pytest.mark.parametrize("kind", ["t5_folder", "decoder_folder"])
+@pytest.mark.parametrize("told", [" It is so.", " so so so so so so so so so so so so so so so so so"])
+def test_a_rationale_that_names_no_answer_comes_to_one(kind, told, request, tmp_path):
+    """A student that stops before "Answer:", or repeats itself up to the limit, still answers within the limit."""
+    folder = request.getfixturevalue(kind)
+    section = StudentSection(
+        model=str(folder), method="full", dtype="fp32", epochs=25, batch_size=4, lr=4e-3, max_output_tokens=32
+    )
+    prompts = [f"Question: {thing}\nExplanation:" for thing in THINGS[:8]]
+    train_student([Example(p, told) for p in prompts], str(folder), str(folder), section, 0, tmp_path, "train")
+    student = Student.load(tmp_path)
+    choices = ["red", "blue"]
+    written = student.write(dict.fromkeys(prompts, choices), "rationale", 4)
+    free = student.write(dict.fromkeys(prompts, ()), "rationale", 4)
+    for prompt in prompts:
+        read = extract(written[prompt].text, choices, "rationale")
+        assert read.answer in (0, 1)
+        assert read.rationale
+        assert told.strip().startswith(read.rationale)
+        assert written[prompt].cut
+        assert extract(free[prompt].text, choices, "rationale").answer is None
 
 
 def test_known_batches_are_not_written_again(decoder_folder, tmp_path):
@@ -209,7 +234,7 @@ def test_known_batches_are_not_written_again(decoder_folder, tmp_path):
     student = Student.load(tmp_path)
     prompts = [example.prompt for example in lookup_task()[:6]]
     plan = list(batches(prompts, 2))
-    known = {prompt: Written(prompt, "remembered", 1.0) for prompt in [*plan[0], plan[1][0]]}
+    known = {prompt: Written(prompt, "remembered", False, 1.0) for prompt in [*plan[0], plan[1][0]]}
     written = student.write(dict.fromkeys(prompts, ()), "answer", 2, known=known)
     assert [written[prompt].text for prompt in plan[0]] == ["remembered", "remembered"]
     assert "remembered" not in [written[prompt].text for batch in plan[1:] for prompt in batch]

@@ -37,6 +37,7 @@ def build_results(recipe: Recipe, run: Path, done: Sequence[Artifact]) -> dict[s
     return {
         "recipe": recipe.name,
         "dataset": recipe.questions.kind if recipe.questions.kind != "jsonl" else _file_name(recipe),
+        "split": recipe.evaluation.split,
         "seed": recipe.seed,
         "environment": environment(recipe),
         "methods": [_method_row(run, method, predictions[method.name]) for method in there],
@@ -56,15 +57,15 @@ def predictions_of(run: Path, method: Method) -> list[dict[str, Any]]:
 def why_skipped(method: Method) -> str:
     """Why an oracle method has no predictions."""
     if method.reads == "gold":
-        return "no test question names gold passages that are in the knowledge base"
-    return "no test question has a rationale, so there are no silver passages for it"
+        return "no question names gold passages that are in the knowledge base"
+    return "no question has a rationale, so there are no silver passages for it"
 
 
 def compare(right: Mapping[str, Sequence[bool]], seed: int) -> list[dict[str, Any]]:
     """Each method against distill, and kard_reranker against all (all pairs where neither is there), paired.
 
     Args:
-        right: For each method, which test questions it answered correctly, in the same order.
+        right: For each method, which questions it answered correctly, in the same order.
         seed: Of the bootstrap.
     """
     hubs: list[str] = [name for name in ("kard_reranker", "distill") if name in right]
@@ -112,6 +113,7 @@ def _method_row(run: Path, method: Method, rows: list[dict[str, Any]]) -> dict[s
         "accuracy": correct / len(rows),
         "ci95": list(wilson(correct, len(rows))),
         "unparsed": sum(not row["parsed"] for row in rows),
+        "cut": sum(row["cut"] for row in rows),
         "without_passages": sum(not row["passages"] for row in rows) if method.reads != "nothing" else 0,
         "train_seconds": float(manifest["seconds"]) if manifest else 0.0,
         "predict_seconds": round(sum(row["seconds"] for row in rows), 2),

@@ -62,7 +62,8 @@ def samples(recipe: Recipe, run: Path, results: dict[str, Any]) -> list[Sample]:
     half = SAMPLES // 2
     some_wrong = wrong[: max(half, SAMPLES - len(right))]
     chosen = [*some_wrong, *right[: SAMPLES - len(some_wrong)]]
-    questions = {question.id: question for question in read_questions(run / "questions" / "test.jsonl")}
+    asked = run / "questions" / f"{recipe.evaluation.split}.jsonl"
+    questions = {question.id: question for question in read_questions(asked)}
     return [_sample(row, questions[row["question"]]) for row in chosen]
 
 

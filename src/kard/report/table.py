@@ -20,7 +20,7 @@ def summary_table(results: dict[str, Any]) -> Table:
         results: The content of results.json.
     """
     table = _table()
-    table.title = Text(f"{results['recipe']}: {results['methods'][0]['n']:,} test questions")
+    table.title = Text(f"{results['recipe']}: {results['methods'][0]['n']:,} {results['split']} questions")
     for column in ("accuracy %", "95 % interval", "unparsed", "training", "prediction"):
         table.add_column(column, justify="right")
     for row in results["methods"]:

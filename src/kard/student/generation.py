@@ -21,10 +21,18 @@ from kard.student.loading import StudentSettings, trained_model
 
 @dataclass(frozen=True)
 class Written:
-    """A prompt's continuation and its share of the batch's time in seconds."""
+    """A prompt's continuation.
+
+    Attributes:
+        prompt: What was read.
+        text: What was written.
+        cut: The rationale ended without ``Answer:`` (most often at ``max_output_tokens``), which was written for it.
+        seconds: Its share of the batch's time.
+    """
 
     prompt: str
     text: str
+    cut: bool
     seconds: float
 
 
@@ -83,19 +91,20 @@ class Student:
                 written = [known[prompt] for prompt in batch]
             else:
                 start = monotonic()
-                texts = self._continue(batch, [prompts[prompt] for prompt in batch], writes)
+                texts, cut = self._continue(batch, [prompts[prompt] for prompt in batch], writes)
                 seconds = (monotonic() - start) / len(batch)
-                written = [Written(prompt, text, seconds) for prompt, text in zip(batch, texts, strict=True)]
+                rows = enumerate(zip(batch, texts, strict=True))
+                written = [Written(prompt, text, row in cut, seconds) for row, (prompt, text) in rows]
             found |= {item.prompt: item for item in written}
             done(written)
         return found
 
-    def _continue(self, prompts: list[str], answers: list[Sequence[str]], writes: Writes) -> list[str]:
+    def _continue(self, prompts: list[str], answers: list[Sequence[str]], writes: Writes) -> tuple[list[str], set[int]]:
         decoder = not self.model.config.is_encoder_decoder
         self.tokenizer.padding_side = "left" if decoder else "right"
         inputs = self.tokenizer(prompts, padding=True, return_tensors="pt").to(self.model.device)
         end, limit = int(self.tokenizer.eos_token_id), self.settings.max_output_tokens
-        guide = AnswerGuide(self.tokenizer, answers, writes, skip=0 if decoder else 1)
+        guide = AnswerGuide(self.tokenizer, answers, writes, limit, skip=0 if decoder else 1)
         if decoder:
             tokens: Any = greedy(self.model, inputs.input_ids, inputs.attention_mask, limit, end, guide)
         else:
@@ -109,7 +118,8 @@ class Student:
                 pad_token_id=self.tokenizer.pad_token_id,
                 logits_processor=LogitsProcessorList([guide]),
             )
-        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        texts = [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return texts, set(guide.cut)
 
 
 def batches(prompts: Sequence[str], size: int) -> Iterator[list[str]]:

@@ -1,7 +1,8 @@
-"""Writing the answer from the choices only: once a student has written ``Answer:``, it can go on with a choice alone.
+"""Writing the answer from the choices only, and always coming to one.
 
-Without it a student names things that are not among the choices (a full name in place of a short one, what the passage is
-about), which no reader can count as an answer.
+Once a student has written ``Answer:``, it can go on with a choice alone: without this it names things that are not among the
+choices (a full name in place of a short one, what the passage is about), which no reader can count as an answer. A rationale
+that would end without ``Answer:``, by itself or because it repeats itself up to the limit, gets it written for it.
 """
 
 from __future__ import annotations
@@ -26,52 +27,82 @@ class AnswerGuide(LogitsProcessor):
         tokenizer: The student's.
         answers: For each row the answers that may be written, none where any may.
         writes: ``"answer"``: the answer begins at once; ``"rationale"``: after ``Answer:``.
+        limit: Most tokens of a row; the last of them are kept free for ``Answer:`` and the longest choice.
         skip: Tokens at the front of a row that were not written by the student (a T5's start token).
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, answers: Sequence[Sequence[str]], writes: Writes, skip: int = 0
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        answers: Sequence[Sequence[str]],
+        writes: Writes,
+        limit: int,
+        skip: int = 0,
     ) -> None:
         self.tokenizer = tokenizer
-        end = int(tokenizer.eos_token_id)
+        self.end = int(tokenizer.eos_token_id)
         self.paths = [
-            [[*tokenizer(f" {answer}", add_special_tokens=False).input_ids, end] for answer in row] for row in answers
+            [[*tokenizer(f" {answer}", add_special_tokens=False).input_ids, self.end] for answer in row]
+            for row in answers
         ]
+        self.cue: list[int] = tokenizer(f"\n{ANSWER_CUE}", add_special_tokens=False).input_ids
+        self.limit = limit
+        self.cut: dict[int, int] = {}
+        """Rows whose ``Answer:`` is written for them, and how many tokens they had written themselves."""
         begin = 0 if writes == "answer" else None
         self.begins: list[int | None] = [begin for _ in answers]
         self.skip = skip
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Mask next-token scores (rows, vocabulary), for ``generate``."""
-        return self.masked(range(len(scores)), [row[self.skip :] for row in input_ids.tolist()], scores)
+        written = [row[self.skip :] for row in input_ids.tolist()]
+        wanted = scores.argmax(dim=-1).tolist()
+        for row, tokens in enumerate(written):
+            allowed = self._allowed(row, tokens, wanted[row])
+            if allowed:
+                only = torch.full_like(scores[row], -math.inf)
+                only[allowed] = scores[row, allowed]
+                scores[row] = only
+        return scores
 
-    def masked(self, rows: Sequence[int], written: Sequence[list[int]], scores: Tensor) -> Tensor:
-        """Mask next-token scores of some rows.
+    def choose(self, rows: Sequence[int], written: Sequence[list[int]], scores: Tensor) -> Tensor:
+        """The likeliest token of each row that may follow.
 
         Args:
             rows: Which rows of the batch.
             written: All that each of them has written so far.
             scores: (rows, vocabulary).
-        """
-        for place, (row, tokens) in enumerate(zip(rows, written, strict=True)):
-            allowed = self._allowed(row, tokens)
-            if allowed:
-                kept = torch.tensor(sorted(allowed), device=scores.device)
-                only = torch.full_like(scores[place], -math.inf)
-                only[kept] = scores[place, kept]
-                scores[place] = only
-        return scores
 
-    def _allowed(self, row: int, tokens: list[int]) -> set[int]:
+        Returns:
+            Token ids (rows,).
+        """
+        chosen = scores.argmax(dim=-1)
+        for place, (row, tokens, wanted) in enumerate(zip(rows, written, chosen.tolist(), strict=True)):
+            allowed = self._allowed(row, tokens, wanted)
+            if allowed:
+                chosen[place] = allowed[int(scores[place, allowed].argmax())]
+        return chosen
+
+    def _allowed(self, row: int, tokens: list[int], wanted: int) -> list[int]:
         """Tokens that keep the row on the way to one of its answers; none where it is free."""
-        if not self.paths[row]:
-            return set()
+        paths = self.paths[row]
+        if not paths:
+            return []
+        if self.begins[row] is None and self._cue_is_written(tokens):
+            self.begins[row] = len(tokens)
         begin = self.begins[row]
         if begin is None:
-            if not self.tokenizer.decode(tokens[-_CUE_TOKENS:]).endswith(ANSWER_CUE):
-                return set()
-            begin = self.begins[row] = len(tokens)
+            return self._cue_token(row, len(tokens), wanted)
         so_far = tokens[begin:]
-        return {
-            path[len(so_far)] for path in self.paths[row] if path[: len(so_far)] == so_far and len(path) > len(so_far)
-        }
+        done = len(so_far)
+        return sorted({path[done] for path in paths if path[:done] == so_far and len(path) > done})
+
+    def _cue_is_written(self, tokens: list[int]) -> bool:
+        return self.tokenizer.decode(tokens[-_CUE_TOKENS:]).endswith(ANSWER_CUE)
+
+    def _cue_token(self, row: int, length: int, wanted: int) -> list[int]:
+        room = self.limit - len(self.cue) - max(len(path) for path in self.paths[row])
+        if row not in self.cut and (wanted == self.end or length >= room):
+            self.cut[row] = length
+        begun = length - self.cut[row] if row in self.cut else len(self.cue)
+        return self.cue[begun : begun + 1]
