@@ -165,6 +165,9 @@ class RerankerSection(Section):
     epochs: Positive = 1.0
     batch_size: Size = 16
     lr: Positive = 1e-4
+    frozen_layers: Annotated[int, Field(ge=0)] = Field(
+        0, description="lowest layers of the question side that stay as they are, with the embeddings: faster"
+    )
     question_tokens: Size = 128
     passage_tokens: Size = 128
     checkpoint_minutes: Positive = Field(2.0, description="how much training a killed run may lose")

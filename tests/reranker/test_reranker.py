@@ -139,6 +139,18 @@ def test_training_moves_the_rationales_passage_up_and_saves_an_ordinary_model(re
     assert training["loss"][-1]["loss"] < training["loss"][0]["loss"]
 
 
+@pytest.mark.parametrize("layers", [0, 1])
+def test_frozen_layers_stay_as_they_are(layers, reranker, tmp_path):
+    before = {name: value.clone() for name, value in reranker.encoder.named_parameters()}
+    reranker.vectors.ensure(range(len(TEXTS)))
+    section = RerankerSection(model="unused", epochs=2, batch_size=4, lr=1e-3, frozen_layers=layers)
+    train_reranker(reranker, sets_for_training(), section, 0, tmp_path)
+    moved = {name for name, value in reranker.encoder.named_parameters() if not torch.equal(value, before[name])}
+    assert all("sub_modules.query" in name for name in moved)  # the passage side never moves
+    assert any("layer.1." in name for name in moved)
+    assert any("layer.0." in name or "embeddings" in name for name in moved) == (layers == 0)
+
+
 def test_sampled_candidates_depend_on_the_set_alone(reranker):
     row = sets_for_training()[0]
     collator = Collator(reranker, 3, seed=4)

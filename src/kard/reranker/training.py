@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def train_reranker(
         learning_rate=section.lr,
         warmup_steps=0.1,
     )
-    model = QuestionSide(reranker.encoder, tau_rationale, tau_question)
+    model = QuestionSide(reranker.encoder, tau_rationale, tau_question, section.frozen_layers)
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -114,14 +115,17 @@ def _untrained_spread(reranker: Reranker, sets: Sequence[CandidateSet], sample: 
 class QuestionSide(nn.Module):
     """The trained half: question tokens against fixed passage vectors, and the loss."""
 
-    def __init__(self, encoder: MultiVectorEncoder, tau_rationale: float, tau_question: float) -> None:
+    def __init__(
+        self, encoder: MultiVectorEncoder, tau_rationale: float, tau_question: float, frozen_layers: int = 0
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.tau_rationale = tau_rationale
         self.tau_question = tau_question
         encoder.requires_grad_(False)
         for module in query_modules(encoder):
-            module.requires_grad_(True)
+            for name, parameter in module.named_parameters():
+                parameter.requires_grad_(not _is_frozen(name, frozen_layers))
 
     def train(self, mode: bool = True) -> QuestionSide:
         """Without dropout: the target is a full distribution, and the untrained scores are the starting point."""
@@ -143,6 +147,12 @@ class QuestionSide(nn.Module):
         scores = late_interaction(encoded["token_embeddings"], encoded["attention_mask"], queries_of, passages, mask)
         loss = kl_loss(target, scores, mask.any(dim=-1), self.tau_rationale, self.tau_question)
         return {"loss": loss}
+
+
+def _is_frozen(parameter: str, layers: int) -> bool:
+    """Whether a parameter belongs to the lowest layers, or to the embeddings below them."""
+    layer = re.search(r"\blayers?\.(\d+)\.", parameter)
+    return layers > 0 and (int(layer[1]) < layers if layer else "embed" in parameter)
 
 
 def late_interaction(queries: Tensor, query_mask: Tensor, queries_of: Tensor, passages: Tensor, mask: Tensor) -> Tensor:
