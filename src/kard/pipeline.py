@@ -5,9 +5,6 @@ questions → knowledge → index → rationales → candidates → reranker →
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +25,7 @@ from kard.artifacts import (
     read_json,
 )
 from kard.errors import UserError, nearest
+from kard.memory import release_memory
 from kard.methods import Method, methods_named
 from kard.progress import duration, say
 from kard.recipe import QuestionsSection, Recipe, Section, dump_recipe
@@ -113,16 +111,6 @@ def _run_step(step: Step, folder: Path) -> Artifact:
     release_memory()
     say(f"{step.name}: {'is there' if artifact.skipped else 'took ' + duration(artifact.seconds)}")
     return artifact
-
-
-def release_memory() -> None:
-    """Give freed memory back to the system: without it, the next stage's comes on top.
-
-    Trainers hold their models in cycles, and glibc keeps freed tensors in its arenas (measured: 2.5 GB after one student).
-    """
-    gc.collect()
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _report(recipe: Recipe, folder: Path, done: list[Artifact]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.errors import UserError
+from kard.memory import release_memory
 from kard.methods import Writes
 from kard.prompt import render, shorten_passages
 from kard.student.decoding import greedy
@@ -95,6 +96,7 @@ class Student:
                 seconds = (monotonic() - start) / len(batch)
                 rows = enumerate(zip(batch, texts, strict=True))
                 written = [Written(prompt, text, row in cut, seconds) for row, (prompt, text) in rows]
+                release_memory()
             found |= {item.prompt: item for item in written}
             done(written)
         return found
