@@ -291,13 +291,13 @@ def check_run(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for writing, so that two commands never build the same stage at once."""
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a folder for writing, so that two commands never build the same stage at once; `wait` until another is done."""
     import fcntl
 
     with open(folder / ".lock", "a", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise UserError(
                 f"{folder}: another kard command is writing here. Wait for it, or use another --output."

@@ -9,7 +9,8 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
-from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.errors import UserError
 from kard.methods import Writes
@@ -21,11 +22,16 @@ from kard.student.loading import StudentSettings, trained_model
 
 @dataclass(frozen=True)
 class Written:
-    """A prompt's continuation and its share of the batch's time in seconds."""
+    """A prompt's continuation, its share of the batch's time in seconds, and how probable its answer was among the choices."""
 
     prompt: str
     text: str
     seconds: float
+    confidence: float | None = None
+
+
+Hear = Callable[[str], None]
+"""Takes all of the text that has been written so far."""
 
 
 class Student:
@@ -63,6 +69,7 @@ class Student:
         batch_size: int,
         done: Callable[[list[Written]], None] = lambda written: None,
         known: Mapping[str, Written] = MappingProxyType({}),
+        hear: Mapping[str, Hear] = MappingProxyType({}),
     ) -> dict[str, Written]:
         """Continue each prompt greedily until the end token.
 
@@ -73,6 +80,7 @@ class Student:
             done: Called with each finished batch.
             known: What an interrupted call has written already; a batch that is known as a whole is not written again, so
                 that batches, and with them rounding, do not depend on the interruption.
+            hear: By prompt, who is told after each token what has been written so far.
 
         Returns:
             What was written, by prompt.
@@ -83,21 +91,32 @@ class Student:
                 written = [known[prompt] for prompt in batch]
             else:
                 start = monotonic()
-                texts = self._continue(batch, [prompts[prompt] for prompt in batch], writes)
+                texts = self._continue(batch, [prompts[prompt] for prompt in batch], writes, hear)
                 seconds = (monotonic() - start) / len(batch)
-                written = [Written(prompt, text, seconds) for prompt, text in zip(batch, texts, strict=True)]
+                written = [
+                    Written(prompt, text, seconds, confidence)
+                    for prompt, (text, confidence) in zip(batch, texts, strict=True)
+                ]
             found |= {item.prompt: item for item in written}
             done(written)
         return found
 
-    def _continue(self, prompts: list[str], answers: list[Sequence[str]], writes: Writes) -> list[str]:
+    def _continue(
+        self, prompts: list[str], answers: list[Sequence[str]], writes: Writes, hear: Mapping[str, Hear]
+    ) -> list[tuple[str, float | None]]:
         decoder = not self.model.config.is_encoder_decoder
         self.tokenizer.padding_side = "left" if decoder else "right"
         inputs = self.tokenizer(prompts, padding=True, return_tensors="pt").to(self.model.device)
         end, limit = int(self.tokenizer.eos_token_id), self.settings.max_output_tokens
         guide = AnswerGuide(self.tokenizer, answers, writes, skip=0 if decoder else 1)
+        heard = [(row, hear[prompt]) for row, prompt in enumerate(prompts) if prompt in hear]
+
+        def step(written: list[list[int]]) -> None:
+            for row, tell in heard:
+                tell(self._text(written[row]).rstrip("\ufffd").strip())
+
         if decoder:
-            tokens: Any = greedy(self.model, inputs.input_ids, inputs.attention_mask, limit, end, guide)
+            tokens: Any = greedy(self.model, inputs.input_ids, inputs.attention_mask, limit, end, guide, step)
         else:
             tokens = self.model.generate(
                 input_ids=inputs.input_ids,
@@ -107,9 +126,23 @@ class Student:
                 num_beams=1,
                 eos_token_id=end,
                 pad_token_id=self.tokenizer.pad_token_id,
-                logits_processor=LogitsProcessorList([guide]),
+                logits_processor=LogitsProcessorList([guide, *([_Steps(step)] if heard else [])]),
             )
-        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return [(self._text(row).strip(), sure) for row, sure in zip(tokens, guide.confidences(), strict=True)]
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+class _Steps(LogitsProcessor):
+    """Tells after each token of ``generate`` what has been written; the first token of a row is the model's start token."""
+
+    def __init__(self, step: Callable[[list[list[int]]], None]) -> None:
+        self.step = step
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.step([row[1:] for row in input_ids.tolist()])
+        return scores
 
 
 def batches(prompts: Sequence[str], size: int) -> Iterator[list[str]]:

@@ -40,6 +40,7 @@ class AnswerGuide(LogitsProcessor):
         begin = 0 if writes == "answer" else None
         self.begins: list[int | None] = [begin for _ in answers]
         self.skip = skip
+        self._log_probability = [0.0 for _ in answers]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Mask next-token scores (rows, vocabulary), for ``generate``."""
@@ -59,8 +60,18 @@ class AnswerGuide(LogitsProcessor):
                 kept = torch.tensor(sorted(allowed), device=scores.device)
                 only = torch.full_like(scores[place], -math.inf)
                 only[kept] = scores[place, kept]
+                self._weigh(row, scores[place, kept])
                 scores[place] = only
         return scores
+
+    def confidences(self) -> list[float | None]:
+        """How probable each row's answer was among its choices, after what the row had written; None where any may follow."""
+        rows = zip(self.paths, self.begins, self._log_probability, strict=True)
+        return [math.exp(logarithm) if paths and begin is not None else None for paths, begin, logarithm in rows]
+
+    def _weigh(self, row: int, allowed: Tensor) -> None:
+        """Take the likeliest of the allowed tokens' scores, which is the one that is written, into the row's probability."""
+        self._log_probability[row] += float(allowed.float().log_softmax(dim=-1).max())
 
     def _allowed(self, row: int, tokens: list[int]) -> set[int]:
         """Tokens that keep the row on the way to one of its answers; none where it is free."""
