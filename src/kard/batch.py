@@ -13,7 +13,7 @@ from kard.progress import progress
 from kard.questions import Question
 from kard.questions.jsonl import read_user_jsonl, text_of, texts_of
 
-QUESTIONS_AT_ONCE = 256
+QUESTIONS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
