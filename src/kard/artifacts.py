@@ -266,6 +266,8 @@ def open_run(folder: Path) -> None:
     marker = folder / "run.json"
     if marker.exists():
         check_run(folder)
+        if read_json(marker).get("export"):
+            raise UserError(f"{folder}: is an export, which answers but cannot be run. Choose another --output.")
         return
     # A run that died while run.json was being written has left nothing else.
     if folder.is_file() or (folder.is_dir() and any(item.name != "run.json.tmp" for item in folder.iterdir())):

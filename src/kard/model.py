@@ -315,7 +315,12 @@ def load_reranker(folder: Path, recipe: Recipe, passages: Sequence[Passage]) -> 
 
 
 def passage_store(folder: Path, recipe: Recipe) -> Path:
-    """Where the passage vectors of a run lie; another encoder or another knowledge base has another folder."""
+    """Where the passage vectors of a run lie; another encoder or another knowledge base has another folder.
+
+    An export brings its own, and does not need the model that the reranker was trained from.
+    """
+    if exported_vectors(folder).exists():
+        return exported_vectors(folder)
     from kard.reranker.vectors import vectors_folder
     from kard.weights import model_identity
 
@@ -323,6 +328,11 @@ def passage_store(folder: Path, recipe: Recipe) -> Path:
     assert manifest is not None
     identity = model_identity(recipe.reranker.model)
     return vectors_folder(folder, identity, recipe.reranker.passage_tokens, manifest["key"])
+
+
+def exported_vectors(folder: Path) -> Path:
+    """Where an export keeps its passage vectors."""
+    return folder / "reranker" / "vectors"
 
 
 def finished(folder: Path, stage: str) -> Path:

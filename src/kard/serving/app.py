@@ -85,7 +85,9 @@ class Refusal(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        return error_body(self.message, self.code, kind="server_error" if self.status >= 500 else "invalid_request_error")
+        return error_body(
+            self.message, self.code, kind="server_error" if self.status >= 500 else "invalid_request_error"
+        )
 
 
 def create_app(kard: Kard, settings: Settings, examples: Sequence[dict[str, Any]] = ()) -> FastAPI:
@@ -117,7 +119,11 @@ def create_app(kard: Kard, settings: Settings, examples: Sequence[dict[str, Any]
     _add_rest(app, desk, metrics, list(examples))
     paths = [str(path) for path in app.openapi()["paths"]] + list(ASSETS)
     app.add_middleware(
-        Guard, keys=settings.keys, most_bytes=settings.most_bytes, metrics=metrics, paths=[p for p in paths if "{" not in p]
+        Guard,
+        keys=settings.keys,
+        most_bytes=settings.most_bytes,
+        metrics=metrics,
+        paths=[p for p in paths if "{" not in p],
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts), www_redirect=False)
     return app
@@ -185,7 +191,9 @@ class Desk:
             raise Refusal(503, "the server is stopping. Try again later.", "stopping") from error
 
     def _late(self) -> Refusal:
-        return Refusal(504, f"no answer within {self.timeout:g} s. Try again later, or shorten the question.", "timeout")
+        return Refusal(
+            504, f"no answer within {self.timeout:g} s. Try again later, or shorten the question.", "timeout"
+        )
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -203,7 +211,9 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
-        return JSONResponse(error_body(str(error.detail), f"http_{error.status_code}"), error.status_code, error.headers)
+        return JSONResponse(
+            error_body(str(error.detail), f"http_{error.status_code}"), error.status_code, error.headers
+        )
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:

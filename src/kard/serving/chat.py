@@ -122,7 +122,12 @@ class Completion:
         assert done.answer is not None
         message = {"role": "assistant", "content": self.cut(done.answer.text), "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason(done)}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": self.usage(done), "kard": self._ours(done)}
+        return {
+            **self._head("chat.completion"),
+            "choices": [choice],
+            "usage": self.usage(done),
+            "kard": self._ours(done),
+        }
 
     def piece(self, content: str, first: bool) -> dict[str, Any]:
         """A chunk of a stream with some text."""

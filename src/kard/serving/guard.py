@@ -80,7 +80,9 @@ class Guard:
                         return
                     body += message.get("body", b"")
                     if len(body) > self.most_bytes:
-                        await refuse(send, 413, f"the body is longer than {self.most_bytes:,} bytes. Shorten it.", "too_long")
+                        await refuse(
+                            send, 413, f"the body is longer than {self.most_bytes:,} bytes. Shorten it.", "too_long"
+                        )
                         return
                     if not message.get("more_body", False):
                         break
@@ -104,7 +106,9 @@ class Guard:
         return scheme.lower() == b"bearer" and any(right)
 
 
-def error_body(message: str, code: str, param: str | None = None, kind: str = "invalid_request_error") -> dict[str, Any]:
+def error_body(
+    message: str, code: str, param: str | None = None, kind: str = "invalid_request_error"
+) -> dict[str, Any]:
     """An error as OpenAI's clients read it."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -134,5 +138,7 @@ def read_keys(file: Path | None, from_environment: str | None) -> tuple[str, ...
             raise UserError(f"{file}: holds no key. Write one a line.")
     keys = [*lines, *(key.strip() for key in (from_environment or "").split(",") if key.strip())]
     if any(len(key) < SHORTEST_KEY for key in keys):
-        raise UserError(f"{file or 'KARD_API_KEYS'}: a key is shorter than {SHORTEST_KEY} characters. Make a longer one.")
+        raise UserError(
+            f"{file or 'KARD_API_KEYS'}: a key is shorter than {SHORTEST_KEY} characters. Make a longer one."
+        )
     return tuple(keys)

@@ -11,7 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 def reference_page(openapi: dict[str, Any]) -> str:
     """Render an OpenAPI description."""
     environment = Environment(
-        loader=PackageLoader("kard", "serving"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("kard", "serving"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"kind": _kind, "name": lambda reference: reference.rpartition("/")[2]}
     operations = [
@@ -34,7 +38,9 @@ def _kind(part: dict[str, Any]) -> str:
     if part.get("type") == "array":
         most = f" (at most {part['maxItems']})" if "maxItems" in part else ""
         return f"list of {_kind(part['items'])}{most}"
-    least, most = (part.get(key, part.get(other)) for key, other in (("minimum", "minLength"), ("maximum", "maxLength")))
+    least, most = (
+        part.get(key, part.get(other)) for key, other in (("minimum", "minLength"), ("maximum", "maxLength"))
+    )
     limits = [f"from {least}"] * (least is not None) + [f"to {most}"] * (most is not None)
     unit = ["characters"] * ("maxLength" in part)
     words = {"string": "text", "integer": "whole number", "boolean": "true or false"}

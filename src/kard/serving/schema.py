@@ -21,7 +21,9 @@ def _not_blank(text: str) -> str:
 
 Text = Annotated[str, Field(min_length=1, max_length=8000), AfterValidator(_not_blank)]
 Choice = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_not_blank)]
-Choices = Annotated[list[Choice], Field(max_length=MOST_CHOICES, description="Options to choose from; none: open answer")]
+Choices = Annotated[
+    list[Choice], Field(max_length=MOST_CHOICES, description="Options to choose from; none: open answer")
+]
 Shown = Annotated[int, Field(ge=0, le=MOST_SHOWN, description="How many of the considered passages to return")]
 
 

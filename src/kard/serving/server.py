@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,13 +42,17 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
 
     if not loopback and not settings.keys:
         say(f"Anybody who reaches {host} may ask: no key is set. See 'kard serve --help'.")
-    server = Server(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False))
+    # uvicorn raises the signal that stopped it once more when all is answered; then leaving is what is left to do.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    server = Server(
+        uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+    )
     try:
         server.run()
     except SystemExit as stop:
-        raise UserError(f"{address}: cannot be used (see above). Choose another --port or --host.") from stop
-    finally:
-        say(f"Stopped: {app.state.worker.accepted:,} questions were accepted, and all of them answered or given up")
+        if not server.started:
+            raise UserError(f"{address}: cannot be used (see above). Choose another --port or --host.") from stop
+    say(f"Stopped: {app.state.worker.accepted:,} questions were accepted; all were answered, or their askers had gone")
 
 
 def examples(run: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from kard.questions import Question
 from kard.serving.metrics import Metrics
 
 _log = logging.getLogger("kard.serving")
-_WARM_UP = Question(id="warm up", question="Is it warm?")
+_WARM_UP = Question(id="warm up", question="Is it warm?", choices=("yes", "no"))
 
 
 class QueueFull(Exception):
@@ -86,17 +86,13 @@ class Worker:
         self._changed = Condition()
         self._stopping = False
         self._seconds_each = 0.5
+        self._warm: Future[None] = Future()
         self._thread = Thread(target=self._run, name="kard-worker", daemon=True)
 
     def start(self) -> None:
-        """Start the thread and answer a first question, so that the first user does not wait for what is set up lazily."""
+        """Start the thread, once it has set up what is set up at the first use: the first user shall not wait for it."""
         self._thread.start()
-        job = Job(_WARM_UP, self.kard.method)
-        self.submit(job)
-        error = job.future.exception()
-        if error is not None and not isinstance(error, UserError):  # a student of letters takes no question without choices
-            raise error
-        self.accepted = 0
+        self._warm.result()
 
     @property
     def alive(self) -> bool:
@@ -132,7 +128,17 @@ class Worker:
             self._changed.notify()
         self._thread.join()
 
+    def _warm_up(self) -> None:
+        self.kard.candidates([_WARM_UP], {})
+        self.kard.student.write({_WARM_UP.question: _WARM_UP.choices}, "answer", 1)
+
     def _run(self) -> None:
+        try:
+            self._warm_up()
+        except Exception as error:
+            self._warm.set_exception(error)
+            return
+        self._warm.set_result(None)
         while batch := self._next_batch():
             start = monotonic()
             running = [job for job in batch if job.future.set_running_or_notify_cancel()]
@@ -194,5 +200,3 @@ class Worker:
 
 def _ms(seconds: float) -> float:
     return round(1000 * seconds, 1)
-
-
