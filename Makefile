@@ -33,7 +33,7 @@ docs: setup
 
 # The server's tests with 2,000 generated requests and more.
 fuzz: setup
-	KARD_FUZZ=300 "$(BIN)/python" -m pytest tests/serving/test_fuzzing.py -s
+	KARD_FUZZ=300 "$(BIN)/python" -m pytest tests/serving/test_fuzzing.py --log-cli-level=WARNING
 
 clean:
 	rm -rf "$(VENV)" build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

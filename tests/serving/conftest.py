@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx2 as httpx
 import pytest
@@ -19,10 +18,11 @@ from kard.serving.app import Settings, create_app
 
 ASKED = "Which colour has the ship of the north?"
 COLOURS = ["red", "green", "blue"]
+DEFAULT = Settings()
 
 
 @contextmanager
-def serving(kard: Kard, settings: Settings = Settings(), examples=()) -> Iterator[str]:
+def serving(kard: Kard, settings: Settings = DEFAULT, examples=()) -> Iterator[str]:
     """Serve and give the address."""
     app = create_app(kard, settings, examples)
     with socket.socket() as listening:
@@ -102,7 +102,3 @@ def sse(response: httpx.Response) -> list[tuple[str, object]]:
         data = fields["data"]
         events.append((fields.get("event", ""), data if data == "[DONE]" else json.loads(data)))
     return events
-
-
-def path_of(name: str) -> Path:
-    return Path(__file__).parent / name

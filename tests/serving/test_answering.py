@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -135,7 +136,7 @@ def test_what_is_heard_on_the_way_ends_in_the_answer(kind, request, kard):
     written = student.write(dict.fromkeys([*heard, "nobody listens"], ()), "rationale", 2, hear=hear)
     for prompt, states in heard.items():
         assert len(states) > 3
-        assert all(after.startswith(before) for before, after in zip(states, states[1:], strict=False))
+        assert all(after.startswith(before) for before, after in pairwise(states))
         assert written[prompt].text.startswith(states[-1])
 
 

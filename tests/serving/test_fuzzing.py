@@ -5,6 +5,7 @@ KARD_FUZZ is how many are sent to each route in each way; `make fuzz` sends 2,00
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 
@@ -50,6 +51,6 @@ def test_generated_requests_are_answered_or_refused(fuzzed, verb, path, mode):
         assert reply.status_code < 500, f"{reply.text[:300]} for {case.as_curl_command()}"
 
     send()
-    print(f"{verb} {path} {mode}: {statuses.total():,} requests, {dict(statuses)}")
+    logging.getLogger(__name__).warning("%s %s %s: %d requests, %s", verb, path, mode, statuses.total(), dict(statuses))
     assert statuses
     assert httpx.get(f"{fuzzed}/ready").status_code == 200

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
 from dataclasses import replace
 
@@ -77,13 +75,8 @@ def test_hostile_passages_are_returned_as_they_are(kard):
 def test_a_passage_cannot_make_a_prompts_lines(kard):
     """A passage stands on one line of the prompt, so it can pretend to be neither the question nor the answer."""
     prompt = hostile_kard(kard).answer(ASKED, COLOURS).prompt
-    lines = prompt.splitlines()
-    assert [line.split(":")[0] for line in lines if not line.startswith("- ")] == [
-        *["Passage"] * (len(lines) - 2 - 1 - len(COLOURS)),
-        "Question",
-        "Choices",
-        "Explanation",
-    ]
+    fronts = [line.split(":")[0] for line in prompt.splitlines() if not line.startswith("- ")]
+    assert fronts == ["Passage", "Question", "Choices", "Explanation"]
 
 
 def test_an_injected_passage_cannot_make_an_answer_that_is_no_choice(kard):
@@ -195,9 +188,3 @@ def test_no_pickle_is_loaded(answering_run, monkeypatch):
     assert Kard.load(answering_run).answer(ASKED, COLOURS).text
     suffixes = {file.suffix for file in answering_run.rglob("*") if file.is_file()}
     assert not suffixes & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
-
-
-def test_json_of_hostile_text_is_valid(client):
-    reply = client.post("/v1/answer", json={"question": HOSTILE["control"], "choices": COLOURS})
-    assert json.loads(reply.content)["answer"] in COLOURS
-    assert os.linesep.encode() not in reply.content

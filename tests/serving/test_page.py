@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -91,17 +92,17 @@ def test_the_switch_shows_what_it_would_say_otherwise(page, address):
     page.goto(address)
     ask(page)
     assert cards(page) == ["kard_reranker"]
-    page.get_by_text("No passages", exact=True).first.click()
+    page.get_by_role("radio", name="No passages").click()
     page.wait_for_selector(".card[data-model=no_passages]:not(.busy)")
     assert not page.locator(".evidence").is_visible()
-    page.get_by_text("Side by side").click()
+    page.get_by_role("radio", name="Side by side").click()
     page.wait_for_function("document.querySelectorAll('.card').length === 3")
     assert cards(page) == ["kard_reranker", "kard_bm25", "no_passages"]
     boxes = [card.bounding_box() for card in page.locator(".card").all()]
     assert len({round(box["y"]) for box in boxes}) == 1, "they stand beside each other"
     asked = []
     page.on("request", lambda request: asked.append(request.url))
-    page.get_by_text("Passages, reranked", exact=True).first.click()
+    page.get_by_role("radio", name="Passages, reranked").click()
     page.wait_for_function("document.querySelectorAll('.card').length === 1")
     assert asked == [], "what was answered before is not asked again"
 
@@ -216,10 +217,11 @@ def test_inline_script_would_not_run(page, address):
     """The policy itself: a script that gets into the page is refused by the browser."""
     page.goto(address)
     page.evaluate(
-        "const s = document.createElement('p'); document.body.append(s); s.setAttribute('onclick', 'window.ran = 1'); s.click()"
+        """() => { const made = document.createElement('p'); document.body.append(made);
+        try { made.setAttribute('onclick', 'window.ran = 1'); } catch (error) { console.error(String(error)); } made.click(); }"""
     )
     assert page.evaluate("window.ran") is None
-    assert any("Content Security Policy" in text for text in page.complaints)
+    assert any("Content Security Policy" in text or "Trusted" in text for text in page.complaints)
     page.complaints.clear()
 
 
@@ -280,4 +282,4 @@ def test_everything_has_a_name_for_a_screen_reader(page, address):
     levels = page.evaluate(
         "[...document.querySelectorAll('h1, h2, h3, h4')].filter((h) => h.offsetParent).map((h) => +h.tagName[1])"
     )
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
