@@ -48,7 +48,7 @@ def test_it_works_alone_without_network_and_without_writing(exported, tmp_path):
     for path in [moved, *moved.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     code = (
-        "import pickle, socket, sys, torch\n"
+        "import pickle, socket, sys, torch, kard.reranker.model, kard.retrieval.bm25, kard.student.generation\n"
         "def refuse(*args, **kwargs): raise AssertionError('not allowed')\n"
         "socket.socket.connect = socket.getaddrinfo = pickle.load = pickle.Unpickler = torch.load = refuse\n"
         "from kard import Kard\n"

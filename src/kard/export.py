@@ -85,8 +85,7 @@ def _write(run: Path, kard: Kard, parts: Sequence[str], folder: Path, vectors: s
     (folder / "recipe.yaml").write_text(dump_recipe(exported), encoding="utf-8")
     write_json(folder / "prompt.json", prompt_of(kard))
     shutil.copy(run / "results.json", folder / "results.json")
-    card = (run / "report" / "model_card.md").read_text(encoding="utf-8")
-    (folder / "README.md").write_text(card + _about(folder, kard), encoding="utf-8")
+    (folder / "README.md").write_text(_card(run) + _about(folder, kard), encoding="utf-8")
     write_json(folder / "run.json", {"format": RUN_FORMAT, "export": True})
     rows = check_rows(kard, _dev_questions(run))
     write_jsonl(folder / "check.jsonl", rows)
@@ -136,6 +135,16 @@ def _without_paths(recipe: Recipe, kard: Kard) -> Recipe:
             "output": None,
         }
     )
+
+
+def _card(run: Path) -> str:
+    """The run's model card, with the names of models in place of the folders that they lie in."""
+    card = (run / "report" / "model_card.md").read_text(encoding="utf-8")
+    recipe = recipe_from_run(run)
+    for model in (recipe.student.model, recipe.reranker.model):
+        if Path(model).is_absolute():
+            card = card.replace(model, Path(model).name)
+    return card
 
 
 def prompt_of(kard: Kard) -> dict[str, Any]:

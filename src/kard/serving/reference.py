@@ -36,8 +36,8 @@ def _kind(part: dict[str, Any]) -> str:
     if "const" in part:
         return json.dumps(part["const"])
     if part.get("type") == "array":
-        most = f" (at most {part['maxItems']})" if "maxItems" in part else ""
-        return f"list of {_kind(part['items'])}{most}"
+        length = f" (at most {part['maxItems']})" if "maxItems" in part else ""
+        return f"list of {_kind(part['items'])}{length}"
     least, most = (
         part.get(key, part.get(other)) for key, other in (("minimum", "minLength"), ("maximum", "maxLength"))
     )
