@@ -191,3 +191,18 @@ output: run
         encoding="utf-8",
     )
     return folder / "recipe.yaml"
+
+
+@pytest.fixture(scope="session")
+def answering_run(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
+    """A finished run whose student answers with passages by the reranker, by BM25, or without any; do not change it."""
+    from kard.pipeline import run_recipe
+    from kard.recipe import load_recipe
+
+    recipe = make_project(tmp_path_factory.mktemp("answering") / "größe 2", decoder_folder, encoder_folder)
+    loaded = load_recipe(
+        str(recipe),
+        ["evaluation.methods=[kard_bm25, kard_reranker]", "student.epochs=40", "student.max_output_tokens=40"],
+    )
+    run_recipe(loaded, recipe.parent / "run")
+    return recipe.parent / "run"

@@ -17,7 +17,7 @@ QUESTIONS = (
 
 
 def answered(*names: str) -> str:
-    rows = [answer_row(Answer(name, "a", 0, "Because.", (), "prompt", "text", 0.1)) for name in names]
+    rows = [answer_row(Answer(name, "a", 0, "Because.", (), "prompt", "text", False, 0.1)) for name in names]
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -95,11 +95,14 @@ def test_an_output_that_cannot_be_written_is_found_at_once(tmp_path, files):
 
 def test_an_answer_as_json():
     passage = Passage("p#2", "Title", "Words.", "p", "p.jsonl:1")
-    answer = Answer("q", "Iron", 1, "It rusts.", (Found(passage, bm25=1.5),), "prompt", " It rusts.\nAnswer: Iron", 0.2)
+    answer = Answer(
+        "q", "Iron", 1, "It rusts.", (Found(passage, bm25=1.5),), "prompt", " It rusts.\nAnswer: Iron", False, 0.2
+    )
     assert answer_row(answer) == {
         "id": "q",
         "answer": "Iron",
         "choice": 1,
+        "confidence": None,
         "rationale": "It rusts.",
         "passages": [
             {"id": "p#2", "title": "Title", "text": "Words.", "source": "p.jsonl:1", "bm25": 1.5, "reranker": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -284,6 +285,26 @@ def test_result_tables_have_the_methods_of_their_recipe(page, block, recipe):
     inside = TEXTS[page].partition(f"<!-- {block}:begin -->")[2].partition(f"<!-- {block}:end -->")[0]
     rows = table(inside, "method")
     assert [re.findall(r"`(\w+)`", row[0])[0] for row in rows] == list(load_recipe(recipe).evaluation.methods)
+
+
+def test_the_container_serves_without_rights():
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    [user] = [line.split()[1] for line in lines if line.startswith("USER ")]
+    [command] = [json.loads(line.split(" ", 1)[1]) for line in lines if line.startswith("ENTRYPOINT ")]
+    assert int(user) > 0
+    assert lines.index(f"USER {user}") < next(n for n, line in enumerate(lines) if line.startswith("ENTRYPOINT "))
+    values = COMMANDS[command[1]].make_context(command[1], command[2:]).params
+    assert values["host"] == "0.0.0.0"
+    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {f"!{name}" for name in copied} <= set(ignored)
+
+
+def test_every_page_is_in_the_sites_menu():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    menu = {page for row in yaml.safe_load(text)["nav"] for page in row.values()}
+    assert {f"docs/{page}" for page in menu} == {name for name in TEXTS if name.startswith("docs/")}
 
 
 def test_licence_is_the_one_of_the_package():

@@ -181,6 +181,54 @@ def batch(
 
 
 @app.command()
+def serve(
+    run: Annotated[Path, typer.Argument(help="The folder of a run or of an export.")],
+    method: Annotated[str | None, typer.Option(help="One of the run's methods.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    keys: Annotated[
+        Path | None, typer.Option(help="File with an API key a line; KARD_API_KEYS (commas between) works too.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most questions answered together.")] = 32,
+    queue: Annotated[int, typer.Option(min=1, help="How many requests may wait; more are answered 429.")] = 128,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until a request is given up.")] = 120.0,
+    max_bytes: Annotated[int, typer.Option(min=1024, help="Longer request bodies are refused.")] = 65536,
+) -> None:
+    """Serve a run or an export: a page to ask on, and an API for any OpenAI client."""
+    from importlib.util import find_spec
+
+    if not all(find_spec(name) for name in ("fastapi", "uvicorn", "prometheus_client")):
+        raise UserError("kard serve: its packages are not installed. Run: pip install 'kard[serve]'.")
+    from kard.serving.guard import read_keys
+
+    known = read_keys(keys, os.environ.get("KARD_API_KEYS"))
+    from kard.serving.app import Settings
+    from kard.serving.server import serve as serve_run
+
+    settings = Settings(batch_size=batch_size, queue=queue, timeout=timeout, most_bytes=max_bytes, keys=known)
+    serve_run(run, method, host, port, settings)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    folder: Annotated[Path, typer.Argument(help="A new folder for the export.")],
+    method: Annotated[str | None, typer.Option(help="One of the run's methods.")] = None,
+    vectors: Annotated[
+        str, typer.Option(help="Passage vectors to ship: all (then nothing is written later), or computed so far.")
+    ] = "all",
+    push: Annotated[str | None, typer.Option(help="Upload it to the model hub as OWNER/NAME.")] = None,
+) -> None:
+    """Write all that answers questions into one folder that works anywhere, offline, and check that it answers the same."""
+    from kard.export import export_run, push_export
+
+    count = export_run(run, folder, method, vectors)
+    typer.echo(f"{folder}: complete; {count:,} questions were answered again, all the same")
+    if push is not None:
+        typer.echo(f"Uploaded: {push_export(folder, push)}")
+
+
+@app.command()
 def doctor() -> None:
     """Show what this machine has, and what kard would use."""
     from kard.doctor import findings

@@ -12,6 +12,7 @@ import numpy as np
 from kard.artifacts import Log, read_jsonl, write_json, write_jsonl
 from kard.errors import UserError
 from kard.knowledge import Passage, load_passages, read_passages, write_passages
+from kard.memory import release_memory
 from kard.methods import Method, TrainedOn
 from kard.model import Found, Kard, found_row, load_readers, passage_store, reranker_queries
 from kard.progress import say
@@ -343,6 +344,7 @@ def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: 
         def keep(batch: list[Written]) -> None:
             log.append(asdict(item) for item in batch if item.prompt not in known)
             advance(len(batch))
+            release_memory()
 
         written = kard.write([question for question, _ in asked], [prompt for _, prompt in asked], keep, known)
     log.close()

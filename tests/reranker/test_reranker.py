@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -208,6 +210,37 @@ def test_vectors_survive_a_torn_write(tmp_path):
     assert [len(call) for call in calls] == [2, 1]
     assert (again.get([2])[0] == len(texts[2])).all()
     assert (again.get([0])[0] == len(texts[0])).all()
+
+
+def test_several_share_the_vectors_and_nothing_is_lost(tmp_path):
+    """Stores as of several processes, each asking for its own passages at once; in the end each reads all of them rightly."""
+    texts = [f"text {number}" + " word" * (number % 7) for number in range(400)]
+    calls: list = []
+    stores = [PassageVectors(tmp_path / "v", texts, 4, count_encode(calls)) for _ in range(6)]
+
+    def fill(number: int) -> None:
+        for begin in range(number * 20, 400, 30):
+            stores[number].ensure(range(begin, min(begin + 50, 400)))
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(fill, range(6)))
+    for store in [*stores, PassageVectors(tmp_path / "v", texts, 4, count_encode(calls))]:
+        store.ensure(range(400))
+        for position, tokens in enumerate(store.get(range(400))):
+            assert tokens.shape == (len(texts[position].split()), 4)
+            assert (tokens == len(texts[position])).all()
+    encoded = [text for call in calls for text in call]
+    assert len(encoded) < 1.2 * len(set(encoded)), "what another one has encoded is not encoded again"
+
+
+def test_complete_vectors_may_be_read_only_and_missing_ones_say_so(tmp_path, monkeypatch):
+    texts = ["a", "b c", "d"]
+    PassageVectors(tmp_path / "v", texts, 4, count_encode([])).ensure([0, 1])
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    store = PassageVectors(tmp_path / "v", texts, 4, count_encode([]))
+    store.ensure([0, 1])
+    with pytest.raises(UserError, match=r"passage vectors are missing, and it cannot be written\. Make it writable"):
+        store.ensure([2])
 
 
 def test_an_unknown_encoder_names_the_key():

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kard.artifacts import disk_full_explained, hash_of, read_json, write_json
+from kard.artifacts import disk_full_explained, hash_of, locked, read_json, write_json
+from kard.errors import UserError
 from kard.progress import progress
 
 BATCH = 64
@@ -22,6 +23,7 @@ class PassageVectors:
     ``tokens.f16`` holds the vectors one after the other, ``places.i64`` rows of (position, first token, tokens). A batch counts
     once its places are written, so a killed process loses one batch at most. What is still to be encoded is written down
     first (``plan.json``): after a kill the same batches are encoded again, so that the vectors are the same to the bit.
+    Writing holds a lock, so that several processes can share a folder; one that has every vector may be read-only.
 
     Args:
         folder: Made if it is not there.
@@ -39,6 +41,7 @@ class PassageVectors:
         self.length = np.zeros(len(texts), dtype=np.int64)
         folder.mkdir(parents=True, exist_ok=True)
         self._read_places()
+        self._map()
 
     @property
     def has(self) -> np.ndarray:
@@ -46,17 +49,27 @@ class PassageVectors:
         return self.first >= 0
 
     def ensure(self, positions: Sequence[int]) -> None:
-        """Encode the passages at `positions` that are not there yet."""
-        plan = self.folder / "plan.json"
-        if plan.exists():
-            self._encode(read_json(plan))
-        missing = [
-            int(position) for position in np.unique(np.asarray(positions, dtype=np.int64)) if self.first[position] < 0
-        ]
-        if missing:
-            write_json(plan, missing)
-            self._encode(missing)
-        plan.unlink(missing_ok=True)
+        """Encode the passages at `positions` that are not there yet.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        wanted = np.unique(np.asarray(positions, dtype=np.int64))
+        if self.has[wanted].all():
+            return
+        if not os.access(self.folder, os.W_OK):
+            raise UserError(f"{self.folder}: passage vectors are missing, and it cannot be written. Make it writable.")
+        with locked(self.folder, wait=True):
+            self._cut_torn_end(self._read_places())
+            plan = self.folder / "plan.json"
+            if plan.exists():
+                self._encode(read_json(plan))
+            missing = [int(position) for position in wanted if self.first[position] < 0]
+            if missing:
+                write_json(plan, missing)
+                self._encode(missing)
+            plan.unlink(missing_ok=True)
+        self._map()
 
     def get(self, positions: Sequence[int]) -> list[np.ndarray]:
         """Token vectors (tokens, dimension) in float16 of passages that are there."""
@@ -71,7 +84,6 @@ class PassageVectors:
                 if any(self.first[position] < 0 for position in batch):
                     self._append(batch, self.encode([self.texts[position] for position in batch]))
                 advance(len(batch))
-        self._map()
 
     def _append(self, positions: list[int], vectors: list[np.ndarray]) -> None:
         places = np.empty((len(positions), 3), dtype=np.int64)
@@ -87,31 +99,34 @@ class PassageVectors:
             file.write(places.tobytes())
         self._take(places)
 
-    def _read_places(self) -> None:
+    def _read_places(self) -> int:
+        """Take in what is there, also by other processes; returns the number of whole rows."""
         path = self.folder / "places.i64"
-        places = np.zeros((0, 3), dtype=np.int64)
-        if path.exists():
-            whole = path.stat().st_size // 24 * 24
-            os.truncate(path, whole)
-            places = np.fromfile(path, dtype=np.int64).reshape(-1, 3)
-        tokens = int((places[:, 1] + places[:, 2]).max(initial=0))
-        vectors = self.folder / "tokens.f16"
-        if vectors.exists():  # cut off what was written without its place
-            os.truncate(vectors, tokens * 2 * self.dimension)
-        self._take(places)
-        self._map()
+        numbers = np.fromfile(path, dtype=np.int64) if path.exists() else np.zeros(0, dtype=np.int64)
+        rows = len(numbers) // 3
+        self._take(numbers[: 3 * rows].reshape(-1, 3))
+        return rows
+
+    def _cut_torn_end(self, rows: int) -> None:
+        """Cut off what a killed process left half written: rows, and vectors without a row."""
+        for name, size in (("places.i64", 24 * rows), ("tokens.f16", 2 * self.dimension * self._tokens)):
+            if (self.folder / name).exists():
+                os.truncate(self.folder / name, size)
+
+    @property
+    def _tokens(self) -> int:
+        return int((self.first + self.length).max(initial=0))
 
     def _take(self, places: np.ndarray) -> None:
         self.first[places[:, 0]] = places[:, 1]
         self.length[places[:, 0]] = places[:, 2]
 
     def _map(self) -> None:
-        path = self.folder / "tokens.f16"
-        empty = not path.exists() or path.stat().st_size == 0
-        self._rows = (
-            np.zeros((0, self.dimension), dtype=np.float16)
-            if empty
-            else np.memmap(path, dtype=np.float16, mode="r").reshape(-1, self.dimension)
+        shape = (self._tokens, self.dimension)
+        self._rows: np.ndarray = (
+            np.memmap(self.folder / "tokens.f16", dtype=np.float16, mode="r", shape=shape)
+            if shape[0]
+            else np.zeros(shape, dtype=np.float16)
         )
 
 
