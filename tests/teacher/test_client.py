@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from fault_server import FaultServer, completion, digest, good_answer, no_passages
@@ -17,8 +18,8 @@ from fault_server import FaultServer, completion, digest, good_answer, no_passag
 from kard.errors import UserError
 from kard.teacher import client, write_rationales
 from kard.teacher.cache import ReplyCache
-from kard.teacher.client import api_key
 from kard.teacher.collect import collect_rationales
+from kard.teacher.endpoint import api_key
 from kard.teacher.prompting import requests_of
 
 FAULTS = {
@@ -114,7 +115,8 @@ def test_a_second_run_asks_nothing(server, asking, questions, tmp_path):
 
 
 def test_two_questions_with_the_same_words_are_one_request(server, asking, questions, tmp_path):
-    twice = [*questions(1), *questions(1), *questions(1)]
+    [one] = questions(1)
+    twice = [one, replace(one, id="again"), replace(one, id="and again")]
     server.answer = lambda body, attempt: good_answer(body, attempt) | {"delay": 0.05}
     assert statuses(collect_rationales(twice, no_passages, asking(), 7, tmp_path / "c.sqlite")) == {"kept": 3}
     assert server.received.total() == 1
@@ -301,7 +303,7 @@ def texts_in(path):
         return set()
     connection = sqlite3.connect(path, timeout=10)
     try:
-        return {row[0] for row in connection.execute("SELECT text FROM attempts WHERE answered")}
+        return {row[0] for row in connection.execute("SELECT text FROM replies")}
     except sqlite3.OperationalError:  # the table is about to be made
         return set()
     finally:
@@ -313,9 +315,9 @@ def test_requests_are_made_only_when_a_worker_is_free(server, asking, questions,
     ahead = []
 
     def counted():
-        for number, (_, (request,)) in enumerate(requests_of(questions(60), no_passages, asking(), 7)):
+        for number, (_, group) in enumerate(requests_of(questions(60), no_passages, asking(), 7)):
             ahead.append(number - len(server.times))
-            yield request
+            yield group
 
     client.ask(counted(), 60, asking(concurrency=4), ReplyCache(tmp_path / "c.sqlite"))
     assert len(ahead) == 60

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kard.questions import Question, question_from_row
 from kard.recipe import TeacherSection
-from kard.teacher.filter import Draft, judge, sift, stated_answer, without_conclusion
+from kard.teacher.filter import Draft, judge, settle, sift, stated_answer, without_conclusion
 
 QUESTION = Question("q", "Which of these is a gas at room temperature?", ("iron", "oxygen", "salt water", "wood"), 1)
 YES_NO = Question("y", "Can birds fly?", ("yes", "no"), 0)
@@ -134,7 +134,7 @@ def test_the_same_words_twice_are_a_duplicate_and_stay_in_the_list():
         Draft("Oxygen boils early."),
         Draft("oxygen, boils EARLY"),
     ]
-    rationales = sift(QUESTION, [*drafts, Draft("", failure="503")], SECTION, "tester")
+    rationales = settle(sift(QUESTION, [*drafts, Draft("", failure="503")], SECTION, "tester"), SECTION)
     assert [r.status for r in rationales] == ["wrong_answer", "kept", "duplicate", "error"]
     assert [r.id for r in rationales] == ["q/0", "q/1", "q/2", "q/3"]
     assert "q/1" in rationales[2].reason
@@ -144,7 +144,7 @@ def test_the_same_words_twice_are_a_duplicate_and_stay_in_the_list():
 
 def test_a_rejected_text_does_not_make_the_next_one_a_duplicate():
     drafts = [Draft("Oxygen boils early.", "length"), Draft("Oxygen boils early.", "stop")]
-    assert [r.status for r in sift(QUESTION, drafts, SECTION, "")] == ["truncated", "kept"]
+    assert [r.status for r in settle(sift(QUESTION, drafts, SECTION, ""), SECTION)] == ["truncated", "kept"]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +171,11 @@ def test_no_text_breaks_the_filter(text, finish_reason):
     assert rationale.text in text
 
 
+def kept_of(question):
+    section = TeacherSection()
+    return settle(sift(question, map(Draft, question.rationales), section, ""), section)
+
+
 @pytest.mark.parametrize(("name", "kept_share"), [("obqa", 0.99), ("strategyqa", 0.95)])
 def test_recorded_rationales_of_a_real_teacher_are_mostly_kept(name, kept_share):
     path = REAL_DATA / name / "questions.train.jsonl"
@@ -178,6 +183,6 @@ def test_recorded_rationales_of_a_real_teacher_are_mostly_kept(name, kept_share)
         pytest.skip("the real data is not here")
     with open(path, encoding="utf-8") as file:
         questions = [question_from_row(json.loads(line)) for line, _ in zip(file, range(100), strict=False)]
-    statuses = Counter(r.status for q in questions for r in sift(q, map(Draft, q.rationales), TeacherSection(), ""))
+    statuses = Counter(r.status for q in questions for r in kept_of(q))
     assert statuses["kept"] >= kept_share * statuses.total()
     assert set(statuses) <= {"kept", "wrong_answer", "too_long", "duplicate"}
