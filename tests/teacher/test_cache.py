@@ -1,6 +1,7 @@
 """The cache of paid replies: whole after a kill, never silent about damage."""
 
 import sqlite3
+from contextlib import suppress
 
 import pytest
 
@@ -9,9 +10,10 @@ from kard.teacher.cache import Outcome, Reply, ReplyCache
 from kard.teacher.limits import Spent
 
 MOST = Spent(1, 50, 60)
+UNPAID = Spent(1, 0, 0)
 
 
-def answered(cache, key, *replies, cost=Spent(1, 0, 0), **outcome):
+def answered(cache, key, *replies, cost=UNPAID, **outcome):
     """One attempt from its beginning to its outcome."""
     cache.finish(cache.begin([key], MOST), [key], Outcome(replies, cost=cost, **outcome), cost)
 
@@ -54,7 +56,7 @@ def test_a_reply_that_is_there_stays_as_it_is(path):
 
 def test_what_is_written_together_is_there_as_a_whole_or_not_at_all(path):
     cache = ReplyCache(path)
-    with pytest.raises(RuntimeError), cache.together():
+    with suppress(RuntimeError), cache.together():
         answered(cache, "k", ("text", "stop"))
         raise RuntimeError
     assert not cache.has("k")
@@ -119,3 +121,20 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(path):
         answered(cache, "l", ("long " * 50_000, "stop"))
     cache.close()
     assert ReplyCache(path).reply("k").text == "paid for"
+
+
+def test_batches_are_noted_named_found_again_and_closed(path):
+    cache = ReplyCache(path)
+    for name in ("first", "second"):
+        cache.open_batch(name)
+        cache.begin([f"{name} key"], MOST, name)
+    cache.name_batch("first", "batch_1")
+    assert cache.open_batches() == [("first", "batch_1"), ("second", "")]
+    [(key, attempt)] = cache.attempts_of("first").items()
+    cache.finish(attempt, [key], Outcome(failure="expired"), UNPAID)
+    cache.close_batch("first")
+    assert cache.attempts_of("first") == {}
+    assert cache.failures() == {"first key": ["expired"]}
+    cache.forget_batch("second")
+    assert cache.open_batches() == []
+    assert cache.spent() == UNPAID

@@ -17,7 +17,7 @@ from kard.recipe import TeacherSection
 from kard.teacher import Rationale
 from kard.teacher.cache import Reply, ReplyCache
 from kard.teacher.extractive import extract_rationale
-from kard.teacher.filter import Draft, of_wanted_kind, refine, settle, sift, to_rewrite
+from kard.teacher.filter import Draft, of_wanted_kind, rewritten, settle, sift, to_rewrite
 from kard.teacher.limits import CHARACTERS_PER_TOKEN, Spent, likely_cost, spending
 from kard.teacher.prompting import PassagesOf, Request, Write, requests_of, rewriting
 from kard.teacher.verifier import Rank, verify
@@ -174,7 +174,7 @@ def _rewritten(
     ask(lambda: ([request] for request in requests.values()), len(requests))
     replies = {name: cache.reply(request.key) for name, request in requests.items()}
     return [
-        refine(one, reply.text, questions[one.question], section) if (reply := replies.get(one.id)) else one
+        rewritten(one, reply.text, questions[one.question], section) if (reply := replies.get(one.id)) else one
         for one in rationales
     ]
 

@@ -95,16 +95,10 @@ def sift(question: Question, drafts: Iterable[Draft], section: TeacherSection, s
         draft = replace(whole, text=_without_thinking(whole.text)) if section.thinking == "cut" else whole
         status, reason = _verdict(question, draft, section)
         rationale = Rationale(f"{question.id}/{number}", question.id, draft.text, status, reason, source, draft.usage)
-        rewritten = leading_to_answer(draft.text, question) if section.rewrite == "keep" else draft.text
-        rationales.append(_finished(rewrite(rationale, rewritten, question, section), question, section))
+        if section.rewrite == "keep" and to_rewrite(rationale, question):
+            rationale = _with_text(rationale, leading_to_answer(draft.text, question), question, section)
+        rationales.append(_finished(rationale, question, section))
     return rationales
-
-
-def rewrite(rationale: Rationale, text: str, question: Question, section: TeacherSection) -> Rationale:
-    """The rationale with another text, if it is kept and not constructive, and the text neither too short nor wrong."""
-    if not to_rewrite(rationale, question) or judge(question, text, "", section)[0] != "kept":
-        return rationale
-    return replace(rationale, text=text, original=rationale.text) if text != rationale.text else rationale
 
 
 def to_rewrite(rationale: Rationale, question: Question) -> bool:
@@ -112,15 +106,22 @@ def to_rewrite(rationale: Rationale, question: Question) -> bool:
     return rationale.status == "kept" and kind_of(rationale.text, question) != "constructive"
 
 
+def rewritten(rationale: Rationale, text: str, question: Question, section: TeacherSection) -> Rationale:
+    """The rationale with the text that the teacher gave when it was asked to rewrite it."""
+    return _finished(_with_text(rationale, text, question, section), question, section)
+
+
+def _with_text(rationale: Rationale, text: str, question: Question, section: TeacherSection) -> Rationale:
+    """With another text, unless that would be rejected."""
+    if text == rationale.text or judge(question, text, "", section)[0] != "kept":
+        return rationale
+    return replace(rationale, text=text, original=rationale.text)
+
+
 def _finished(rationale: Rationale, question: Question, section: TeacherSection) -> Rationale:
     """With its kind, and without a last sentence that only states the answer."""
     kind = kind_of(rationale.text, question) if rationale.text.strip() else ""
     return replace(rationale, text=without_conclusion(rationale.text, question, section.min_words), kind=kind)
-
-
-def refine(rationale: Rationale, text: str, question: Question, section: TeacherSection) -> Rationale:
-    """The rationale with the text that the teacher gave when it was asked to rewrite it."""
-    return _finished(rewrite(rationale, text, question, section), question, section)
 
 
 def of_wanted_kind(rationale: Rationale, section: TeacherSection) -> Rationale:
