@@ -107,15 +107,13 @@ class TeacherSection(Section):
         "seed",
         description="openai: a request for each rationale, or one for all of a question, where the endpoint has n",
     )
-    prompt: PathIn | None = Field(
-        None, description="openai: your own prompt file; null: the paper's, by kind of question"
-    )
-    system_prompt: str | None = Field(None, description="openai: a system message in front of the prompt")
+    prompt: PathIn | None = Field(None, description="LLM: your own prompt file; null: the paper's, by kind of question")
+    system_prompt: str | None = Field(None, description="LLM: a system message in front of the prompt")
     temperature: Annotated[float, Field(ge=0)] = 0.7
     top_p: Share | None = None
     max_tokens: Size = 256
-    stop: tuple[str, ...] = Field((), description="openai: texts that end a reply")
-    extra_body: dict[str, Any] = Field({}, description="openai: more keys of the request; null takes one of ours out")
+    stop: tuple[str, ...] = Field((), description="LLM: texts that end a reply")
+    extra_body: dict[str, Any] = Field({}, description="LLM: more keys of the request; null takes one of ours out")
     thinking: Literal["cut", "keep"] = Field("cut", description="what to do with a <think> part")
     concurrency: Size = 8
     timeout: Positive = Field(120.0, description="openai: seconds for one request")
@@ -130,8 +128,8 @@ class TeacherSection(Section):
     max_usd: Positive | None = Field(None, description="openai: stop before all runs together have cost more")
     max_requests: Size | None = Field(None, description="openai: stop before all runs together have sent more")
     max_total_tokens: Size | None = Field(None, description="openai: stop before all runs together have used more")
-    sees_answer: bool = Field(True, description="openai: show the gold answer in the prompt, as the paper does")
-    sees_gold_passages: bool = Field(False, description="openai: show the gold passages in the prompt")
+    sees_answer: bool = Field(True, description="LLM: show the gold answer in the prompt, as the paper does")
+    sees_gold_passages: bool = Field(False, description="LLM: show the gold passages in the prompt")
     min_words: Annotated[int, Field(ge=0)] = Field(3, description="shorter rationales are rejected")
     max_words: Size = Field(200, description="longer rationales are rejected")
     reject_leaks: bool = Field(

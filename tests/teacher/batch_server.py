@@ -18,7 +18,7 @@ Answer = Callable[[Line], tuple[str, Line] | None]
 
 def good_line(line: Line) -> tuple[str, Line]:
     """An answered request, with a text of its own."""
-    text = f"The fact {line['body']['seed']} of {len(str(line['body']))} leads to what was asked."
+    text = f"The fact {line['custom_id'][:12]} leads to what was asked."
     body = {
         "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 100, "completion_tokens": 20},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
 
@@ -86,7 +87,7 @@ def write_missing(groups: Groups, total: int, section: TeacherSection, cache: Re
     """
     requests = (request for group in groups for request in group)
     with progress("ask teacher", total, "replies") as advance:
-        while batch := [request for request, _ in zip(requests, range(section.concurrency), strict=False)]:
+        while batch := list(islice(requests, section.concurrency)):
             if not all(cache.has(request.key) for request in batch):
                 _write_batch(batch, cache, write)
             advance(len(batch))
