@@ -68,7 +68,7 @@ def _rationales(run: Path, count: int, chance: random.Random) -> Iterator[str]:
     questions = _all_questions(run)
     counts = Counter(row["status"] for row in rows)
     yield f"{len(rows):,} rationales: " + ", ".join(f"{number:,} {status}" for status, number in counts.most_common())
-    kinds = Counter(row["kind"] for row in rows if row["status"] == "kept")
+    kinds = Counter(row.get("kind", "") for row in rows if row["status"] == "kept")
     yield "kept: " + ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
     words = sorted(len(row["text"].split()) for row in rows if row["status"] == "kept")
     if words:
@@ -90,8 +90,8 @@ def _rationale(row: dict[str, Any], question: dict[str, Any]) -> Iterator[str]:
     others = [choice for place, choice in enumerate(question["choices"]) if place != question["answer"]]
     if others:
         yield f"    not: {' · '.join(others)}"
-    yield f"    {row['kind'] + ': ' if row['kind'] else ''}{row['text']}"
-    if row["original"]:
+    yield f"    {row['kind'] + ': ' if row.get('kind') else ''}{row['text']}"
+    if row.get("original"):
         yield f"    before rewriting: {row['original']}"
     if row["reason"]:
         yield f"    ({row['reason']})"

@@ -19,11 +19,10 @@ from kard.teacher.cache import Reply, ReplyCache
 from kard.teacher.extractive import extract_rationale
 from kard.teacher.filter import Draft, of_wanted_kind, rewritten, settle, sift, to_rewrite
 from kard.teacher.limits import CHARACTERS_PER_TOKEN, Spent, likely_cost, spending
-from kard.teacher.prompting import PassagesOf, Request, Write, requests_of, rewriting
+from kard.teacher.prompting import PassagesOf, Request, Write, model_name, requests_of, rewriting
 from kard.teacher.verifier import Rank, verify
 from kard.weights import model_identity
 
-_LOCAL = ("llama_cpp", "transformers")
 _NOT_DECIDING = {
     *("api_key_env", "concurrency", "timeout", "retries", "max_wait", "max_failures"),
     *("requests_per_minute", "tokens_per_minute", "input_price", "output_price"),
@@ -75,7 +74,8 @@ def collect_rationales(
     else:
         rationales = list(_extracted(questions, passages_of, section))
     rationales = [of_wanted_kind(rationale, section) for rationale in rationales]
-    if section.verifier is not None and models.rank is not None:
+    if section.verifier is not None:
+        assert models.rank is not None
         by_id = {question.id: question for question in questions}
         with closing(ReplyCache(cache)) as verdicts:
             rationales = verify(rationales, by_id, section, models.rank, verdicts)
@@ -119,7 +119,7 @@ def _asked(
                 question,
                 [_draft(cache.reply(request.key), failures.get(request.key, "")) for request in group],
                 section,
-                Path(str(section.model)).name if section.kind == "llama_cpp" else str(section.model),
+                model_name(section),
             )
         ]
         if section.rewrite == "ask":
@@ -171,7 +171,8 @@ def _rewritten(
         for one in rationales
         if to_rewrite(one, questions[one.question])
     }
-    ask(lambda: ([request] for request in requests.values()), len(requests))
+    if failures := ask(lambda: ([request] for request in requests.values()), len(requests)):
+        say(f"  ask teacher: {len(failures):,} rationales could not be rewritten and stay as they are")
     replies = {name: cache.reply(request.key) for name, request in requests.items()}
     return [
         rewritten(one, reply.text, questions[one.question], section) if (reply := replies.get(one.id)) else one
@@ -199,7 +200,7 @@ def deciding_settings(section: TeacherSection) -> dict[str, Any]:
     settings = section.model_dump(mode="json", exclude=_NOT_DECIDING)
     settings |= {"prompt": hash_of_file(section.prompt)} if section.prompt else {}
     settings |= {"verifier": model_identity(section.verifier)} if section.verifier else {}
-    return settings | ({"model": model_identity(section.model)} if section.kind in _LOCAL and section.model else {})
+    return settings | ({"model": model_identity(str(section.model))} if section.kind in ("llama_cpp", "transformers") else {})
 
 
 def describe_teacher(section: TeacherSection) -> str:
@@ -213,7 +214,7 @@ def describe_teacher(section: TeacherSection) -> str:
     seen = " and ".join(name for name, shown in told if shown) or "the question alone"
     where = section.base_url or "OpenAI" if section.kind == "openai" else f"on this machine, {section.kind}"
     verified = f" The verifier was {section.verifier}." if section.verifier else ""
-    return f"The rationales were written by {section.model} ({where}), which saw {seen}.{verified}"
+    return f"The rationales were written by {model_name(section)} ({where}), which saw {seen}.{verified}"
 
 
 def estimate(

@@ -51,7 +51,7 @@ def requests_of(
 
 def _request(prompt: str, section: TeacherSection, seed: str) -> Request:
     body = {
-        "model": section.model,
+        "model": model_name(section),
         **_said(prompt, section),
         "temperature": section.temperature,
         "top_p": section.top_p,
@@ -65,7 +65,16 @@ def _request(prompt: str, section: TeacherSection, seed: str) -> Request:
 
 def _teacher(section: TeacherSection) -> Any:
     """Who is asked, for the key of a reply: the endpoint, or the model on this machine."""
-    return base_url(section) if section.kind == "openai" else [section.kind, model_identity(section.model or "")]
+    if section.kind == "openai":
+        return base_url(section)
+    path = Path(section.model or "")
+    # A GGUF file stays the same model where it is moved or copied.
+    return [section.kind, path.stat().st_size if path.is_file() else model_identity(str(section.model))]
+
+
+def model_name(section: TeacherSection) -> str:
+    """The teacher's model in words, without the folder of a file."""
+    return Path(section.model or "").name if section.kind == "llama_cpp" else section.model or ""
 
 
 def rewriting(question: Question, text: str, section: TeacherSection, seed: int) -> Request:
