@@ -39,11 +39,12 @@ MEANINGS = {
     "retriever.k1": "BM25's k1: how soon repeating a word stops counting",
     "retriever.b": "BM25's b: how much long passages are held back",
     "teacher.kind": "`recorded`: rationales that came with the questions; `extractive`: sentences of the gold passages "
-    "(no LLM is asked); `openai`: any OpenAI-compatible endpoint",
-    "teacher.temperature": "openai: 0 always takes the likeliest word",
-    "teacher.top_p": "openai: sample from the likeliest words with this share of the probability; null: not sent",
-    "teacher.max_tokens": "openai: longest reply; one that is cut off is rejected as truncated",
-    "teacher.concurrency": "openai: requests under way at once",
+    "(no LLM is asked); `openai`: any OpenAI-compatible endpoint; `llama_cpp`: a GGUF file, served here; `transformers`: a model "
+    "in this process",
+    "teacher.temperature": "LLM: 0 always takes the likeliest word",
+    "teacher.top_p": "LLM: sample from the likeliest words with this share of the probability; null: not sent",
+    "teacher.max_tokens": "LLM: longest reply; one that is cut off is rejected as truncated",
+    "teacher.concurrency": "openai, llama_cpp: requests under way at once; transformers: how many are written in one batch",
     "reranker.epochs": "passes over the candidate sets",
     "reranker.batch_size": "candidate sets a step",
     "reranker.lr": "peak learning rate",

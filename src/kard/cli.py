@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kard.errors import UserError
+from kard.errors import Unfinished, UserError
 
 app = typer.Typer(
     name="kard",
@@ -30,10 +30,13 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="The run's f
 
 
 def main() -> None:
-    """Entry point: a UserError is one message and exit code 2, Ctrl-C is 130, anything else is a bug and shows itself."""
+    """Entry point: a UserError is one message and exit code 2 (Unfinished: 75), Ctrl-C is 130, anything else is a bug."""
     _quieten_libraries()
     try:
         app()
+    except Unfinished as error:
+        typer.echo(str(error), err=True)
+        raise SystemExit(os.EX_TEMPFAIL) from None
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None

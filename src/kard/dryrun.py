@@ -32,7 +32,7 @@ def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
     from kard.stages import explained_questions, gold_passages
     from kard.teacher.collect import estimate
 
-    if recipe.teacher.kind != "openai":
+    if not recipe.teacher.asks:
         return []
     if manifest_of(folder / "knowledge") is None or manifest_of(folder / "questions") is None:
         return ["Teacher: run '--until knowledge' first, then the dry run counts requests, tokens and money."]

@@ -182,7 +182,7 @@ def _data_steps(recipe: Recipe, folder: Path, methods: list[Method]) -> Iterator
         lambda target: stages.make_index(recipe, folder, target),
         "BM25",
     )
-    with_test = recipe.teacher.kind != "openai" or any(method.reads == "silver" for method in methods)
+    with_test = not recipe.teacher.asks or any(method.reads == "silver" for method in methods)
     rationales = _step(
         "rationales",
         {

@@ -16,6 +16,7 @@ PathIn = Annotated[Path, Field(description="A file; a relative path is meant fro
 Size = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+RationaleKind = Literal["constructive", "eliminating", "other"]
 
 
 class Section(BaseModel):
@@ -84,21 +85,35 @@ class RetrieverSection(Section):
 class TeacherSection(Section):
     """Who explains the answers, and which explanations are kept."""
 
-    kind: Literal["recorded", "extractive", "openai"] = "recorded"
+    kind: Literal["recorded", "extractive", "openai", "llama_cpp", "transformers"] = "recorded"
     rationales: Size | None = Field(None, description="at most this many a question; null: all recorded, one asked")
     sentences: Size = Field(1, description="extractive: sentences of the gold passages in a rationale")
-    model: str | None = Field(None, description="openai: the model's name at the endpoint")
+    model: str | None = Field(
+        None,
+        description="openai: its name at the endpoint; llama_cpp: a GGUF file; transformers: hub id, folder, package:NAME",
+    )
+    context_tokens: Size = Field(
+        4096, description="llama_cpp: longest prompt and reply together, for each request under way"
+    )
     base_url: str | None = Field(None, description="openai: the endpoint, as http://localhost:8000/v1; null: OpenAI's")
     api_key_env: str = Field("OPENAI_API_KEY", description="openai: the environment variable that holds the key")
-    prompt: PathIn | None = Field(
-        None, description="openai: your own prompt file; null: the paper's, by kind of question"
+    mode: Literal["live", "batch"] = Field("live", description="openai: ask now, or by the provider's batch API")
+    batch_wait: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="batch: minutes to wait for batches under way before the command ends; run it again to collect them",
     )
-    system_prompt: str | None = Field(None, description="openai: a system message in front of the prompt")
+    endpoint: Literal["chat", "completions"] = Field("chat", description="openai: chat, or plain text to be continued")
+    several: Literal["seed", "n"] = Field(
+        "seed",
+        description="openai: a request for each rationale, or one for all of a question, where the endpoint has n",
+    )
+    prompt: PathIn | None = Field(None, description="LLM: your own prompt file; null: the paper's, by kind of question")
+    system_prompt: str | None = Field(None, description="LLM: a system message in front of the prompt")
     temperature: Annotated[float, Field(ge=0)] = 0.7
     top_p: Share | None = None
     max_tokens: Size = 256
-    stop: tuple[str, ...] = Field((), description="openai: texts that end a reply")
-    extra_body: dict[str, Any] = Field({}, description="openai: more keys of the request; null takes one of ours out")
+    stop: tuple[str, ...] = Field((), description="LLM: texts that end a reply")
+    extra_body: dict[str, Any] = Field({}, description="LLM: more keys of the request; null takes one of ours out")
     thinking: Literal["cut", "keep"] = Field("cut", description="what to do with a <think> part")
     concurrency: Size = 8
     timeout: Positive = Field(120.0, description="openai: seconds for one request")
@@ -113,11 +128,37 @@ class TeacherSection(Section):
     max_usd: Positive | None = Field(None, description="openai: stop before all runs together have cost more")
     max_requests: Size | None = Field(None, description="openai: stop before all runs together have sent more")
     max_total_tokens: Size | None = Field(None, description="openai: stop before all runs together have used more")
-    sees_answer: bool = Field(True, description="openai: show the gold answer in the prompt, as the paper does")
-    sees_gold_passages: bool = Field(False, description="openai: show the gold passages in the prompt")
+    sees_answer: bool = Field(True, description="LLM: show the gold answer in the prompt, as the paper does")
+    sees_gold_passages: bool = Field(False, description="LLM: show the gold passages in the prompt")
     min_words: Annotated[int, Field(ge=0)] = Field(3, description="shorter rationales are rejected")
     max_words: Size = Field(200, description="longer rationales are rejected")
+    reject_leaks: bool = Field(
+        False, description="reject rationales that speak of the passage, the prompt or the given answer"
+    )
+    kinds: tuple[RationaleKind, ...] = Field((), description="reject rationales of other kinds; empty: none")
+    prefer_kind: RationaleKind | None = Field(
+        None, description="a question's rationales of this kind come first, so that student.rationales takes them"
+    )
+    rewrite: Literal["keep", "ask"] | None = Field(
+        None,
+        description="not constructive ones: keep the sentences that lead to the answer, or ask the teacher for them",
+    )
+    verifier: str | None = Field(
+        None, description="a model (hub id, folder, package:NAME) that must find the gold choice from the rationale"
+    )
+    verifier_by: Literal["letter", "text"] = Field(
+        "letter", description="the verifier ranks the choices' letters or texts"
+    )
+    near_duplicate: Share | None = Field(
+        None,
+        description="reject a rationale that shares this share of its words, in order, with a kept one of its question",
+    )
     max_failures: Share = Field(0.2, description="openai: stop when a larger share of the requests failed")
+
+    @property
+    def asks(self) -> bool:
+        """Whether a language model writes the rationales."""
+        return self.kind in ("openai", "llama_cpp", "transformers")
 
     @model_validator(mode="after")
     def _holds_no_secret(self) -> TeacherSection:
@@ -130,15 +171,21 @@ class TeacherSection(Section):
 
     @model_validator(mode="after")
     def _settings_fit(self) -> TeacherSection:
-        if self.kind == "openai" and self.model is None:
-            raise ValueError("kind openai needs a model: the name that the endpoint knows it by")
-        if self.kind == "openai" and self.temperature == 0 and (self.rationales or 1) > 1:
+        if self.asks and self.model is None:
+            raise ValueError(f"kind {self.kind} needs a model")
+        if self.mode == "batch" and (self.kind != "openai" or self.several == "n"):
+            raise ValueError("mode batch needs kind openai and several: seed")
+        if self.rewrite == "ask" and not self.asks:
+            raise ValueError(
+                f"rewrite ask needs a teacher that can be asked, kind {self.kind} cannot: set rewrite: keep"
+            )
+        if self.asks and self.temperature == 0 and (self.rationales or 1) > 1:
             raise ValueError("temperature 0 writes the same rationale every time: raise it, or set rationales: 1")
         if self.max_usd is not None and self.input_price + self.output_price == 0:
             raise ValueError("max_usd needs input_price and output_price, in US dollars a million tokens")
         if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
             raise ValueError("base_url must begin with http:// or https://")
-        if fixed := {"model", "messages", "n", "stream"} & set(self.extra_body):
+        if fixed := {"model", "messages", "prompt", "n", "stream"} & set(self.extra_body):
             raise ValueError(f"extra_body cannot set {', '.join(sorted(fixed))}: use the keys of this section")
         if self.extra_body.get("max_tokens", 1) is None and not self.extra_body.get("max_completion_tokens"):
             raise ValueError(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,10 @@ from kard.prompt import check_letters, same_answer, shown_answer, target
 from kard.questions import SPLITS, Question, load_splits, read_questions, write_questions
 from kard.recipe import Recipe
 from kard.teacher import Rationale, read_rationales, write_rationales
+
+if TYPE_CHECKING:
+    from kard.student.prompted import PromptedModel
+    from kard.teacher.collect import Models
 
 SILVER_DEPTH = 10
 
@@ -83,6 +88,7 @@ def make_rationales(recipe: Recipe, run: Path, with_test: bool, folder: Path) ->
         recipe.teacher,
         recipe.seed,
         run / "teacher.sqlite",
+        teacher_models(recipe),
     )
     write_rationales(folder / "rationales.jsonl", rationales)
     kept = sum(rationale.status == "kept" for rationale in rationales)
@@ -98,6 +104,24 @@ def make_rationales(recipe: Recipe, run: Path, with_test: bool, folder: Path) ->
             "rationales: none was kept. Give the questions 'rationales' (teacher.kind: recorded), 'gold_passages' "
             "(extractive), or ask a language model (openai)."
         )
+
+
+def teacher_models(recipe: Recipe) -> Models:
+    """The language models that the teacher needs in this process; each is loaded when it is first asked."""
+    from kard.teacher.collect import Models
+
+    @cache
+    def loaded(name: str, key: str) -> PromptedModel:
+        from kard.student.prompted import PromptedModel
+
+        say(f"  load {name} ({key})")
+        return PromptedModel.load(name, key)
+
+    section = recipe.teacher
+    return Models(
+        lambda prompts, answers: loaded(section.verifier or "", "teacher.verifier").rank(prompts, answers),
+        lambda bodies: loaded(section.model or "", "teacher.model").write(bodies),
+    )
 
 
 def gold_passages(passages: Iterable[Passage]) -> dict[str, list[Passage]]:
