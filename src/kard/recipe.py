@@ -70,11 +70,12 @@ class KnowledgeSection(Section):
 class RetrieverSection(Section):
     """BM25 over the passages (Lucene's k1 and b, as in the paper)."""
 
-    kind: Literal["bm25"] = "bm25"
+    kind: Literal["bm25", "dense", "hybrid", "milvus"] = Field("bm25", description="`bm25`: words; `dense`: meaning, by `encoder`; `hybrid`: both, by reciprocal ranks; `milvus`: a Milvus database")
+    analyzer: Literal["standard", "lucene"] = Field("standard", description="how texts are cut into words; lucene: as its English analyzer, which the paper used")
     k1: Positive = 0.9
     b: Annotated[float, Field(ge=0, le=1)] = 0.4
-    stemmer: str | None = Field("english", description="a Snowball stemmer's name, or null for none")
-    stopwords: str | None = Field("english", description="a bm25s stop word list's name, or null for none")
+    stemmer: str | None = Field("auto", description="a Snowball stemmer's name, null for none, or auto: by the language of the passages")
+    stopwords: str | None = Field("auto", description="a stop word list's name (a language), null for none, or auto")
     query: Literal["question", "question_and_choices"] = Field(
         "question_and_choices", description="what of a question is the query (the paper's x holds the choices)"
     )

@@ -1,1 +1,31 @@
 """Retrievers: `search(queries, k)` gives passage positions and scores, batch first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from kard.recipe import RetrieverSection
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Result of one query, best first: positions of passages in the index, and their scores."""
+
+    positions: np.ndarray
+    scores: np.ndarray
+
+
+class Retriever(Protocol):
+    """What a run asks of a retriever."""
+
+    def search(self, queries: Sequence[str], k: int) -> list[Hits]:
+        """The `k` best passages for each query, equal scores by position."""
+
+    def scores(self, queries: Sequence[str], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Scores of given passages for each query."""
