@@ -55,18 +55,25 @@ class Bm25:
         build_index(texts, analysis_for(section, texts), section.k1, section.b, folder)
         return cls(folder)
 
-    def check(self, section: RetrieverSection) -> None:
-        """Raise UserError where the index was built with other settings than the recipe's."""
+    @classmethod
+    def load(cls, folder: Path, section: RetrieverSection) -> Bm25:
+        """Open an index; queries are analysed as its texts were.
+
+        Raises:
+            UserError: The index was built with other settings than the recipe's.
+        """
+        index = cls(folder)
         wanted = {"analyzer": section.analyzer, "k1": section.k1, "b": section.b}
         if section.analyzer == "standard":
             named = {"stemmer": section.stemmer, "stopwords": section.stopwords}
             wanted |= {key: value for key, value in named.items() if value != "auto"}
         for key, value in wanted.items():
-            if self.settings[key] != value:
+            if index.settings[key] != value:
                 raise UserError(
-                    f"{self.folder}: built with retriever.{key} {self.settings[key]!r}, the recipe says {value!r}. "
+                    f"{folder}: built with retriever.{key} {index.settings[key]!r}, the recipe says {value!r}. "
                     "Run the recipe again."
                 )
+        return index
 
     def search(self, queries: Sequence[str], k: int) -> list[Hits]:
         """The `k` best passages for each query.
