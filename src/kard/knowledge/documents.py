@@ -98,7 +98,9 @@ def files_below(path: Path, suffixes: tuple[str, ...], left_out: LeftOut) -> lis
     if path.is_file():
         return [path]
     if not path.exists():
-        raise UserError(f"{path}: no such file (knowledge.path). Mend the path; a relative one is meant from the recipe.")
+        raise UserError(
+            f"{path}: no such file (knowledge.path). Mend the path; a relative one is meant from the recipe."
+        )
     every = [item for item in sorted(path.rglob("*")) if item.is_file() and not item.name.startswith(".")]
     fitting = [item for item in every if item.name.lower().endswith(suffixes)]
     if not fitting:

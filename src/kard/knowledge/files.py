@@ -72,6 +72,8 @@ def _html(path: Path) -> tuple[str, Parts]:
     title = soup.title.get_text(" ", strip=True) if soup.title else ""
     for element in soup(["head", *_NOT_TEXT]):
         element.decompose()
+    for element in soup("br"):
+        element.replace_with(" ")
     return title, _html_blocks(soup)
 
 

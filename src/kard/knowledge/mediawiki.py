@@ -40,7 +40,7 @@ def mediawiki_documents(path: Path, left_out: LeftOut) -> Iterator[Document]:
 def _opened(path: Path) -> IO[bytes]:
     if path.suffix == ".bz2":
         return bz2.open(path, "rb")
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # noqa: SIM115 - the caller closes it
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
 
 
 def _pages(file: IO[bytes]) -> Iterator[tuple[str, str, str]]:
@@ -67,7 +67,7 @@ def _paragraphs(wikitext: str) -> list[tuple[int, str]]:
         import mwparserfromhell
     except ImportError as error:
         raise missing_package(error, "knowledge.kind: mediawiki") from error
-    code = mwparserfromhell.parse(wikitext, skip_style_tags=True)
+    code = mwparserfromhell.parse(wikitext)
     for node in [*code.filter_tags(matches=_unwanted_tag), *code.filter_wikilinks(matches=_unwanted_link)]:
         _remove(code, node)
     plain = code.strip_code(normalize=True, collapse=True)

@@ -44,7 +44,9 @@ def parquet_documents(path: Path, section: KnowledgeSection) -> Iterator[Documen
         number = 0
         with parquet.ParquetFile(path) as file:
             names = set(file.schema_arrow.names)
-            wanted = [name for key in ("id", "url", "title", "text") if (name := section.columns.get(key, key)) in names]
+            wanted = [
+                name for key in ("id", "url", "title", "text") if (name := section.columns.get(key, key)) in names
+            ]
             for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
                 for row in batch.to_pylist():
                     number += 1

@@ -12,6 +12,8 @@ from kard.recipe import RetrieverSection
 if TYPE_CHECKING:
     import numpy as np
 
+    from kard.retrieval.analysis import Analysis
+
 
 @dataclass(frozen=True)
 class Hits:
@@ -22,7 +24,10 @@ class Hits:
 
 
 class Retriever(Protocol):
-    """What a run asks of a retriever."""
+    """What a run asks of a retriever; its analysis says which words count as the same."""
+
+    @property
+    def analysis(self) -> Analysis: ...
 
     def search(self, queries: Sequence[str], k: int) -> list[Hits]:
         """The `k` best passages for each query, equal scores by position."""

@@ -28,7 +28,7 @@ _LANGUAGES = {
     "ne": "nepali", "nl": "dutch", "no": "norwegian", "pl": "polish", "pt": "portuguese", "ro": "romanian",
     "ru": "russian", "sr": "serbian", "sv": "swedish", "ta": "tamil", "tr": "turkish", "zh": "chinese",
 }  # fmt: skip
-_SPACELESS = "Han Hiragana Katakana Thai Lao Khmer Myanmar".split()
+_SPACELESS = ["Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar"]
 _POSSESSIVE = re.compile("['\u2019\uff07]s$")
 # A vowel with a consonant after it: Porter's measure is above 0. A y is a vowel after a consonant.
 _MEASURED = re.compile("(?:[aeiou]|(?<=[^aeiou])y)(?:[^aeiouy]|(?<=[aeiou])y)")
@@ -70,9 +70,9 @@ class Analysis:
         kept = found >= 0
         return digests[stopped:], found[kept], np.concatenate(([0], np.cumsum(kept)))[ends]
 
-    def shared(self, text: str, queries: Sequence[str]) -> list[tuple[int, int]]:
+    def shared(self, text: str, query: str) -> list[tuple[int, int]]:
         """Where words of a text stand that a query has as well: first and last place, for highlighting."""
-        wanted = set(self.terms(queries)[0].tolist())
+        wanted = set(self.terms([query])[0].tolist())
         spans = (found.span() for found in re.finditer(r"[\w'\u2019]+", text))
         return [(a, b) for a, b in spans if not wanted.isdisjoint(self.terms([text[a:b]])[0].tolist())]
 
@@ -120,7 +120,9 @@ def analysis_for(section: RetrieverSection, texts: Sequence[str]) -> Analysis:
     """The recipe's analysis; what it leaves to detection is decided by the texts' language, and said."""
     if section.analyzer == "lucene":
         return Analysis("lucene", "porter", "english")
-    language = detect_language(texts) if "auto" in (section.stemmer, section.stopwords) else None
+    if "auto" not in (section.stemmer, section.stopwords):
+        return Analysis("standard", section.stemmer, section.stopwords)
+    language = detect_language(texts)
     stemmer = _if_there(language, _stemmer) if section.stemmer == "auto" else section.stemmer
     stopwords = _if_there(language, _stop_list) if section.stopwords == "auto" else section.stopwords
     say(f"  language {language or 'not clear'}: stemmer {stemmer or 'none'}, stop words {stopwords or 'none'}")
@@ -131,7 +133,7 @@ def detect_language(texts: Sequence[str]) -> str | None:
     """Snowball's name of the language that most of the texts are in, or None where it is not clear or not known."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    identifier = LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     votes: Counter[str] = Counter()
     for sample in _samples(texts):
         language, probability = identifier.classify(sample)

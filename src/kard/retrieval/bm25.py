@@ -52,7 +52,8 @@ class Bm25:
     def build(cls, texts: Sequence[str], section: RetrieverSection, folder: Path) -> Bm25:
         """Index texts into a folder; their order gives the positions that `search` returns."""
         folder.mkdir(parents=True, exist_ok=True)
-        build_index(texts, analysis_for(section, texts), section.k1, section.b, folder)
+        if not (folder / "analysis.json").exists():
+            build_index(texts, analysis_for(section, texts), section.k1, section.b, folder)
         return cls(folder)
 
     @classmethod
@@ -86,9 +87,10 @@ class Bm25:
             One `Hits` a query, by falling score, equal scores by position.
         """
 
-
         def hits(query: Query) -> Hits:
-            return Hits(*search(query.terms, query.weights, query.bounds, *self._postings, self.size, min(k, self.size)))
+            return Hits(
+                *search(query.terms, query.weights, query.bounds, *self._postings, self.size, min(k, self.size))
+            )
 
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             return list(threads.map(hits, self._queries(queries)))

@@ -52,10 +52,9 @@ def _word_end(codes: np.ndarray, classes: np.ndarray, start: int, end: int) -> i
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _is_word(codes: np.ndarray, classes: np.ndarray, start: int, end: int) -> bool:
     """Not of underscores alone."""
-    for place in range(start, end):
-        if classes[codes[place]] not in (CONNECTOR, MARK):
-            return True
-    return False
+    while start < end and classes[codes[start]] in (CONNECTOR, MARK):
+        start += 1
+    return start < end
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

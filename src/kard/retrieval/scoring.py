@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-# Passages whose scores are added up at once: few enough for the processor's cache.
-_WINDOW = 1 << 16
+WINDOW = 1 << 16
 # Terms that together can add no more than this share of the score to beat are looked up for promising passages alone.
 _OPTIONAL = 0.5
 # Bounds are sums of other terms in another order than scores: more than what rounding can make of it.
@@ -115,6 +114,7 @@ def search(
     indptr: np.ndarray,
     size: int,
     k: int,
+    window_size: int = WINDOW,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `k` best passages above 0, exactly (MaxScore: Turtle & Flood 1995, over windows of passages).
 
@@ -131,6 +131,7 @@ def search(
         indptr: Where each term's postings begin.
         size: How many passages there are.
         k: How many are wanted.
+        window_size: Passages whose scores are added up at once: few enough for the processor's cache.
 
     Returns:
         Positions and scores, by falling score, equal scores by rising position.
@@ -143,17 +144,15 @@ def search(
         rest[number] = rest[number + 1] + bounds[number] * _ROUNDING
     firsts = indptr[terms]
     lasts = firsts.copy()
-    scores = np.zeros(min(size, _WINDOW), dtype=np.float32)
-    for begin in range(0, size, _WINDOW):
-        window = scores[: min(size - begin, _WINDOW)]
+    scores = np.zeros(min(size, window_size), dtype=np.float32)
+    for begin in range(0, size, window_size):
+        window = scores[: min(size - begin, window_size)]
         needed = len(terms)
         while filled == k and k > 0 and needed > 0 and rest[needed - 1] <= _OPTIONAL * heap_scores[0]:
             needed -= 1
         for number in range(len(terms)):
             firsts[number] = lasts[number]
-            lasts[number] += np.searchsorted(
-                indices[lasts[number] : indptr[terms[number] + 1]], begin + len(window)
-            )
+            lasts[number] += np.searchsorted(indices[lasts[number] : indptr[terms[number] + 1]], begin + len(window))
         for number in range(needed):
             for place in range(firsts[number], lasts[number]):
                 window[np.uint32(indices[place] - begin)] += weights[number] * data[place]
