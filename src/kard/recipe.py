@@ -398,5 +398,8 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
     questions = recipe.questions.model_copy(update=absolute(recipe.questions))
     knowledge = recipe.knowledge.model_copy(update=absolute(recipe.knowledge))
     teacher = recipe.teacher.model_copy(update=absolute(recipe.teacher))
-    sections = {"questions": questions, "knowledge": knowledge, "teacher": teacher}
+    retriever = recipe.retriever
+    if retriever.milvus is not None and "://" not in retriever.milvus:
+        retriever = retriever.model_copy(update={"milvus": str(folder / retriever.milvus)})
+    sections = {"questions": questions, "knowledge": knowledge, "retriever": retriever, "teacher": teacher}
     return recipe.model_copy(update={**sections, **absolute(recipe)})

@@ -26,7 +26,7 @@ PLAIN = RetrieverSection(stemmer=None, stopwords=None)
 ENGLISH = RetrieverSection(stemmer="english", stopwords="english")
 
 SCRIPTS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
-SPACELESS = rf"[[{''.join(rf'\p{{Script={name}}}' for name in SCRIPTS)}]&&[\p{{L}}\p{{M}}]]"
+SPACELESS = "[[" + "".join(rf"\p{{Script={name}}}" for name in SCRIPTS) + r"]&&[\p{L}\p{M}]]"
 
 PASSAGES = [
     "The cat sat on the mat.",

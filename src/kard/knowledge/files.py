@@ -69,7 +69,7 @@ def _html(path: Path) -> tuple[str, Parts]:
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(path.read_bytes(), "html.parser")
-    title = soup.title.get_text(" ", strip=True) if soup.title else ""
+    title = " ".join(soup.title.get_text().split()) if soup.title else ""
     for element in soup(["head", *_NOT_TEXT]):
         element.decompose()
     for element in soup("br"):

@@ -1,8 +1,8 @@
 """Building a BM25 index in bounded memory: blocks of texts become sorted runs on disk, which are then merged term by term.
 
 The index is three memory-mapped arrays, the postings of all terms one after the other (as in bm25s): ``indptr.i64`` where each
-term's begin, ``indices.i32`` the passages, ``data.f32`` the terms' BM25 scores in them, ``maxima.f32`` the highest of each; and ``terms.u64``,
-the terms' sorted digests, which gives a term its number.
+term's begin, ``indices.i32`` the passages, ``data.f32`` the terms' BM25 scores in them, ``maxima.f32`` the highest of each; and
+``terms.u64``, the terms' sorted digests, which gives a term its number.
 """
 
 from __future__ import annotations
