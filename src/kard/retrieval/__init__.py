@@ -44,6 +44,7 @@ def build_retriever(section: RetrieverSection, texts: Sequence[str], folder: Pat
         texts: Their order gives the positions that `search` returns; read a block at a time.
         folder: Where the index goes.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     if section.kind in ("bm25", "hybrid"):
         from kard.retrieval.bm25 import Bm25
 
