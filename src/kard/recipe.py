@@ -55,8 +55,8 @@ class KnowledgeSection(Section):
 
     kind: Literal["jsonl", "csv", "parquet", "mediawiki", "files", "wikivital"] = "jsonl"
     path: PathIn | None = Field(None, description="a file, or a folder of files of the kind")
-    columns: dict[Literal["id", "title", "text", "url"], str] = Field(
-        {}, description="jsonl, csv, parquet: what your file calls them, where it is something else"
+    columns: dict[str, str] = Field(
+        {}, description="jsonl, csv, parquet: what your file calls id, title, text and url, where it is something else"
     )
     id_prefix: str = Field("", description="take only documents whose id begins like this")
     passage_words: Size = Field(
@@ -76,6 +76,8 @@ class KnowledgeSection(Section):
     def _path_fits(self) -> KnowledgeSection:
         if (self.kind == "wikivital") == (self.path is not None):
             raise ValueError("kind wikivital takes no path, and the other kinds take one")
+        if unknown := set(self.columns) - {"id", "title", "text", "url"}:
+            raise ValueError(f"columns names {', '.join(sorted(unknown))}: it can name id, title, text and url")
         if self.columns and self.kind not in ("jsonl", "csv", "parquet"):
             raise ValueError(f"kind {self.kind} has no columns: remove them")
         return self

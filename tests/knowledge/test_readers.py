@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,9 @@ from kard.errors import UserError
 from kard.knowledge import Passage, make_passages, positions_of, read_passages
 from kard.knowledge.store import write_passages
 from kard.recipe import KnowledgeSection
+from tests.conftest import load_passages
 
 GOOD = '{"id": "a", "title": "T", "text": "One two."}'
-
-
-def load_passages(section: KnowledgeSection) -> list[Passage]:
-    with tempfile.TemporaryDirectory() as folder:
-        make_passages(section, Path(folder))
-        return list(read_passages(Path(folder) / "passages.jsonl"))
 
 
 def section(path, content: str | bytes, **settings) -> KnowledgeSection:

@@ -79,7 +79,8 @@ def _html(path: Path) -> tuple[str, Parts]:
 
 def _html_blocks(soup: Any) -> Parts:
     """Texts that stand in the same block of the page, one after the other."""
-    block, texts = None, [""]
+    block: Any = None
+    texts = [""]
     for text in soup.strings:
         own = text.find_parent(_BLOCKS)
         if own is not block:

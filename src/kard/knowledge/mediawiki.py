@@ -37,7 +37,7 @@ def mediawiki_documents(path: Path, left_out: LeftOut) -> Iterator[Document]:
             yield Document(title, title, plain, source, tuple(offsets))
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> Any:
     if path.suffix == ".bz2":
         return bz2.open(path, "rb")
     return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")

@@ -46,8 +46,10 @@ class Passages(Sequence[Passage]):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._starts = np.memmap(_starts_path(path), dtype=np.int64, mode="r")
-        with open(path, "rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        self._bytes: mmap.mmap | bytes = b""
+        if path.stat().st_size:
+            with open(path, "rb") as file:
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def __len__(self) -> int:
         return len(self._starts) - 1

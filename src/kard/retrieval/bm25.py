@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class Bm25:
             UserError: The index was built with other settings than the recipe's.
         """
         index = cls(folder)
-        wanted = {"analyzer": section.analyzer, "k1": section.k1, "b": section.b}
+        wanted: dict[str, Any] = {"analyzer": section.analyzer, "k1": section.k1, "b": section.b}
         if section.analyzer == "standard":
             named = {"stemmer": section.stemmer, "stopwords": section.stopwords}
             wanted |= {key: value for key, value in named.items() if value != "auto"}

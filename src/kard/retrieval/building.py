@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kard.artifacts import read_json, write_json
+from kard.artifacts import write_json
 from kard.errors import UserError
 from kard.progress import progress
 from kard.retrieval.analysis import Analysis
@@ -154,9 +154,3 @@ def lucene_length(lengths: np.ndarray) -> np.ndarray:
     above = np.maximum(lengths - 24, 0)
     shift = np.maximum(np.floor(np.log2(np.maximum(above, 1))).astype(np.int64) - 3, 0)
     return np.where(lengths < 24, lengths, 24 + ((above >> shift) << shift))
-
-
-def index_settings(folder: Path) -> dict[str, float | int | str | None]:
-    """Settings and sizes of an index on disk."""
-    settings: dict[str, float | int | str | None] = read_json(folder / "analysis.json")
-    return settings
