@@ -24,7 +24,8 @@ from kard.retrieval.scoring import count, place_postings
 
 BLOCK = 20_000
 # Postings merged at once: 8 bytes each.
-_MERGED = 1 << 24
+_MERGED = 1 << 25
+_PENDING_TERMS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,13 @@ def _merge(blocks: Sequence[Block], analysis: Analysis, k1: float, b: float, fol
 def _vocabulary(blocks: Sequence[Block]) -> tuple[np.ndarray, np.ndarray]:
     """All terms, sorted, and in how many texts each is."""
     terms = np.empty(0, dtype=np.uint64)
+    pending: list[np.ndarray] = []
     for block in blocks:
-        terms = np.union1d(terms, block.array("terms"))
+        pending.append(block.array("terms"))
+        # Sorting everything anew for each block would take quadratic time.
+        if block is blocks[-1] or sum(map(len, pending)) > max(len(terms), _PENDING_TERMS):
+            terms = np.unique(np.concatenate([terms, *pending]))
+            pending.clear()
     frequencies = np.zeros(len(terms), dtype=np.int64)
     for block in blocks:
         frequencies[np.searchsorted(terms, block.array("terms"))] += np.diff(block.array("starts"))
