@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class Bm25:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "analysis.json").exists():
             build_index(texts, analysis_for(section, texts), section.k1, section.b, folder)
+        shutil.rmtree(folder / "runs", ignore_errors=True)  # an attempt may have died between the two
         return cls(folder)
 
     @classmethod
