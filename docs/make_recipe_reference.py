@@ -34,8 +34,9 @@ MEANINGS = {
     "questions.test": "jsonl: test questions",
     "questions.dev_size": "null: the whole file `dev`, or a tenth of all questions",
     "questions.test_size": "null: the whole file `test`, or a fifth of all questions",
-    "knowledge.kind": "`jsonl`: your own file; `wikivital`: the article summaries in the extra `demo`",
-    "retriever.kind": "the only kind in this version",
+    "knowledge.kind": "`jsonl`, `csv`, `parquet`: rows with id, title, text; `mediawiki`: XML dumps; `files`: text, Markdown, "
+    "HTML, PDF, DOCX, one document each; `wikivital`: the article summaries in the extra `demo`",
+    "retriever.kind": "`bm25`: words; `dense`: vectors of an encoder; `hybrid`: both; `milvus`: a Milvus database",
     "retriever.k1": "BM25's k1: how soon repeating a word stops counting",
     "retriever.b": "BM25's b: how much long passages are held back",
     "teacher.kind": "`recorded`: rationales that came with the questions; `extractive`: sentences of the gold passages "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def project_rows(count: int, seed: int) -> tuple[list[dict], list[dict]]:
 
 def write_rows(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def load_passages(section) -> list:
+    """The passages of a knowledge section."""
+    from kard.knowledge import make_passages, read_passages
+
+    with tempfile.TemporaryDirectory() as folder:
+        make_passages(section, Path(folder))
+        return list(read_passages(Path(folder) / "passages.jsonl"))
 
 
 def corpus() -> list[str]:

@@ -168,6 +168,44 @@ def answer(
 
 
 @app.command()
+def index(recipe: RecipeName, override: Overrides = None, output: Output = None) -> None:
+    """Build a recipe's passages and index alone, or go on where an earlier build stopped."""
+    from kard.knowledge import report_of
+    from kard.pipeline import index_recipe
+    from kard.recipe import load_recipe
+
+    loaded = load_recipe(recipe, override)
+    folder = output or loaded.output or Path("runs") / loaded.name
+    index_recipe(loaded, folder)
+    report = report_of(folder / "knowledge")
+    typer.echo(f"{report['passages']:,} passages from {report['documents']:,} documents in {folder}")
+    for reason, count in report["left_out"].items():
+        typer.echo(f"  left out: {count:,} {reason.replace('_', ' ')} (see {folder / 'knowledge' / 'left_out.jsonl'})")
+    typer.echo(f'Next: kard search {folder} "a few words"')
+
+
+@app.command()
+def search(
+    run: RunFolder,
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    count: Annotated[int, typer.Option("--count", "-k", min=1, help="How many passages.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Search the index of a run: passages with scores, the query's words marked, and where they come from."""
+    from kard.lookup import search_run
+
+    found = search_run(run, query, count)
+    if as_json:
+        typer.echo(json.dumps([row.as_json() for row in found], ensure_ascii=False, indent=1))
+        return
+    if not found:
+        typer.echo("Nothing found: no passage has a word of the query.")
+    for number, row in enumerate(found, start=1):
+        typer.echo(f"{number}. [{row.passage.id}] {row.passage.title} ({row.score:.3f}; {row.passage.source})")
+        typer.echo(f"   {row.marked(lambda word: typer.style(word, bold=True))}")
+
+
+@app.command()
 def batch(
     run: RunFolder,
     questions: Annotated[Path, typer.Argument(help="JSONL with question and, where there are any, id and choices.")],
@@ -232,11 +270,16 @@ def export(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    recipe: Annotated[str | None, typer.Argument(help="Also say what building this recipe's index will take.")] = None,
+    override: Overrides = None,
+) -> None:
     """Show what this machine has, and what kard would use."""
-    from kard.doctor import findings
+    from kard.doctor import findings, index_needs
+    from kard.recipe import load_recipe
 
-    for name, value in findings():
+    needs = index_needs(load_recipe(recipe, override)) if recipe else []
+    for name, value in [*needs, *findings()]:
         typer.echo(f"{name:<24} {value}")
 
 

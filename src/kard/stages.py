@@ -12,7 +12,7 @@ import numpy as np
 
 from kard.artifacts import Log, read_jsonl, write_json, write_jsonl
 from kard.errors import UserError
-from kard.knowledge import Passage, load_passages, read_passages, write_passages
+from kard.knowledge import make_passages, positions_of, read_passages
 from kard.memory import release_memory
 from kard.methods import Method, TrainedOn
 from kard.model import Found, Kard, found_row, load_readers, passage_store, reranker_queries
@@ -20,6 +20,7 @@ from kard.progress import say
 from kard.prompt import check_letters, same_answer, shown_answer, target
 from kard.questions import SPLITS, Question, load_splits, read_questions, write_questions
 from kard.recipe import Recipe
+from kard.retrieval import build_retriever, load_retriever
 from kard.teacher import Rationale, read_rationales, write_rationales
 
 if TYPE_CHECKING:
@@ -44,18 +45,17 @@ def make_questions(recipe: Recipe, folder: Path) -> None:
 
 
 def make_knowledge(recipe: Recipe, folder: Path) -> None:
-    """knowledge: passages as JSONL."""
-    passages = load_passages(recipe.knowledge)
-    write_passages(folder / "passages.jsonl", passages)
-    say(f"  {len(passages):,} passages from {len({passage.document for passage in passages}):,} documents")
+    """knowledge: passages as JSONL, and what was left out."""
+    report = make_passages(recipe.knowledge, folder)
+    left_out = "".join(f", {count:,} {reason.replace('_', ' ')}" for reason, count in report["left_out"].items())
+    say(
+        f"  {report['passages']:,} passages from {report['documents']:,} documents{left_out and '; left out' + left_out[1:]}"
+    )
 
 
 def make_index(recipe: Recipe, run: Path, folder: Path) -> None:
-    """index: BM25 over the passages' titles and texts."""
-    from kard.retrieval.bm25 import Bm25
-
-    texts = [passage.full_text for passage in read_passages(run / "knowledge" / "passages.jsonl")]
-    Bm25.build(texts, recipe.retriever).save(folder)
+    """index: the retriever's, over the passages' titles and texts."""
+    build_retriever(recipe.retriever, read_passages(run / "knowledge" / "passages.jsonl").texts, folder)
 
 
 def explained_questions(recipe: Recipe, run: Path, with_test: bool) -> list[Question]:
@@ -81,10 +81,11 @@ def make_rationales(recipe: Recipe, run: Path, with_test: bool, folder: Path) ->
     from kard.teacher.collect import collect_rationales
 
     questions = explained_questions(recipe, run, with_test)
-    gold = gold_passages(read_passages(run / "knowledge" / "passages.jsonl"))
+    passages = read_passages(run / "knowledge" / "passages.jsonl")
+    gold = gold_positions(run, questions)
     rationales = collect_rationales(
         questions,
-        lambda question: [passage for name in question.gold_passages for passage in gold.get(name, [])],
+        lambda question: [passages[p] for name in question.gold_passages for p in gold.get(name, [])],
         recipe.teacher,
         recipe.seed,
         run / "teacher.sqlite",
@@ -124,20 +125,9 @@ def teacher_models(recipe: Recipe) -> Models:
     )
 
 
-def gold_passages(passages: Iterable[Passage]) -> dict[str, list[Passage]]:
-    """Passages by their own id and by the id of their document."""
-    found: dict[str, list[Passage]] = {}
-    for passage in passages:
-        for name in {passage.id, passage.document}:
-            found.setdefault(name, []).append(passage)
-    return found
-
-
 def make_candidates(recipe: Recipe, run: Path, folder: Path) -> None:
     """candidates: for each rationale its silver passages, and D̃ with the rationale's scores (KARD equations 3 and 4)."""
-    from kard.retrieval.bm25 import Bm25
-
-    retriever = Bm25.load(run / "index")
+    retriever = load_retriever(recipe.retriever, run / "index")
     questions = {q.id: q for name in SPLITS for q in read_questions(run / "questions" / f"{name}.jsonl")}
     rationales = [row for row in read_rationales(run / "rationales" / "rationales.jsonl") if row.text]
     depth = silver_depth(recipe)
@@ -150,18 +140,21 @@ def make_candidates(recipe: Recipe, run: Path, folder: Path) -> None:
     by_question = dict(zip(asked, found, strict=True))
 
     def rows() -> Iterator[dict[str, Any]]:
-        for rationale, hits in zip(rationales, by_rationale, strict=True):
-            chosen = candidate_positions(
+        sets = [
+            candidate_positions(
                 hits.positions[: section.rationale_candidates], by_question[rationale.question].positions
             )
-            scores = retriever.scores(rationale.text)
+            for rationale, hits in zip(rationales, by_rationale, strict=True)
+        ]
+        every = retriever.scores([rationale.text for rationale in rationales], sets)
+        for rationale, hits, chosen, scores in zip(rationales, by_rationale, sets, every, strict=True):
             yield {
                 "rationale": rationale.id,
                 "question": rationale.question,
                 "status": rationale.status,
                 "silver": hits.positions.tolist(),
                 "candidates": chosen,
-                "scores": [round(float(scores[position]), 4) for position in chosen],
+                "scores": [float(f"{score:.6g}") for score in scores],
             }
 
     write_jsonl(folder / "candidates.jsonl", rows())
@@ -182,10 +175,9 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
     from kard.evaluation.retrieval import evaluate_ranking
     from kard.reranker.model import Reranker, new_encoder, passage_vectors
     from kard.reranker.training import CandidateSet, train_reranker
-    from kard.retrieval.bm25 import Bm25
 
     section = recipe.reranker
-    texts = [passage.full_text for passage in read_passages(run / "knowledge" / "passages.jsonl")]
+    texts = read_passages(run / "knowledge" / "passages.jsonl").texts
     encoder = new_encoder(section.model, section.question_tokens, section.passage_tokens)
     reranker = Reranker(encoder, passage_vectors(encoder, passage_store(run, recipe), texts))
     questions = {q.id: q for q in read_questions(run / "questions" / "train.jsonl")[: section.train_questions]}
@@ -199,7 +191,8 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
         if row["status"] == "kept" and row["question"] in questions
     ]
     test = evaluation_questions(recipe, run)
-    hits = Bm25.load(run / "index").search([q.query(recipe.retriever.query) for q in test], recipe.retriever.candidates)
+    retriever = load_retriever(recipe.retriever, run / "index")
+    hits = retriever.search([q.query(recipe.retriever.query) for q in test], recipe.retriever.candidates)
     reranker.vectors.ensure(
         [p for row in sets for p in row.positions] + [int(p) for hit in hits for p in hit.positions]
     )
@@ -212,7 +205,7 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
     untrained = ranked()
     train_reranker(reranker, sets, section, recipe.seed, folder)
     rankings: dict[str, list[list[int]]] = {
-        "bm25": [hit.positions.tolist() for hit in hits],
+        recipe.retriever.kind: [hit.positions.tolist() for hit in hits],
         "reranker_untrained": untrained,
         "reranker": ranked(),
     }
@@ -221,7 +214,7 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
 
 def relevant_passages(run: Path, questions: Sequence[Question]) -> dict[str, list[set[int]]]:
     """What should be found for each question: ``gold`` where the data names passages, ``silver`` where there are rationales."""
-    names = gold_positions(run)
+    names = gold_positions(run, questions)
     gold = [{p for name in question.gold_passages for p in names.get(name, [])} for question in questions]
     silver_of: dict[str, set[int]] = {}
     for row in read_jsonl(run / "candidates" / "candidates.jsonl"):
@@ -230,13 +223,9 @@ def relevant_passages(run: Path, questions: Sequence[Question]) -> dict[str, lis
     return {name: sets for name, sets in (("gold", gold), ("silver", silver)) if any(sets)}
 
 
-def gold_positions(run: Path) -> dict[str, list[int]]:
-    """Positions of passages by their id and by their document's id."""
-    found: dict[str, list[int]] = {}
-    for position, row in enumerate(read_jsonl(run / "knowledge" / "passages.jsonl")):
-        for name in {row["id"], row["document"]}:
-            found.setdefault(name, []).append(position)
-    return found
+def gold_positions(run: Path, questions: Iterable[Question]) -> dict[str, list[int]]:
+    """Positions of the passages that questions name, by the passages' ids and their documents'."""
+    return positions_of(run / "knowledge", {name for question in questions for name in question.gold_passages})
 
 
 def make_base(recipe: Recipe, run: Path, folder: Path) -> None:
@@ -323,12 +312,10 @@ def lessons(recipe: Recipe, run: Path, trained_on: TrainedOn) -> Iterator[Lesson
     if trained_on == "answers":
         yield from (Lesson(question, [], "") for question in questions)
         return
-    texts = [passage.full_text for passage in read_passages(run / "knowledge" / "passages.jsonl")]
+    texts = read_passages(run / "knowledge" / "passages.jsonl").texts
     if trained_on == "answers_passages":
-        from kard.retrieval.bm25 import Bm25
-
         queries = [question.query(recipe.retriever.query) for question in questions]
-        found = Bm25.load(run / "index").search(queries, recipe.student.passages)
+        found = load_retriever(recipe.retriever, run / "index").search(queries, recipe.student.passages)
         for question, hits in zip(questions, found, strict=True):
             yield Lesson(question, [texts[p] for p in hits.positions], "")
         return
@@ -384,7 +371,7 @@ def _read(kard: Kard, run: Path, questions: Sequence[Question]) -> list[list[Fou
         return kard.read(questions)
     wanted = kard.recipe.evaluation.passages
     if kard.method.reads == "gold":
-        names = gold_positions(run)
+        names = gold_positions(run, questions)
         positions = [[p for name in q.gold_passages for p in names.get(name, [])] for q in questions]
     else:
         silver = test_silver(run)

@@ -200,7 +200,9 @@ def deciding_settings(section: TeacherSection) -> dict[str, Any]:
     settings = section.model_dump(mode="json", exclude=_NOT_DECIDING)
     settings |= {"prompt": hash_of_file(section.prompt)} if section.prompt else {}
     settings |= {"verifier": model_identity(section.verifier)} if section.verifier else {}
-    return settings | ({"model": model_identity(str(section.model))} if section.kind in ("llama_cpp", "transformers") else {})
+    return settings | (
+        {"model": model_identity(str(section.model))} if section.kind in ("llama_cpp", "transformers") else {}
+    )
 
 
 def describe_teacher(section: TeacherSection) -> str:
