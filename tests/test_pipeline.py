@@ -77,6 +77,19 @@ def test_predictions_agree_with_results(finished):
                 assert f"Passage: {passage['title']}. {passage['text']}\n" in prediction["prompt"]
 
 
+def test_each_questions_ranks_make_up_the_hits(finished):
+    run = finished.parent / "run" / "reranker"
+    rows = [json.loads(line) for line in (run / "rankings.jsonl").open(encoding="utf-8")]
+    assert len(rows) == 12
+    for total in json.loads((run / "retrieval.json").read_text(encoding="utf-8")):
+        ranks = [row["ranks"][total["against"]][total["name"]] for row in rows]
+        assert sum(rank == 1 for rank in ranks) / 12 == pytest.approx(total["hits"]["1"])
+        assert sum(rank is not None for rank in ranks) / 12 == pytest.approx(total["recall"])
+        for row, rank in zip(rows, ranks, strict=True):
+            first = row["first"][total["name"]]
+            assert (rank == 1) == (first[0] in row[total["against"]])
+
+
 def test_silver_reads_the_rationales_passage(finished):
     run = finished.parent / "run"
     rows = [

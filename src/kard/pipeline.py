@@ -47,7 +47,7 @@ STAGES = (
 )
 
 # Raised when what a stage writes changes, so that folders of an older kind are made again.
-VERSIONS = dict.fromkeys(STAGES, 1) | {"questions": 2, "predictions": 2}
+VERSIONS = dict.fromkeys(STAGES, 1) | {"questions": 2, "predictions": 2, "reranker": 2}
 
 
 @dataclass(frozen=True)

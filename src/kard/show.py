@@ -101,7 +101,8 @@ def _ranking_lines(run: Path) -> Iterator[str]:
     yield from _curve(training["loss"])
     for row in read_json(folder / "retrieval.json"):
         shares = "  ".join(f"@{depth} {share:.1%}" for depth, share in row["hits"].items())
-        yield f"{row['name']:<20} against {row['against']:<7} {shares}  (n {row['n']})"
+        rest = f"MRR {row['mrr']:.1%}  nDCG@10 {row['ndcg']:.1%}  among candidates {row['recall']:.1%}"
+        yield f"{row['name']:<20} against {row['against']:<7} {shares}  {rest}  (n {row['n']})"
 
 
 def _student_lines(run: Path) -> Iterator[str]:

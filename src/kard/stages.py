@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,34 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
         "reranker_untrained": untrained,
         "reranker": ranked(),
     }
-    write_json(folder / "retrieval.json", evaluate_ranking(rankings, relevant_passages(run, test)))
+    relevant = relevant_passages(run, test)
+    write_json(folder / "retrieval.json", evaluate_ranking(rankings, relevant, recipe.seed))
+    write_jsonl(folder / "rankings.jsonl", ranking_rows(run, test, rankings, relevant))
+
+
+def ranking_rows(
+    run: Path,
+    questions: Sequence[Question],
+    rankings: Mapping[str, Sequence[Sequence[int]]],
+    relevant: Mapping[str, Sequence[set[int]]],
+) -> Iterator[dict[str, Any]]:
+    """What each question's candidates look like in each order: the first passages, and the places of gold and silver ones."""
+    from kard.evaluation.retrieval import first_rank
+
+    names = [row["id"] for row in read_jsonl(run / "knowledge" / "passages.jsonl")]
+    for number, question in enumerate(questions):
+        orders = {name: ranking[number] for name, ranking in rankings.items()}
+        yield {
+            "question": question.id,
+            "candidates": len(orders["bm25"]),
+            **{kind: sorted(names[p] for p in sets[number]) for kind, sets in relevant.items()},
+            "ranks": {
+                kind: {name: first_rank(order, sets[number]) for name, order in orders.items()}
+                for kind, sets in relevant.items()
+                if sets[number]
+            },
+            "first": {name: [names[p] for p in order[:SILVER_DEPTH]] for name, order in orders.items()},
+        }
 
 
 def relevant_passages(run: Path, questions: Sequence[Question]) -> dict[str, list[set[int]]]:
