@@ -44,6 +44,8 @@ MEANINGS = {
     "teacher.top_p": "openai: sample from the likeliest words with this share of the probability; null: not sent",
     "teacher.max_tokens": "openai: longest reply; one that is cut off is rejected as truncated",
     "teacher.concurrency": "openai: requests under way at once",
+    "reranker.lora_rank": "lora: rank of the adapters",
+    "reranker.lora_alpha": "lora: the adapters' scale is this over the rank",
     "reranker.epochs": "passes over the candidate sets",
     "reranker.batch_size": "candidate sets a step",
     "reranker.lr": "peak learning rate",

@@ -165,6 +165,32 @@ def test_changed_data_is_noticed(finished, tmp_path):
     assert state["knowledge"] == state["index"] == "outdated"
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["reranker.train=both", "reranker.encode_ahead=10"],
+        ["reranker.kind=cross_encoder", "reranker.passage_tokens=32", "reranker.question_tokens=32"],
+        ["reranker.method=lora", "reranker.vectors=int8", "reranker.encode_ahead=10", "reranker.early_stopping=2"],
+    ],
+)
+def test_every_kind_of_reranker_is_read_as_it_was_measured(project, changes):
+    from kard.knowledge import read_passages
+    from kard.model import load_reranker
+    from kard.stages import Judged, evaluation_questions
+
+    recipe = load_recipe(str(project), changes)
+    run = recipe.output
+    run_recipe(recipe, run, until="reranker")
+    passages = read_passages(run / "knowledge" / "passages.jsonl")
+    judged = Judged.of(recipe, run, evaluation_questions(recipe, run))
+    ranked = judged.ranked(load_reranker(run, recipe, passages))
+    rows = [json.loads(line) for line in (run / "reranker" / "rankings.jsonl").open(encoding="utf-8")]
+    assert [[passages[p].id for p in order[:10]] for order in ranked] == [row["first"]["reranker"] for row in rows]
+    if recipe.reranker.encode_ahead:
+        stores = [*run.glob("vectors/*"), *run.glob("reranker/vectors")]
+        assert all((store / "places.i64").stat().st_size == 24 * len(passages) for store in stores)
+
+
 def test_until_stops_after_the_stage(project):
     recipe = load_recipe(str(project))
     assert run_recipe(recipe, recipe.output, until="index") is None

@@ -17,6 +17,7 @@ from kard.questions import Question
 from kard.recipe import Recipe, recipe_from_run
 
 if TYPE_CHECKING:
+    from kard.reranker.cross import CrossReranker
     from kard.reranker.model import Reranker
     from kard.retrieval.bm25 import Bm25
     from kard.student.generation import Student, Written
@@ -71,7 +72,7 @@ class Kard:
     student: Student
     passages: list[Passage]
     retriever: Bm25 | None
-    reranker: Reranker | None
+    reranker: Reranker | CrossReranker | None
     recipe: Recipe
 
     @classmethod
@@ -213,7 +214,7 @@ def reranker_queries(question: Question, form: str) -> tuple[str, ...]:
 
 def load_readers(
     folder: Path, recipe: Recipe, methods: Sequence[Method]
-) -> tuple[list[Passage], Bm25 | None, Reranker | None]:
+) -> tuple[list[Passage], Bm25 | None, Reranker | CrossReranker | None]:
     """Passages, retriever and reranker of a run, as far as the methods read them."""
     reads = {method.reads for method in methods}
     if reads == {"nothing"}:
@@ -226,23 +227,29 @@ def load_readers(
     return passages, retriever, reranker
 
 
-def load_reranker(folder: Path, recipe: Recipe, passages: Sequence[Passage]) -> Reranker:
+def load_reranker(folder: Path, recipe: Recipe, passages: Sequence[Passage]) -> Reranker | CrossReranker:
     """The trained reranker of a run, with the passage vectors that the run has computed so far."""
-    from kard.reranker.model import Reranker
+    from kard.reranker import open_reranker
 
-    store = passage_store(folder, recipe)
-    return Reranker.load(finished(folder, "reranker") / "model", store, [passage.full_text for passage in passages])
+    trained = finished(folder, "reranker")
+    store = trained / "vectors" if recipe.reranker.train == "both" else passage_store(folder, recipe)
+    texts = [passage.full_text for passage in passages]
+    return open_reranker(str(trained / "model"), recipe.reranker, store, texts)
 
 
 def passage_store(folder: Path, recipe: Recipe) -> Path:
-    """Where the passage vectors of a run lie; another encoder or another knowledge base has another folder."""
+    """Where the passage vectors of a run lie; another encoder or another knowledge base has another folder.
+
+    A passage side that is trained as well is an encoder of its own: its vectors lie in the reranker's folder.
+    """
     from kard.reranker.vectors import vectors_folder
     from kard.weights import model_identity
 
     manifest = manifest_of(finished(folder, "knowledge"))
     assert manifest is not None
-    identity = model_identity(recipe.reranker.model)
-    return vectors_folder(folder, identity, recipe.reranker.passage_tokens, manifest["key"])
+    section = recipe.reranker
+    identity = model_identity(section.model)
+    return vectors_folder(folder, identity, section.passage_tokens, manifest["key"], section.vectors)
 
 
 def finished(folder: Path, stage: str) -> Path:

@@ -224,8 +224,9 @@ def _data_steps(recipe: Recipe, folder: Path, methods: list[Method]) -> Iterator
 
 
 def _reranker_step(recipe: Recipe, folder: Path, keys: dict[str, str]) -> Step:
+    unused = ("checkpoint_minutes", "encode_ahead", "rationale_candidates", "question_candidates")
     key = {
-        "section": _fields(recipe.reranker, "checkpoint_minutes", "rationale_candidates", "question_candidates"),
+        "section": _fields(recipe.reranker, *unused),
         "model": model_identity(recipe.reranker.model),
         "candidates": keys["candidates"],
         "questions": keys["questions"],
