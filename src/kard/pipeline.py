@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kard import prompt, stages
+from kard import prompt, reranking, stages
 from kard.artifacts import (
     RUN_FORMAT,
     Artifact,
@@ -235,7 +235,7 @@ def _reranker_step(recipe: Recipe, folder: Path, keys: dict[str, str]) -> Step:
         "seed": recipe.seed,
     }
     about = f"{recipe.reranker.model}, {recipe.reranker.train_questions or 'all'} questions, {recipe.reranker.epochs:g} epochs"
-    return _step("reranker", key, lambda target: stages.make_reranker(recipe, folder, target), about)
+    return _step("reranker", key, lambda target: reranking.make_reranker(recipe, folder, target), about)
 
 
 def _student_steps(recipe: Recipe, folder: Path, methods: list[Method], keys: dict[str, str]) -> Iterator[Step]:

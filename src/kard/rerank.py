@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from kard.artifacts import Artifact, build, hash_of_file, read_json, write_json
 from kard.errors import UserError
 from kard.questions.jsonl import read_user_jsonl, text_of, texts_of
 from kard.recipe import RerankerSection
-from kard.stages import Judged, write_reranker_card
+from kard.reranking import Judged, write_reranker_card
 from kard.weights import model_identity
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _train(
         train_reranker(reranker, sets, section, seed, folder)
     else:
         rankings = {"given": judged.found, "reranker_untrained": judged.ranked(reranker)}
-        trained = train_reranker(reranker, sets, section, seed, folder, lambda: judged.hits(reranker))
+        trained = train_reranker(reranker, sets, section, seed, folder, partial(judged.hits, reranker))
         rows = evaluate_ranking(rankings | {"reranker": judged.ranked(trained)}, judged.relevant, seed)
     write_json(folder / "retrieval.json", rows)
     write_reranker_card(folder / "model", section, rows)

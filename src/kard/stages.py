@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from kard.artifacts import Log, read_jsonl, write_json, write_jsonl
+from kard.artifacts import Log, read_jsonl, write_jsonl
 from kard.errors import UserError
 from kard.knowledge import Passage, load_passages, read_passages, write_passages
 from kard.methods import Method, TrainedOn
-from kard.model import Found, Kard, found_row, load_readers, passage_store, reranker_queries
+from kard.model import Found, Kard, found_row, load_readers
 from kard.progress import say
 from kard.prompt import check_letters, same_answer, shown_answer, target
 from kard.questions import SPLITS, Question, load_splits, read_questions, write_questions
-from kard.recipe import Recipe, RerankerSection
+from kard.recipe import Recipe
+from kard.reranking import evaluation_questions, first_silver, gold_positions
 from kard.teacher import Rationale, read_rationales, write_rationales
-
-if TYPE_CHECKING:
-    from kard.reranker.cross import CrossReranker
-    from kard.reranker.learners import CandidateSet
-    from kard.reranker.model import Reranker
 
 SILVER_DEPTH = 10
 
@@ -62,11 +56,6 @@ def explained_questions(recipe: Recipe, run: Path, with_test: bool) -> list[Ques
     evaluated where rationales cost nothing or an oracle method reads them."""
     train = read_questions(run / "questions" / "train.jsonl")[: explained_count(recipe)]
     return [*train, *(evaluation_questions(recipe, run) if with_test else [])]
-
-
-def evaluation_questions(recipe: Recipe, run: Path) -> list[Question]:
-    """The questions that are answered to measure the methods: test, or dev where the recipe says so."""
-    return read_questions(run / "questions" / f"{recipe.evaluation.split}.jsonl")
 
 
 def explained_count(recipe: Recipe) -> int | None:
@@ -155,159 +144,6 @@ def candidate_positions(by_rationale: Iterable[int], by_question: Iterable[int])
 def silver_depth(recipe: Recipe) -> int:
     """How many passages by rationale are kept: enough for silver passages, candidates and Hits@10."""
     return max(SILVER_DEPTH, recipe.reranker.rationale_candidates, recipe.student.passages, recipe.evaluation.passages)
-
-
-def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
-    """reranker: trained on the candidate sets of kept rationales; also how it ranks evaluation questions before and after."""
-    from kard.evaluation.retrieval import evaluate_ranking
-    from kard.reranker import new_reranker
-    from kard.reranker.training import train_reranker
-
-    section = recipe.reranker
-    texts = [passage.full_text for passage in read_passages(run / "knowledge" / "passages.jsonl")]
-    reranker = new_reranker(section, passage_store(run, recipe), texts, recipe.seed)
-    sets = candidate_sets(recipe, run)
-    judged = Judged.of(recipe, run, evaluation_questions(recipe, run))
-    dev = Judged.of(recipe, run, read_questions(run / "questions" / "dev.jsonl")) if section.early_stopping else None
-    if section.encode_ahead and not encode_ahead(reranker, section.encode_ahead):
-        say("  the knowledge base's vectors do not fit into reranker.encode_ahead: only what is asked for is encoded")
-    in_sets = [p for row in sets for p in row.positions] if section.train == "question" else []
-    reranker.prepare([*in_sets, *judged.positions, *(dev.positions if dev else [])])
-    untrained = judged.ranked(reranker)
-    dev_hits = (lambda: dev.hits(reranker)) if dev else None
-    trained = train_reranker(reranker, sets, section, recipe.seed, folder, dev_hits)
-    if section.encode_ahead and trained is not reranker:
-        encode_ahead(trained, section.encode_ahead)
-    rankings = {"bm25": judged.found, "reranker_untrained": untrained, "reranker": judged.ranked(trained)}
-    rows = evaluate_ranking(rankings, judged.relevant, recipe.seed)
-    write_json(folder / "retrieval.json", rows)
-    write_jsonl(folder / "rankings.jsonl", ranking_rows(run, judged.questions, rankings, judged.relevant))
-    write_reranker_card(folder / "model", section, rows)
-
-
-def candidate_sets(recipe: Recipe, run: Path) -> list[CandidateSet]:
-    """What the reranker learns from: the candidate sets of the training questions' kept rationales."""
-    from kard.reranker.learners import CandidateSet
-
-    section = recipe.reranker
-    questions = {q.id: q for q in read_questions(run / "questions" / "train.jsonl")[: section.train_questions]}
-    return [
-        CandidateSet(
-            reranker_queries(questions[row["question"]], section.choices),
-            tuple(row["candidates"]),
-            tuple(row["scores"]),
-        )
-        for row in read_jsonl(run / "candidates" / "candidates.jsonl")
-        if row["status"] == "kept" and row["question"] in questions
-    ]
-
-
-def encode_ahead(reranker: Reranker | CrossReranker, megabytes: float) -> bool:
-    """Encode the whole knowledge base if it fits; a cross-encoder has nothing to encode."""
-    from kard.reranker.model import Reranker
-
-    return isinstance(reranker, Reranker) and reranker.vectors.ensure_all(megabytes)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Questions with their candidates by BM25, and what should be found.
-
-    Attributes:
-        questions: In the order of everything else here.
-        queries: As the reranker reads them.
-        found: Positions of the candidates, best first.
-        relevant: See `relevant_passages`.
-    """
-
-    questions: list[Question]
-    queries: list[tuple[str, ...]]
-    found: list[list[int]]
-    relevant: dict[str, list[set[int]]]
-
-    @classmethod
-    def of(cls, recipe: Recipe, run: Path, questions: list[Question]) -> Judged:
-        """Search candidates for questions of a run."""
-        from kard.retrieval.bm25 import Bm25
-
-        queries = [question.query(recipe.retriever.query) for question in questions]
-        hits = Bm25.load(run / "index").search(queries, recipe.retriever.candidates)
-        forms = [reranker_queries(question, recipe.reranker.choices) for question in questions]
-        return cls(questions, forms, [hit.positions.tolist() for hit in hits], relevant_passages(run, questions))
-
-    @property
-    def positions(self) -> list[int]:
-        """All candidates."""
-        return [position for row in self.found for position in row]
-
-    def ranked(self, reranker: Reranker | CrossReranker) -> list[list[int]]:
-        """The candidates in the reranker's order; equal scores keep BM25's."""
-        scores = reranker.score(self.queries, self.found)
-        return [
-            np.array(row, dtype=np.int64)[np.argsort(-of_row, kind="stable")].tolist()
-            for row, of_row in zip(self.found, scores, strict=True)
-        ]
-
-    def hits(self, reranker: Reranker | CrossReranker) -> float:
-        """Hits@1 against gold passages, or silver ones where no gold is named."""
-        from kard.evaluation.retrieval import evaluate_ranking
-
-        if not self.relevant:
-            raise UserError(
-                "reranker.early_stopping: no dev question names gold passages or has a rationale. Set it to null."
-            )
-        return float(evaluate_ranking({"now": self.ranked(reranker)}, self.relevant)[0]["hits"]["1"])
-
-
-def write_reranker_card(folder: Path, section: RerankerSection, rows: Sequence[dict[str, Any]]) -> None:
-    """The model card beside the reranker's weights."""
-    from kard.report.card import render_reranker_card
-
-    (folder / "README.md").write_text(render_reranker_card(section, rows), encoding="utf-8")
-
-
-def ranking_rows(
-    run: Path,
-    questions: Sequence[Question],
-    rankings: Mapping[str, Sequence[Sequence[int]]],
-    relevant: Mapping[str, Sequence[set[int]]],
-) -> Iterator[dict[str, Any]]:
-    """What each question's candidates look like in each order: the first passages, and the places of gold and silver ones."""
-    from kard.evaluation.retrieval import first_rank
-
-    names = [row["id"] for row in read_jsonl(run / "knowledge" / "passages.jsonl")]
-    for number, question in enumerate(questions):
-        orders = {name: ranking[number] for name, ranking in rankings.items()}
-        yield {
-            "question": question.id,
-            "candidates": len(orders["bm25"]),
-            **{kind: sorted(names[p] for p in sets[number]) for kind, sets in relevant.items()},
-            "ranks": {
-                kind: {name: first_rank(order, sets[number]) for name, order in orders.items()}
-                for kind, sets in relevant.items()
-                if sets[number]
-            },
-            "first": {name: [names[p] for p in order[:SILVER_DEPTH]] for name, order in orders.items()},
-        }
-
-
-def relevant_passages(run: Path, questions: Sequence[Question]) -> dict[str, list[set[int]]]:
-    """What should be found for each question: ``gold`` where the data names passages, ``silver`` where there are
-    rationales: the passage that the method kard_silver reads, found by the question's first kept one."""
-    names = gold_positions(run)
-    gold = [{p for name in question.gold_passages for p in names.get(name, [])} for question in questions]
-    by_rationale = test_silver(run)
-    silver = [set(by_rationale.get(question.id, [])[:1]) for question in questions]
-    return {name: sets for name, sets in (("gold", gold), ("silver", silver)) if any(sets)}
-
-
-def gold_positions(run: Path) -> dict[str, list[int]]:
-    """Positions of passages by their id and by their document's id."""
-    found: dict[str, list[int]] = {}
-    for position, row in enumerate(read_jsonl(run / "knowledge" / "passages.jsonl")):
-        for name in {row["id"], row["document"]}:
-            found.setdefault(name, []).append(position)
-    return found
 
 
 def make_base(recipe: Recipe, run: Path, folder: Path) -> None:
@@ -457,18 +293,9 @@ def _read(kard: Kard, run: Path, questions: Sequence[Question]) -> list[list[Fou
         names = gold_positions(run)
         positions = [[p for name in q.gold_passages for p in names.get(name, [])] for q in questions]
     else:
-        silver = test_silver(run)
+        silver = first_silver(run)
         positions = [silver.get(question.id, []) for question in questions]
     return [[Found(kard.passages[p]) for p in row[:wanted]] for row in positions]
-
-
-def test_silver(run: Path) -> dict[str, list[int]]:
-    """Silver passages of each question's first rationale, a kept one if there is any (an oracle reads no answers off them)."""
-    found: dict[str, list[int]] = {}
-    rows = list(read_jsonl(run / "candidates" / "candidates.jsonl"))
-    for row in sorted(rows, key=lambda row: row["status"] != "kept"):
-        found.setdefault(row["question"], row["silver"])
-    return found
 
 
 def _prediction(kard: Kard, question: Question, found: Sequence[Found], written: Any) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def _arguments(section: RerankerSection, seed: int, folder: Path, examples: int)
         "load_best_model_at_end": True,
         "metric_for_best_model": "hits",
         "greater_is_better": True,
+        "restore_callback_states_from_checkpoint": True,  # how long nothing got better
     }
     return training_arguments(
         folder / "checkpoints",

@@ -84,17 +84,16 @@ class PassageVectors:
         return float(self.length.sum()) * self.columns * self.dtype.itemsize / max(1, int(self.has.sum()))
 
     def get(self, positions: Sequence[int]) -> list[np.ndarray]:
-        """Token vectors of passages that are there, (tokens, dimension) each, float32."""
-        tokens, first = self.joined(positions)
-        return np.split(tokens, first[1:])
+        """Token vectors of passages that are there, (tokens, dimension) each, float16 (float32 from int8)."""
+        return [rows if self.form == "fp16" else unpacked(rows) for rows in self._kept(positions)]
 
     def joined(self, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The same one after the other, (all tokens, dimension), and where each passage begins, (passages,)."""
-        rows = self._rows
-        first = np.cumsum([0, *self.length[list(positions[:-1])]])
-        return unpacked(
-            np.concatenate([rows[self.first[p] : self.first[p] + self.length[p]] for p in positions])
-        ), first
+        """The same one after the other in float32, (all tokens, dimension), and where each begins, (passages,)."""
+        kept = self._kept(positions)
+        return unpacked(np.concatenate(kept)), np.cumsum([0, *map(len, kept[:-1])])
+
+    def _kept(self, positions: Sequence[int]) -> list[np.ndarray]:
+        return [self._rows[self.first[p] : self.first[p] + self.length[p]] for p in positions]
 
     def _encode(self, positions: list[int]) -> None:
         order = sorted(positions, key=lambda position: (len(self.texts[position]), position))
