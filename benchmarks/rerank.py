@@ -38,7 +38,8 @@ GOAL, GOAL_MS = 50, 30
 def main(quick: bool) -> None:
     """Measure, print what was found, and one JSON object in the last line."""
     questions, passages, found = data(24 if quick else 300)
-    forms = [reranker_queries(question, "each") for question in questions]
+    forms = [reranker_queries(question, "together") for question in questions]  # one query, as in the paper
+    each = [reranker_queries(question, "each") for question in questions]  # a query for each of four choices
     texts = [passage.full_text for passage in passages]
     encoder = new_encoder(MODEL, QUESTION_TOKENS, PASSAGE_TOKENS)
     folder = Path(tempfile.mkdtemp())
@@ -49,13 +50,15 @@ def main(quick: bool) -> None:
     print(f"{encoded:,} candidates of {len(found)} questions encoded once in {perf_counter() - start:.1f} s")
     small = same_in_int8(full, folder / "int8")
 
-    again = [milliseconds(lambda: encode_again(encoder, forms[:1], found[:1], texts), 1)]  # warms up
-    again, kept, int8 = [], [], []
+    encode_again(encoder, forms[:1], found[:1], texts)  # warms up
+    full.score(each[:4], found[:4])
+    again, kept, int8, four = [], [], [], []
     for number in range(2 if quick else 5):  # in turns, so that whatever else the machine does meets all of them
         one = slice(number, number + 1)
         again.append(milliseconds(lambda one=one: encode_again(encoder, forms[one], found[one], texts), 1))
         kept.append(milliseconds(lambda: full.score(forms, found), len(found)))
         int8.append(milliseconds(lambda: small.score(forms, found), len(found)))
+        four.append(milliseconds(lambda: full.score(each, found), len(found)))
     ours, peer = float(np.median(kept)), float(np.median(again))
     agrees = agreement(full, encoder, forms[0], found[0], texts)
     names = {p: {n for n, passage in enumerate(passages) if passage.document == p} for p in gold_names(questions)}
@@ -64,12 +67,12 @@ def main(quick: bool) -> None:
     quality = {row["name"]: row["hits"] for row in evaluate_ranking(orders, {"gold": relevant})}
     settings: dict[str, Any] = {
         "questions": len(questions),
-        "queries_a_question": round(float(np.mean([len(form) for form in forms])), 2),
         "candidates": CANDIDATES,
         "model": MODEL,
         "threads": torch.get_num_threads(),
         "goal_ms": GOAL_MS,
         "int8_ms": round(float(np.median(int8)), 2),
+        "four_queries_ms": round(float(np.median(four)), 2),
         "tokens_a_passage": round(float(full.vectors.length[full.vectors.has].mean()), 1),
         "disk_kb_a_passage": {
             name: round(store.vectors.bytes_per_passage / 1000, 1) for name, store in (("fp16", full), ("int8", small))
@@ -142,6 +145,7 @@ def milliseconds(work: Any, questions: int) -> float:
 def report(settings: dict[str, Any], ours: float, peer: float) -> None:
     disk, first, third = settings["disk_kb_a_passage"], settings["hits_at_1"], settings["hits_at_3"]
     print(f"kept vectors: fp16 {ours:.1f} ms, int8 {settings['int8_ms']:.1f} ms a question (goal {GOAL_MS})")
+    print(f"with a query for each of four choices, fp16: {settings['four_queries_ms']:.1f} ms")
     print(f"encoded again: {peer:.0f} ms a question, {peer / ours:.0f} times as long (goal {GOAL})")
     print(f"disk a passage: fp16 {disk['fp16']} kB, int8 {disk['int8']} kB ({settings['tokens_a_passage']} tokens)")
     print(f"memory a passage: {settings['memory_bytes_a_passage']} bytes; the vectors stay on disk (mmap)")

@@ -38,14 +38,14 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
     sets = candidate_sets(recipe, run)
     judged = Judged.of(recipe, run, evaluation_questions(recipe, run))
     dev = Judged.of(recipe, run, read_questions(run / "questions" / "dev.jsonl")) if section.early_stopping else None
-    if section.encode_ahead and not encode_ahead(reranker, section.encode_ahead):
-        say("  the knowledge base's vectors do not fit into reranker.encode_ahead: only what is asked for is encoded")
+    if section.train == "question":
+        encode_ahead(reranker, section.encode_ahead)
     in_sets = [p for row in sets for p in row.positions] if section.train == "question" else []
     reranker.prepare([*in_sets, *judged.positions, *(dev.positions if dev else [])])
     untrained = judged.ranked(reranker)
     dev_hits = partial(dev.hits, reranker) if dev else None
     trained = train_reranker(reranker, sets, section, recipe.seed, folder, dev_hits)
-    if section.encode_ahead and trained is not reranker:
+    if section.train == "both":
         encode_ahead(trained, section.encode_ahead)
     rankings = {"bm25": judged.found, "reranker_untrained": untrained, "reranker": judged.ranked(trained)}
     rows = evaluate_ranking(rankings, judged.relevant, recipe.seed)
@@ -71,11 +71,14 @@ def candidate_sets(recipe: Recipe, run: Path) -> list[CandidateSet]:
     ]
 
 
-def encode_ahead(reranker: Reranker | CrossReranker, megabytes: float) -> bool:
-    """Encode the whole knowledge base if it fits; a cross-encoder has nothing to encode."""
-    from kard.reranker.model import Reranker
+def encode_ahead(reranker: Reranker | CrossReranker, megabytes: float | None) -> None:
+    """Encode the whole knowledge base if its vectors fit into the budget."""
+    from kard.reranker.cross import CrossReranker
 
-    return isinstance(reranker, Reranker) and reranker.vectors.ensure_all(megabytes)
+    if megabytes is None or isinstance(reranker, CrossReranker):
+        return
+    if not reranker.vectors.ensure_all(megabytes):
+        say("  the knowledge base's vectors do not fit into reranker.encode_ahead: only what is asked for is encoded")
 
 
 @dataclass(frozen=True)
