@@ -46,6 +46,8 @@ MEANINGS = {
     "teacher.top_p": "LLM: sample from the likeliest words with this share of the probability; null: not sent",
     "teacher.max_tokens": "LLM: longest reply; one that is cut off is rejected as truncated",
     "teacher.concurrency": "openai, llama_cpp: requests under way at once; transformers: how many are written in one batch",
+    "reranker.lora_rank": "lora: rank of the adapters",
+    "reranker.lora_alpha": "lora: the adapters' scale is this over the rank",
     "reranker.epochs": "passes over the candidate sets",
     "reranker.batch_size": "candidate sets a step",
     "reranker.lr": "peak learning rate",

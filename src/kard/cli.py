@@ -21,6 +21,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+rerank = typer.Typer(
+    help="Train and measure a reranker alone, on a file of candidates: JSONL with query (or queries), passages, scores.",
+    no_args_is_help=True,
+)
+app.add_typer(rerank, name="rerank")
+
+CandidateFile = Annotated[Path, typer.Argument(help="JSONL: query or queries, passages, scores; maybe relevant.")]
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (e.g. quickstart).")]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Overrides = Annotated[
@@ -219,6 +226,42 @@ def batch(
 
     counts = answer_file(run, questions, output, method)
     typer.echo(f"{output}: {counts.answered:,} answered, {counts.there:,} were there")
+
+
+@rerank.command("train")
+def rerank_train(
+    candidates: CandidateFile,
+    output: Annotated[Path, typer.Argument(help="A new folder; gets the model and its card.")],
+    dev: Annotated[Path | None, typer.Option(help="Another file of candidates, ranked before and after.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A key of the recipe's section reranker: key=value. May be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Order of the examples.")] = 0,
+) -> None:
+    """Train a reranker on candidates with target scores (KARD equation 4), or go on where an earlier attempt stopped."""
+    from kard.artifacts import read_json
+    from kard.recipe import reranker_section
+    from kard.rerank import train_file
+    from kard.show import ranking_line
+
+    train_file(candidates, output, reranker_section(setting or []), seed, dev)
+    for row in read_json(output / "retrieval.json"):
+        typer.echo(ranking_line(row))
+    typer.echo(f"Model: {output / 'model'}")
+
+
+@rerank.command("eval")
+def rerank_eval(
+    model: Annotated[str, typer.Argument(help="What train wrote, or any reranker of sentence-transformers.")],
+    candidates: CandidateFile,
+) -> None:
+    """Rank candidates, and show how often the right passage comes first."""
+    from kard.rerank import evaluate_file
+    from kard.show import ranking_line
+
+    for row in evaluate_file(model, candidates):
+        typer.echo(ranking_line(row))
 
 
 @app.command()

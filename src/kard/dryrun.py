@@ -29,7 +29,8 @@ def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
     from kard.artifacts import manifest_of
     from kard.knowledge import read_passages
     from kard.methods import methods_named
-    from kard.stages import explained_questions, gold_positions
+    from kard.reranking import gold_positions
+    from kard.stages import explained_questions
     from kard.teacher.collect import estimate
 
     if not recipe.teacher.asks:

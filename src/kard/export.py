@@ -16,14 +16,16 @@ from typing import Any
 from kard.artifacts import RUN_FORMAT, build, check_run, manifest_of, read_json, write_json, write_jsonl
 from kard.errors import UserError
 from kard.methods import METHODS
-from kard.model import Kard, exported_vectors, finished
+from kard.model import Kard, finished, own_vectors
 from kard.progress import say
 from kard.prompt import render
 from kard.questions import Question, read_questions
 from kard.recipe import Recipe, dump_recipe, recipe_from_run
 
 CHECKED = 16
-_VERSION = 1
+_VERSION = 2
+# Of the reranker's folder: how test questions were ranked, and vectors, which are written on their own.
+_LEFT_OUT = shutil.ignore_patterns("retrieval.json", "rankings.jsonl", "vectors")
 
 
 def export_run(run: Path, folder: Path, method: str | None = None, vectors: str = "all") -> int:
@@ -77,7 +79,7 @@ def _parts(kard: Kard) -> list[str]:
 
 def _write(run: Path, kard: Kard, parts: Sequence[str], folder: Path, vectors: str) -> None:
     for part in parts[:-1]:
-        shutil.copytree(run / part, folder / part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("retrieval.json"))
+        shutil.copytree(run / part, folder / part, dirs_exist_ok=True, ignore=_LEFT_OUT if part == "reranker" else None)
     _write_student(run / parts[-1], kard, folder / parts[-1])
     if kard.reranker is not None:
         _write_vectors(kard, folder, vectors)
@@ -104,15 +106,19 @@ def _write_student(source: Path, kard: Kard, folder: Path) -> None:
 
 
 def _write_vectors(kard: Kard, folder: Path, vectors: str) -> None:
+    from kard.reranker.cross import CrossReranker
+
     assert kard.reranker is not None
+    if isinstance(kard.reranker, CrossReranker):
+        return
     store = kard.reranker.vectors
     if vectors == "all":
         store.ensure(range(len(kard.passages)))
-    target = exported_vectors(folder)
+    target = own_vectors(folder)
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("tokens.f16", "places.i64"):
-        if (store.folder / name).exists():
-            shutil.copy(store.folder / name, target / name)
+    for path in (store.path, store.folder / "places.i64"):
+        if path.exists():
+            shutil.copy(path, target / path.name)
 
 
 def _without_paths(recipe: Recipe, kard: Kard) -> Recipe:

@@ -18,6 +18,7 @@ from kard.questions import Question
 from kard.recipe import Recipe, recipe_from_run
 
 if TYPE_CHECKING:
+    from kard.reranker.cross import CrossReranker
     from kard.reranker.model import Reranker
     from kard.retrieval import Retriever
     from kard.student.generation import Hear, Student, Written
@@ -87,7 +88,7 @@ class Kard:
     student: Student
     passages: Sequence[Passage]
     retriever: Retriever | None
-    reranker: Reranker | None
+    reranker: Reranker | CrossReranker | None
     recipe: Recipe
 
     @classmethod
@@ -296,7 +297,7 @@ def reranker_queries(question: Question, form: str) -> tuple[str, ...]:
 
 def load_readers(
     folder: Path, recipe: Recipe, methods: Sequence[Method]
-) -> tuple[Sequence[Passage], Retriever | None, Reranker | None]:
+) -> tuple[Sequence[Passage], Retriever | None, Reranker | CrossReranker | None]:
     """Passages, retriever and reranker of a run, as far as the methods read them."""
     reads = {method.reads for method in methods}
     if reads == {"nothing"}:
@@ -309,32 +310,35 @@ def load_readers(
     return passages, retriever, reranker
 
 
-def load_reranker(folder: Path, recipe: Recipe, passages: Passages) -> Reranker:
+def load_reranker(folder: Path, recipe: Recipe, passages: Passages) -> Reranker | CrossReranker:
     """The trained reranker of a run, with the passage vectors that the run has computed so far."""
-    from kard.reranker.model import Reranker
+    from kard.reranker import open_reranker
 
-    store = passage_store(folder, recipe)
-    return Reranker.load(finished(folder, "reranker") / "model", store, passages.texts)
+    trained, section = finished(folder, "reranker"), recipe.reranker
+    own = own_vectors(folder)
+    has_own = section.kind == "cross_encoder" or section.train == "both" or own.exists()
+    store = own if has_own else passage_store(folder, recipe)
+    return open_reranker(str(trained / "model"), section, store, passages.texts)
 
 
 def passage_store(folder: Path, recipe: Recipe) -> Path:
     """Where the passage vectors of a run lie; another encoder or another knowledge base has another folder.
 
-    An export brings its own, and does not need the model that the reranker was trained from.
+    See `own_vectors` for those of another encoder than ``reranker.model``.
     """
-    if exported_vectors(folder).exists():
-        return exported_vectors(folder)
     from kard.reranker.vectors import vectors_folder
     from kard.weights import model_identity
 
     manifest = manifest_of(finished(folder, "knowledge"))
     assert manifest is not None
-    identity = model_identity(recipe.reranker.model)
-    return vectors_folder(folder, identity, recipe.reranker.passage_tokens, manifest["key"])
+    section = recipe.reranker
+    identity = model_identity(section.model)
+    return vectors_folder(folder, identity, section.passage_tokens, manifest["key"], section.vectors)
 
 
-def exported_vectors(folder: Path) -> Path:
-    """Where an export keeps its passage vectors."""
+def own_vectors(folder: Path) -> Path:
+    """Where the passage vectors lie that belong to the trained reranker: those of an export, which does not need the model that
+    the reranker was trained from, and those of a passage side that was trained as well."""
     return folder / "reranker" / "vectors"
 
 

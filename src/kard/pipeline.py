@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kard import prompt, stages
+from kard import prompt, reranking, stages
 from kard.artifacts import (
     RUN_FORMAT,
     Artifact,
@@ -45,7 +45,7 @@ STAGES = (
 )
 
 # Raised when what a stage writes changes, so that folders of an older kind are made again.
-VERSIONS = dict.fromkeys(STAGES, 1) | {"questions": 2, "knowledge": 2, "index": 2, "predictions": 2}
+VERSIONS = dict.fromkeys(STAGES, 1) | {"questions": 2, "knowledge": 2, "index": 2, "reranker": 2, "predictions": 2}
 
 _LARGE_FILE = 256 * 2**20
 
@@ -252,8 +252,9 @@ def index_recipe(recipe: Recipe, folder: Path) -> Path:
 
 
 def _reranker_step(recipe: Recipe, folder: Path, keys: dict[str, str]) -> Step:
+    unused = ("checkpoint_minutes", "encode_ahead", "rationale_candidates", "question_candidates")
     key = {
-        "section": _fields(recipe.reranker, "checkpoint_minutes", "rationale_candidates", "question_candidates"),
+        "section": _fields(recipe.reranker, *unused),
         "model": model_identity(recipe.reranker.model),
         "candidates": keys["candidates"],
         "questions": keys["questions"],
@@ -262,7 +263,7 @@ def _reranker_step(recipe: Recipe, folder: Path, keys: dict[str, str]) -> Step:
         "seed": recipe.seed,
     }
     about = f"{recipe.reranker.model}, {recipe.reranker.train_questions or 'all'} questions, {recipe.reranker.epochs:g} epochs"
-    return _step("reranker", key, lambda target: stages.make_reranker(recipe, folder, target), about)
+    return _step("reranker", key, lambda target: reranking.make_reranker(recipe, folder, target), about)
 
 
 def _student_steps(recipe: Recipe, folder: Path, methods: list[Method], keys: dict[str, str]) -> Iterator[Step]:

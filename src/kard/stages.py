@@ -8,18 +8,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kard.artifacts import Log, read_jsonl, write_json, write_jsonl
+from kard.artifacts import Log, read_jsonl, write_jsonl
 from kard.errors import UserError
-from kard.knowledge import make_passages, positions_of, read_passages
+from kard.knowledge import make_passages, read_passages
 from kard.memory import release_memory
 from kard.methods import Method, TrainedOn
-from kard.model import Found, Kard, found_row, load_readers, passage_store, reranker_queries
+from kard.model import Found, Kard, found_row, load_readers
 from kard.progress import say
 from kard.prompt import check_letters, same_answer, shown_answer, target
 from kard.questions import SPLITS, Question, load_splits, read_questions, write_questions
 from kard.recipe import Recipe
+from kard.reranking import evaluation_questions, first_silver, gold_positions
 from kard.retrieval import build_retriever, load_retriever
 from kard.teacher import Rationale, read_rationales, write_rationales
 
@@ -63,11 +62,6 @@ def explained_questions(recipe: Recipe, run: Path, with_test: bool) -> list[Ques
     evaluated where rationales cost nothing or an oracle method reads them."""
     train = read_questions(run / "questions" / "train.jsonl")[: explained_count(recipe)]
     return [*train, *(evaluation_questions(recipe, run) if with_test else [])]
-
-
-def evaluation_questions(recipe: Recipe, run: Path) -> list[Question]:
-    """The questions that are answered to measure the methods: test, or dev where the recipe says so."""
-    return read_questions(run / "questions" / f"{recipe.evaluation.split}.jsonl")
 
 
 def explained_count(recipe: Recipe) -> int | None:
@@ -168,64 +162,6 @@ def candidate_positions(by_rationale: Iterable[int], by_question: Iterable[int])
 def silver_depth(recipe: Recipe) -> int:
     """How many passages by rationale are kept: enough for silver passages, candidates and Hits@10."""
     return max(SILVER_DEPTH, recipe.reranker.rationale_candidates, recipe.student.passages, recipe.evaluation.passages)
-
-
-def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
-    """reranker: trained on the candidate sets of kept rationales; also how it ranks evaluation questions before and after."""
-    from kard.evaluation.retrieval import evaluate_ranking
-    from kard.reranker.model import Reranker, new_encoder, passage_vectors
-    from kard.reranker.training import CandidateSet, train_reranker
-
-    section = recipe.reranker
-    texts = read_passages(run / "knowledge" / "passages.jsonl").texts
-    encoder = new_encoder(section.model, section.question_tokens, section.passage_tokens)
-    reranker = Reranker(encoder, passage_vectors(encoder, passage_store(run, recipe), texts))
-    questions = {q.id: q for q in read_questions(run / "questions" / "train.jsonl")[: section.train_questions]}
-    sets = [
-        CandidateSet(
-            reranker_queries(questions[row["question"]], section.choices),
-            tuple(row["candidates"]),
-            tuple(row["scores"]),
-        )
-        for row in read_jsonl(run / "candidates" / "candidates.jsonl")
-        if row["status"] == "kept" and row["question"] in questions
-    ]
-    test = evaluation_questions(recipe, run)
-    retriever = load_retriever(recipe.retriever, run / "index")
-    hits = retriever.search([q.query(recipe.retriever.query) for q in test], recipe.retriever.candidates)
-    reranker.vectors.ensure(
-        [p for row in sets for p in row.positions] + [int(p) for hit in hits for p in hit.positions]
-    )
-    forms = [reranker_queries(question, section.choices) for question in test]
-
-    def ranked() -> list[list[int]]:
-        scores = reranker.score(forms, [hit.positions.tolist() for hit in hits])
-        return [hit.positions[np.argsort(-row, kind="stable")].tolist() for hit, row in zip(hits, scores, strict=True)]
-
-    untrained = ranked()
-    train_reranker(reranker, sets, section, recipe.seed, folder)
-    rankings: dict[str, list[list[int]]] = {
-        recipe.retriever.kind: [hit.positions.tolist() for hit in hits],
-        "reranker_untrained": untrained,
-        "reranker": ranked(),
-    }
-    write_json(folder / "retrieval.json", evaluate_ranking(rankings, relevant_passages(run, test)))
-
-
-def relevant_passages(run: Path, questions: Sequence[Question]) -> dict[str, list[set[int]]]:
-    """What should be found for each question: ``gold`` where the data names passages, ``silver`` where there are rationales."""
-    names = gold_positions(run, questions)
-    gold = [{p for name in question.gold_passages for p in names.get(name, [])} for question in questions]
-    silver_of: dict[str, set[int]] = {}
-    for row in read_jsonl(run / "candidates" / "candidates.jsonl"):
-        silver_of.setdefault(row["question"], set()).update(row["silver"][:1])
-    silver = [silver_of.get(question.id, set()) for question in questions]
-    return {name: sets for name, sets in (("gold", gold), ("silver", silver)) if any(sets)}
-
-
-def gold_positions(run: Path, questions: Iterable[Question]) -> dict[str, list[int]]:
-    """Positions of the passages that questions name, by the passages' ids and their documents'."""
-    return positions_of(run / "knowledge", {name for question in questions for name in question.gold_passages})
 
 
 def make_base(recipe: Recipe, run: Path, folder: Path) -> None:
@@ -374,18 +310,9 @@ def _read(kard: Kard, run: Path, questions: Sequence[Question]) -> list[list[Fou
         names = gold_positions(run, questions)
         positions = [[p for name in q.gold_passages for p in names.get(name, [])] for q in questions]
     else:
-        silver = test_silver(run)
+        silver = first_silver(run)
         positions = [silver.get(question.id, []) for question in questions]
     return [[Found(kard.passages[p]) for p in row[:wanted]] for row in positions]
-
-
-def test_silver(run: Path) -> dict[str, list[int]]:
-    """Silver passages of each question's first rationale, a kept one if there is any (an oracle reads no answers off them)."""
-    found: dict[str, list[int]] = {}
-    rows = list(read_jsonl(run / "candidates" / "candidates.jsonl"))
-    for row in sorted(rows, key=lambda row: row["status"] != "kept"):
-        found.setdefault(row["question"], row["silver"])
-    return found
 
 
 def _prediction(kard: Kard, question: Question, found: Sequence[Found], written: Any) -> dict[str, Any]:
