@@ -16,6 +16,7 @@ from kard import Kard
 from kard.artifacts import read_jsonl
 from kard.errors import UserError
 from kard.export import check_export, export_run, push_export
+from kard.pipeline import run_recipe
 from kard.questions import read_questions
 from kard.recipe import load_recipe, recipe_from_run
 
@@ -117,6 +118,30 @@ def test_vectors_as_far_as_computed(answering_run, tmp_path):
     assert Kard.load(tmp_path / "e").answer(ASKED, CHOICES).answer in CHOICES
 
 
+@pytest.mark.parametrize(
+    ("changes", "vectors"),
+    [
+        (["reranker.train=both", "reranker.vectors=int8"], {"tokens.int8", "places.i64"}),
+        (["reranker.kind=cross_encoder", "reranker.passage_tokens=32", "reranker.question_tokens=32"], set()),
+    ],
+)
+def test_every_kind_of_reranker_is_shipped(answering_run, tmp_path, changes, vectors):
+    run, folder = tmp_path / "run", tmp_path / "e"
+    shutil.copytree(answering_run, run)
+    recipe = load_recipe(str(answering_run / "recipe.yaml"), changes)
+    run_recipe(recipe, run)
+    export_run(run, folder)
+    expected = Kard.load(run).answer(ASKED, CHOICES)
+    shutil.rmtree(run)
+    assert {path.name for path in folder.glob("reranker/vectors/*")} == vectors
+    answer = Kard.load(folder).answer(ASKED, CHOICES)
+    assert [found.reranker for found in answer.candidates] == [found.reranker for found in expected.candidates]
+    for file in (folder / "reranker").rglob("*"):
+        if file.suffix in (".json", ".md"):
+            assert recipe.reranker.model not in file.read_text(encoding="utf-8"), file
+    assert not (folder / "reranker" / "rankings.jsonl").exists()
+
+
 def test_an_export_that_answers_differently_is_found(exported, tmp_path):
     folder = tmp_path / "changed"
     shutil.copytree(exported, folder)
@@ -142,8 +167,6 @@ def test_what_cannot_be_exported_says_so(answering_run, exported, tmp_path):
 
 
 def test_an_export_cannot_be_run(exported, answering_run):
-    from kard.pipeline import run_recipe
-
     with pytest.raises(UserError, match="is an export"):
         run_recipe(load_recipe(str(answering_run / "recipe.yaml")), exported)
 
