@@ -84,6 +84,7 @@ def make_results():
             comparison("kard_bm25", "distill", 0.063, -0.003, 0.13, 0.062),
             comparison("finetune", "distill", -0.037, -0.1, 0.027, 0.29),
         ],
+        "knowledge": {},
         "stages": [
             stage("questions", 1.4, skipped=True),
             stage("knowledge", 2.1, skipped=True),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, Trainer, TrainerControl
 
 from kard.artifacts import write_json
 from kard.errors import UserError
@@ -104,6 +104,7 @@ def _arguments(section: RerankerSection, seed: int, folder: Path, examples: int)
 class _DevTrainer(Trainer):
     """A Trainer that is judged by how well it ranks, not by its loss."""
 
+    control: TrainerControl
     dev_hits: Callable[[], float] | None = None
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
