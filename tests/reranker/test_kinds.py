@@ -73,6 +73,7 @@ def test_a_step_scores_as_scoring_does(section, tmp_path):
 def test_training_moves_what_it_should_and_saves_an_ordinary_model(section, tmp_path):
     reranker = untrained(section, tmp_path)
     names_before, before = list(weights(reranker)), weights(reranker)
+    section = section.model_copy(update={"epochs": 4})  # long enough that the loss is noted more than once
     train_reranker(reranker, sets(), section, 0, tmp_path)
     after = weights(reranker)
     assert list(after) == names_before  # no adapter is left
@@ -85,11 +86,13 @@ def test_training_moves_what_it_should_and_saves_an_ordinary_model(section, tmp_
     kind = CrossEncoder if section.kind == "cross_encoder" else MultiVectorEncoder
     kind(str(tmp_path / "model"))
     again = open_reranker(str(tmp_path / "model"), section, tmp_path / "new", TEXTS)
+    loaded = weights(again)
+    assert all(torch.equal(value, loaded[name]) for name, value in after.items())
     if section.train == "both":  # the vectors in memory are the untrained passage side's
         reranker = open_reranker(str(tmp_path / "model"), section, tmp_path / "newer", TEXTS)
     questions, positions = [QUESTIONS[0], QUESTIONS[1]], [[3, 1, 4], [1, 5, 9, 2]]
     for old, new in zip(reranker.score(questions, positions), again.score(questions, positions), strict=True):
-        np.testing.assert_array_equal(old, new)
+        np.testing.assert_allclose(old, new, atol=1e-2)  # the vectors were encoded in other batches
     loss = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["loss"]
     assert loss[-1]["loss"] < loss[0]["loss"]
 
