@@ -5,14 +5,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUTPUT ?= runs/quickstart
 
-.PHONY: setup quickstart test lint clean
+.PHONY: setup quickstart test lint docs fuzz clean
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv "$(VENV)"
 	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt torch
-	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
+	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev,docs,serve]"
 	touch "$@"
 
 quickstart: setup
@@ -26,6 +26,14 @@ lint: setup
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports"
+
+# Links that lead nowhere and pages that are in no menu are errors.
+docs: setup
+	"$(BIN)/mkdocs" build --strict --quiet --site-dir build/site
+
+# The server's tests with 2,000 generated requests and more.
+fuzz: setup
+	KARD_FUZZ=300 "$(BIN)/python" -m pytest tests/serving/test_fuzzing.py --log-cli-level=WARNING
 
 clean:
 	rm -rf "$(VENV)" build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

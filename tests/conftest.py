@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def project_rows(count: int, seed: int) -> tuple[list[dict], list[dict]]:
 
 def write_rows(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def load_passages(section) -> list:
+    """The passages of a knowledge section."""
+    from kard.knowledge import make_passages, read_passages
+
+    with tempfile.TemporaryDirectory() as folder:
+        make_passages(section, Path(folder))
+        return list(read_passages(Path(folder) / "passages.jsonl"))
 
 
 def corpus() -> list[str]:
@@ -191,3 +201,18 @@ output: run
         encoding="utf-8",
     )
     return folder / "recipe.yaml"
+
+
+@pytest.fixture(scope="session")
+def answering_run(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
+    """A finished run whose student answers with passages by the reranker, by BM25, or without any; do not change it."""
+    from kard.pipeline import run_recipe
+    from kard.recipe import load_recipe
+
+    recipe = make_project(tmp_path_factory.mktemp("answering") / "größe 2", decoder_folder, encoder_folder)
+    loaded = load_recipe(
+        str(recipe),
+        ["evaluation.methods=[kard_bm25, kard_reranker]", "student.epochs=40", "student.max_output_tokens=40"],
+    )
+    run_recipe(loaded, recipe.parent / "run")
+    return recipe.parent / "run"

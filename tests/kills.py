@@ -34,15 +34,15 @@ def in_questions() -> None:
 
 
 def in_knowledge() -> None:
-    from kard import stages
+    from kard import knowledge
 
-    stages.write_passages = after(1, stages.write_passages)
+    knowledge.write_passages = after(1, knowledge.write_passages)
 
 
 def in_index() -> None:
-    from kard.retrieval.bm25 import Bm25
+    from kard.retrieval import building
 
-    Bm25.save = after(1, Bm25.save)
+    building._merge_range = after(1, building._merge_range)
 
 
 def in_rationales() -> None:

@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -386,6 +388,20 @@ def test_two_commands_never_write_at_once(tmp_path):
         assert "another kard command is writing here" in other.stderr
     with locked(tmp_path):
         pass
+
+
+def test_a_lock_can_be_waited_for(tmp_path):
+    order = []
+
+    def hold(name: str) -> None:
+        with locked(tmp_path, wait=True):
+            order.append(name)
+            time.sleep(0.05)
+            order.append(name)
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(hold, "abc"))
+    assert order[::2] == order[1::2]
 
 
 def test_a_killed_command_holds_no_lock(tmp_path):

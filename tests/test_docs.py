@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -19,6 +20,7 @@ from kard import cli
 from kard.methods import METHODS, RUNNABLE
 from kard.pipeline import STAGES, plan
 from kard.recipe import Recipe, load_recipe, shipped_recipes
+from tests.conftest import load_passages
 
 ROOT = Path(__file__).parents[1]
 PAGES = {str(path.relative_to(ROOT)): path for path in [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]}
@@ -78,7 +80,7 @@ def test_commands_are_accepted_by_the_command_line(page, command):
     name, *arguments = shlex.split(command, comments=True)[1:]
     values = COMMANDS[name].make_context(name, arguments).params
     if "recipe" in values:
-        assert values["recipe"] in shipped_recipes() or values["recipe"].endswith(".yaml")
+        assert values["recipe"] in (None, *shipped_recipes()) or values["recipe"].endswith(".yaml")
     for override in values.get("override") or ():
         assert key_exists(override.partition("=")[0]), override
     assert values.get("until") in (None, *STAGES)
@@ -167,7 +169,6 @@ def test_yaml_is_valid_in_a_recipe(page, content):
 
 @pytest.mark.parametrize(("page", "content"), list(fences("jsonl")))
 def test_jsonl_is_read_as_it_stands(page, content, tmp_path):
-    from kard.knowledge import load_passages
     from kard.questions.jsonl import read_questions_jsonl
     from kard.recipe import KnowledgeSection
 
@@ -284,6 +285,26 @@ def test_result_tables_have_the_methods_of_their_recipe(page, block, recipe):
     inside = TEXTS[page].partition(f"<!-- {block}:begin -->")[2].partition(f"<!-- {block}:end -->")[0]
     rows = table(inside, "method")
     assert [re.findall(r"`(\w+)`", row[0])[0] for row in rows] == list(load_recipe(recipe).evaluation.methods)
+
+
+def test_the_container_serves_without_rights():
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    [user] = [line.split()[1] for line in lines if line.startswith("USER ")]
+    [command] = [json.loads(line.split(" ", 1)[1]) for line in lines if line.startswith("ENTRYPOINT ")]
+    assert int(user) > 0
+    assert lines.index(f"USER {user}") < next(n for n, line in enumerate(lines) if line.startswith("ENTRYPOINT "))
+    values = COMMANDS[command[1]].make_context(command[1], command[2:]).params
+    assert values["host"] == "0.0.0.0"
+    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {f"!{name}" for name in copied} <= set(ignored)
+
+
+def test_every_page_is_in_the_sites_menu():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    menu = {page for row in yaml.safe_load(text)["nav"] for page in row.values()}
+    assert {f"docs/{page}" for page in menu} == {name for name in TEXTS if name.startswith("docs/")}
 
 
 def test_licence_is_the_one_of_the_package():

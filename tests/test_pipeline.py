@@ -67,14 +67,33 @@ def test_a_run_leaves_results_for_every_method(finished):
 def test_predictions_agree_with_results(finished):
     run = finished.parent / "run"
     for row in json.loads((run / "results.json").read_text(encoding="utf-8"))["methods"]:
-        [path] = run.glob(f"predictions/*/{row['name']}.jsonl")
-        predictions = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        assert sum(p["correct"] for p in predictions) / len(predictions) == row["accuracy"]
-        assert sum(not p["parsed"] for p in predictions) == row["unparsed"]
-        for prediction in predictions:
+        written = predictions(run, row["name"])
+        assert sum(p["correct"] for p in written) / len(written) == row["accuracy"]
+        assert sum(not p["parsed"] for p in written) == row["unparsed"]
+        for prediction in written:
             assert len(prediction["passages"]) == (0 if row["name"] in ("finetune", "distill") else 1)
             for passage in prediction["passages"]:
                 assert f"Passage: {passage['title']}. {passage['text']}\n" in prediction["prompt"]
+
+
+def predictions(run: Path, method: str) -> list[dict]:
+    [path] = run.glob(f"predictions/*/{method}.jsonl")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_each_questions_ranks_make_up_the_hits(finished):
+    run = finished.parent / "run" / "reranker"
+    rows = [json.loads(line) for line in (run / "rankings.jsonl").open(encoding="utf-8")]
+    assert len(rows) == 12
+    silver = {row["question"]: row["passages"][0]["id"] for row in predictions(run.parent, "kard_silver")}
+    assert {row["question"]: row["silver"][0] for row in rows} == silver  # what the oracle reads
+    for total in json.loads((run / "retrieval.json").read_text(encoding="utf-8")):
+        ranks = [row["ranks"][total["against"]][total["name"]] for row in rows]
+        assert sum(rank == 1 for rank in ranks) / 12 == pytest.approx(total["hits"]["1"])
+        assert sum(rank is not None for rank in ranks) / 12 == pytest.approx(total["recall"])
+        for row, rank in zip(rows, ranks, strict=True):
+            first = row["first"][total["name"]]
+            assert (rank == 1) == (first[0] in row[total["against"]])
 
 
 def test_silver_reads_the_rationales_passage(finished):
@@ -150,6 +169,32 @@ def test_changed_data_is_noticed(finished, tmp_path):
     state = {row.name: row.state for row in states(recipe, recipe.output)}
     assert state["questions"] == "done"
     assert state["knowledge"] == state["index"] == "outdated"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["reranker.train=both", "reranker.encode_ahead=10"],
+        ["reranker.kind=cross_encoder", "reranker.passage_tokens=32", "reranker.question_tokens=32"],
+        ["reranker.method=lora", "reranker.vectors=int8", "reranker.encode_ahead=10", "reranker.early_stopping=2"],
+    ],
+)
+def test_every_kind_of_reranker_is_read_as_it_was_measured(project, changes):
+    from kard.knowledge import read_passages
+    from kard.model import load_reranker
+    from kard.reranking import Judged, evaluation_questions
+
+    recipe = load_recipe(str(project), changes)
+    run = recipe.output
+    run_recipe(recipe, run, until="reranker")
+    passages = read_passages(run / "knowledge" / "passages.jsonl")
+    judged = Judged.of(recipe, run, evaluation_questions(recipe, run))
+    ranked = judged.ranked(load_reranker(run, recipe, passages))
+    rows = [json.loads(line) for line in (run / "reranker" / "rankings.jsonl").open(encoding="utf-8")]
+    assert [[passages[p].id for p in order[:10]] for order in ranked] == [row["first"]["reranker"] for row in rows]
+    if recipe.reranker.encode_ahead:
+        [store] = run.glob("reranker/vectors" if recipe.reranker.train == "both" else "vectors/*")
+        assert (store / "places.i64").stat().st_size == 24 * len(passages)
 
 
 def test_until_stops_after_the_stage(project):

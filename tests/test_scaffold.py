@@ -7,11 +7,11 @@ import re
 import pytest
 
 from kard.errors import UserError
-from kard.knowledge import load_passages
 from kard.methods import methods_named
 from kard.questions import load_splits
 from kard.recipe import load_recipe
 from kard.scaffold import RECIPE, write_project
+from tests.conftest import load_passages
 
 
 @pytest.fixture

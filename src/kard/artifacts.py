@@ -266,6 +266,8 @@ def open_run(folder: Path) -> None:
     marker = folder / "run.json"
     if marker.exists():
         check_run(folder)
+        if read_json(marker).get("export"):
+            raise UserError(f"{folder}: is an export, which answers but cannot be run. Choose another --output.")
         return
     # A run that died while run.json was being written has left nothing else.
     if folder.is_file() or (folder.is_dir() and any(item.name != "run.json.tmp" for item in folder.iterdir())):
@@ -291,13 +293,13 @@ def check_run(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for writing, so that two commands never build the same stage at once."""
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a folder for writing, so that two commands never build the same stage at once; `wait` until another is done."""
     import fcntl
 
     with open(folder / ".lock", "a", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise UserError(
                 f"{folder}: another kard command is writing here. Wait for it, or use another --output."

@@ -13,7 +13,7 @@ from kard.progress import progress
 from kard.questions import Question
 from kard.questions.jsonl import read_user_jsonl, text_of, texts_of
 
-QUESTIONS_AT_ONCE = 256
+QUESTIONS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         "id": answer.question,
         "answer": answer.answer,
         "choice": answer.choice,
+        "confidence": answer.confidence,
         "rationale": answer.rationale,
         "passages": [found_row(item) for item in answer.passages],
         "text": answer.text,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kard.errors import UserError
+from kard.errors import Unfinished, UserError
 
 app = typer.Typer(
     name="kard",
@@ -21,6 +21,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+rerank = typer.Typer(
+    help="Train and measure a reranker alone, on a file of candidates: JSONL with query (or queries), passages, scores.",
+    no_args_is_help=True,
+)
+app.add_typer(rerank, name="rerank")
+
+CandidateFile = Annotated[Path, typer.Argument(help="JSONL: query or queries, passages, scores; maybe relevant.")]
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (e.g. quickstart).")]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Overrides = Annotated[
@@ -30,10 +37,13 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="The run's f
 
 
 def main() -> None:
-    """Entry point: a UserError is one message and exit code 2, Ctrl-C is 130, anything else is a bug and shows itself."""
+    """Entry point: a UserError is one message and exit code 2 (Unfinished: 75), Ctrl-C is 130, anything else is a bug."""
     _quieten_libraries()
     try:
         app()
+    except Unfinished as error:
+        typer.echo(str(error), err=True)
+        raise SystemExit(os.EX_TEMPFAIL) from None
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
@@ -165,6 +175,44 @@ def answer(
 
 
 @app.command()
+def index(recipe: RecipeName, override: Overrides = None, output: Output = None) -> None:
+    """Build a recipe's passages and index alone, or go on where an earlier build stopped."""
+    from kard.knowledge import report_of
+    from kard.pipeline import index_recipe
+    from kard.recipe import load_recipe
+
+    loaded = load_recipe(recipe, override)
+    folder = output or loaded.output or Path("runs") / loaded.name
+    index_recipe(loaded, folder)
+    report = report_of(folder / "knowledge")
+    typer.echo(f"{report['passages']:,} passages from {report['documents']:,} documents in {folder}")
+    for reason, count in report["left_out"].items():
+        typer.echo(f"  left out: {count:,} {reason.replace('_', ' ')} (see {folder / 'knowledge' / 'left_out.jsonl'})")
+    typer.echo(f'Next: kard search {folder} "a few words"')
+
+
+@app.command()
+def search(
+    run: RunFolder,
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    count: Annotated[int, typer.Option("--count", "-k", min=1, help="How many passages.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Search the index of a run: passages with scores, the query's words marked, and where they come from."""
+    from kard.lookup import search_run
+
+    found = search_run(run, query, count)
+    if as_json:
+        typer.echo(json.dumps([row.as_json() for row in found], ensure_ascii=False, indent=1))
+        return
+    if not found:
+        typer.echo("Nothing found: no passage has a word of the query.")
+    for number, row in enumerate(found, start=1):
+        typer.echo(f"{number}. [{row.passage.id}] {row.passage.title} ({row.score:.3f}; {row.passage.source})")
+        typer.echo(f"   {row.marked(lambda word: typer.style(word, bold=True))}")
+
+
+@app.command()
 def batch(
     run: RunFolder,
     questions: Annotated[Path, typer.Argument(help="JSONL with question and, where there are any, id and choices.")],
@@ -180,12 +228,101 @@ def batch(
     typer.echo(f"{output}: {counts.answered:,} answered, {counts.there:,} were there")
 
 
-@app.command()
-def doctor() -> None:
-    """Show what this machine has, and what kard would use."""
-    from kard.doctor import findings
+@rerank.command("train")
+def rerank_train(
+    candidates: CandidateFile,
+    output: Annotated[Path, typer.Argument(help="A new folder; gets the model and its card.")],
+    dev: Annotated[Path | None, typer.Option(help="Another file of candidates, ranked before and after.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A key of the recipe's section reranker: key=value. May be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Order of the examples.")] = 0,
+) -> None:
+    """Train a reranker on candidates with target scores (KARD equation 4), or go on where an earlier attempt stopped."""
+    from kard.artifacts import read_json
+    from kard.recipe import reranker_section
+    from kard.rerank import train_file
+    from kard.show import ranking_line
 
-    for name, value in findings():
+    train_file(candidates, output, reranker_section(setting or []), seed, dev)
+    for row in read_json(output / "retrieval.json"):
+        typer.echo(ranking_line(row))
+    typer.echo(f"Model: {output / 'model'}")
+
+
+@rerank.command("eval")
+def rerank_eval(
+    model: Annotated[str, typer.Argument(help="What train wrote, or any reranker of sentence-transformers.")],
+    candidates: CandidateFile,
+) -> None:
+    """Rank candidates, and show how often the right passage comes first."""
+    from kard.rerank import evaluate_file
+    from kard.show import ranking_line
+
+    for row in evaluate_file(model, candidates):
+        typer.echo(ranking_line(row))
+
+
+@app.command()
+def serve(
+    run: Annotated[Path, typer.Argument(help="The folder of a run or of an export.")],
+    method: Annotated[str | None, typer.Option(help="One of the run's methods.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    keys: Annotated[
+        Path | None, typer.Option(help="File with an API key a line; KARD_API_KEYS (commas between) works too.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most questions answered together.")] = 32,
+    queue: Annotated[int, typer.Option(min=1, help="How many requests may wait; more are answered 429.")] = 128,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until a request is given up.")] = 120.0,
+    max_bytes: Annotated[int, typer.Option(min=1024, help="Longer request bodies are refused.")] = 65536,
+) -> None:
+    """Serve a run or an export: a page to ask on, and an API for any OpenAI client."""
+    from importlib.util import find_spec
+
+    if not all(find_spec(name) for name in ("fastapi", "uvicorn", "prometheus_client")):
+        raise UserError("kard serve: its packages are not installed. Run: pip install 'kard[serve]'.")
+    from kard.serving.guard import read_keys
+
+    known = read_keys(keys, os.environ.get("KARD_API_KEYS"))
+    from kard.serving.app import Settings
+    from kard.serving.server import serve as serve_run
+
+    settings = Settings(batch_size=batch_size, queue=queue, timeout=timeout, most_bytes=max_bytes, keys=known)
+    serve_run(run, method, host, port, settings)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    folder: Annotated[Path, typer.Argument(help="A new folder for the export.")],
+    method: Annotated[str | None, typer.Option(help="One of the run's methods.")] = None,
+    vectors: Annotated[
+        str, typer.Option(help="Passage vectors to ship: all (then nothing is written later), or computed so far.")
+    ] = "all",
+    push: Annotated[str | None, typer.Option(help="Upload it to the model hub as OWNER/NAME.")] = None,
+) -> None:
+    """Write all that answers questions into one folder that works anywhere, offline, and check that it answers the same."""
+    from kard.export import export_run, push_export
+
+    count = export_run(run, folder, method, vectors)
+    typer.echo(f"{folder}: complete; {count:,} questions were answered again, all the same")
+    if push is not None:
+        typer.echo(f"Uploaded: {push_export(folder, push)}")
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[str | None, typer.Argument(help="Also say what building this recipe's index will take.")] = None,
+    override: Overrides = None,
+) -> None:
+    """Show what this machine has, and what kard would use."""
+    from kard.doctor import findings, index_needs
+    from kard.recipe import load_recipe
+
+    needs = index_needs(load_recipe(recipe, override)) if recipe else []
+    for name, value in [*needs, *findings()]:
         typer.echo(f"{name:<24} {value}")
 
 

@@ -29,18 +29,21 @@ def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
     from kard.artifacts import manifest_of
     from kard.knowledge import read_passages
     from kard.methods import methods_named
-    from kard.stages import explained_questions, gold_passages
+    from kard.reranking import gold_positions
+    from kard.stages import explained_questions
     from kard.teacher.collect import estimate
 
-    if recipe.teacher.kind != "openai":
+    if not recipe.teacher.asks:
         return []
     if manifest_of(folder / "knowledge") is None or manifest_of(folder / "questions") is None:
         return ["Teacher: run '--until knowledge' first, then the dry run counts requests, tokens and money."]
     with_test = any(method.reads == "silver" for method in methods_named(recipe.evaluation.methods))
-    gold = gold_passages(read_passages(folder / "knowledge" / "passages.jsonl"))
+    questions = explained_questions(recipe, folder, with_test)
+    passages = read_passages(folder / "knowledge" / "passages.jsonl")
+    gold = gold_positions(folder, questions)
     cost = estimate(
-        explained_questions(recipe, folder, with_test),
-        lambda question: [passage for name in question.gold_passages for passage in gold.get(name, [])],
+        questions,
+        lambda question: [passages[p] for name in question.gold_passages for p in gold.get(name, [])],
         recipe.teacher,
         recipe.seed,
         folder / "teacher.sqlite",

@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class Unfinished(UserError):
+    """Nothing is wrong, but the work goes on elsewhere: the same command goes on later. The exit code is 75."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint ``" (did you mean 'x'?)"`` for a misspelt `word`, or nothing where no known word is near."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

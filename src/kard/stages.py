@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kard.artifacts import Log, read_jsonl, write_json, write_jsonl
+from kard.artifacts import Log, read_jsonl, write_jsonl
 from kard.errors import UserError
-from kard.knowledge import Passage, load_passages, read_passages, write_passages
+from kard.knowledge import make_passages, read_passages
+from kard.memory import release_memory
 from kard.methods import Method, TrainedOn
-from kard.model import Found, Kard, found_row, load_readers, passage_store, reranker_queries
+from kard.model import Found, Kard, found_row, load_readers
 from kard.progress import say
 from kard.prompt import check_letters, same_answer, shown_answer, target
 from kard.questions import SPLITS, Question, load_splits, read_questions, write_questions
 from kard.recipe import Recipe
+from kard.reranking import evaluation_questions, first_silver, gold_positions
+from kard.retrieval import build_retriever, load_retriever
 from kard.teacher import Rationale, read_rationales, write_rationales
+
+if TYPE_CHECKING:
+    from kard.student.prompted import PromptedModel
+    from kard.teacher.collect import Models
 
 SILVER_DEPTH = 10
 
@@ -38,18 +44,17 @@ def make_questions(recipe: Recipe, folder: Path) -> None:
 
 
 def make_knowledge(recipe: Recipe, folder: Path) -> None:
-    """knowledge: passages as JSONL."""
-    passages = load_passages(recipe.knowledge)
-    write_passages(folder / "passages.jsonl", passages)
-    say(f"  {len(passages):,} passages from {len({passage.document for passage in passages}):,} documents")
+    """knowledge: passages as JSONL, and what was left out."""
+    report = make_passages(recipe.knowledge, folder)
+    left_out = "".join(f", {count:,} {reason.replace('_', ' ')}" for reason, count in report["left_out"].items())
+    say(
+        f"  {report['passages']:,} passages from {report['documents']:,} documents{left_out and '; left out' + left_out[1:]}"
+    )
 
 
 def make_index(recipe: Recipe, run: Path, folder: Path) -> None:
-    """index: BM25 over the passages' titles and texts."""
-    from kard.retrieval.bm25 import Bm25
-
-    texts = [passage.full_text for passage in read_passages(run / "knowledge" / "passages.jsonl")]
-    Bm25.build(texts, recipe.retriever).save(folder)
+    """index: the retriever's, over the passages' titles and texts."""
+    build_retriever(recipe.retriever, read_passages(run / "knowledge" / "passages.jsonl").texts, folder)
 
 
 def explained_questions(recipe: Recipe, run: Path, with_test: bool) -> list[Question]:
@@ -57,11 +62,6 @@ def explained_questions(recipe: Recipe, run: Path, with_test: bool) -> list[Ques
     evaluated where rationales cost nothing or an oracle method reads them."""
     train = read_questions(run / "questions" / "train.jsonl")[: explained_count(recipe)]
     return [*train, *(evaluation_questions(recipe, run) if with_test else [])]
-
-
-def evaluation_questions(recipe: Recipe, run: Path) -> list[Question]:
-    """The questions that are answered to measure the methods: test, or dev where the recipe says so."""
-    return read_questions(run / "questions" / f"{recipe.evaluation.split}.jsonl")
 
 
 def explained_count(recipe: Recipe) -> int | None:
@@ -75,13 +75,15 @@ def make_rationales(recipe: Recipe, run: Path, with_test: bool, folder: Path) ->
     from kard.teacher.collect import collect_rationales
 
     questions = explained_questions(recipe, run, with_test)
-    gold = gold_passages(read_passages(run / "knowledge" / "passages.jsonl"))
+    passages = read_passages(run / "knowledge" / "passages.jsonl")
+    gold = gold_positions(run, questions)
     rationales = collect_rationales(
         questions,
-        lambda question: [passage for name in question.gold_passages for passage in gold.get(name, [])],
+        lambda question: [passages[p] for name in question.gold_passages for p in gold.get(name, [])],
         recipe.teacher,
         recipe.seed,
         run / "teacher.sqlite",
+        teacher_models(recipe),
     )
     write_rationales(folder / "rationales.jsonl", rationales)
     kept = sum(rationale.status == "kept" for rationale in rationales)
@@ -99,20 +101,27 @@ def make_rationales(recipe: Recipe, run: Path, with_test: bool, folder: Path) ->
         )
 
 
-def gold_passages(passages: Iterable[Passage]) -> dict[str, list[Passage]]:
-    """Passages by their own id and by the id of their document."""
-    found: dict[str, list[Passage]] = {}
-    for passage in passages:
-        for name in {passage.id, passage.document}:
-            found.setdefault(name, []).append(passage)
-    return found
+def teacher_models(recipe: Recipe) -> Models:
+    """The language models that the teacher needs in this process; each is loaded when it is first asked."""
+    from kard.teacher.collect import Models
+
+    @cache
+    def loaded(name: str, key: str) -> PromptedModel:
+        from kard.student.prompted import PromptedModel
+
+        say(f"  load {name} ({key})")
+        return PromptedModel.load(name, key)
+
+    section = recipe.teacher
+    return Models(
+        lambda prompts, answers: loaded(section.verifier or "", "teacher.verifier").rank(prompts, answers),
+        lambda bodies: loaded(section.model or "", "teacher.model").write(bodies),
+    )
 
 
 def make_candidates(recipe: Recipe, run: Path, folder: Path) -> None:
     """candidates: for each rationale its silver passages, and D̃ with the rationale's scores (KARD equations 3 and 4)."""
-    from kard.retrieval.bm25 import Bm25
-
-    retriever = Bm25.load(run / "index")
+    retriever = load_retriever(recipe.retriever, run / "index")
     questions = {q.id: q for name in SPLITS for q in read_questions(run / "questions" / f"{name}.jsonl")}
     rationales = [row for row in read_rationales(run / "rationales" / "rationales.jsonl") if row.text]
     depth = silver_depth(recipe)
@@ -125,18 +134,21 @@ def make_candidates(recipe: Recipe, run: Path, folder: Path) -> None:
     by_question = dict(zip(asked, found, strict=True))
 
     def rows() -> Iterator[dict[str, Any]]:
-        for rationale, hits in zip(rationales, by_rationale, strict=True):
-            chosen = candidate_positions(
+        sets = [
+            candidate_positions(
                 hits.positions[: section.rationale_candidates], by_question[rationale.question].positions
             )
-            scores = retriever.scores(rationale.text)
+            for rationale, hits in zip(rationales, by_rationale, strict=True)
+        ]
+        every = retriever.scores([rationale.text for rationale in rationales], sets)
+        for rationale, hits, chosen, scores in zip(rationales, by_rationale, sets, every, strict=True):
             yield {
                 "rationale": rationale.id,
                 "question": rationale.question,
                 "status": rationale.status,
                 "silver": hits.positions.tolist(),
                 "candidates": chosen,
-                "scores": [round(float(scores[position]), 4) for position in chosen],
+                "scores": [float(f"{score:.6g}") for score in scores],
             }
 
     write_jsonl(folder / "candidates.jsonl", rows())
@@ -150,68 +162,6 @@ def candidate_positions(by_rationale: Iterable[int], by_question: Iterable[int])
 def silver_depth(recipe: Recipe) -> int:
     """How many passages by rationale are kept: enough for silver passages, candidates and Hits@10."""
     return max(SILVER_DEPTH, recipe.reranker.rationale_candidates, recipe.student.passages, recipe.evaluation.passages)
-
-
-def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
-    """reranker: trained on the candidate sets of kept rationales; also how it ranks evaluation questions before and after."""
-    from kard.evaluation.retrieval import evaluate_ranking
-    from kard.reranker.model import Reranker, new_encoder, passage_vectors
-    from kard.reranker.training import CandidateSet, train_reranker
-    from kard.retrieval.bm25 import Bm25
-
-    section = recipe.reranker
-    texts = [passage.full_text for passage in read_passages(run / "knowledge" / "passages.jsonl")]
-    encoder = new_encoder(section.model, section.question_tokens, section.passage_tokens)
-    reranker = Reranker(encoder, passage_vectors(encoder, passage_store(run, recipe), texts))
-    questions = {q.id: q for q in read_questions(run / "questions" / "train.jsonl")[: section.train_questions]}
-    sets = [
-        CandidateSet(
-            reranker_queries(questions[row["question"]], section.choices),
-            tuple(row["candidates"]),
-            tuple(row["scores"]),
-        )
-        for row in read_jsonl(run / "candidates" / "candidates.jsonl")
-        if row["status"] == "kept" and row["question"] in questions
-    ]
-    test = evaluation_questions(recipe, run)
-    hits = Bm25.load(run / "index").search([q.query(recipe.retriever.query) for q in test], recipe.retriever.candidates)
-    reranker.vectors.ensure(
-        [p for row in sets for p in row.positions] + [int(p) for hit in hits for p in hit.positions]
-    )
-    forms = [reranker_queries(question, section.choices) for question in test]
-
-    def ranked() -> list[list[int]]:
-        scores = reranker.score(forms, [hit.positions.tolist() for hit in hits])
-        return [hit.positions[np.argsort(-row, kind="stable")].tolist() for hit, row in zip(hits, scores, strict=True)]
-
-    untrained = ranked()
-    train_reranker(reranker, sets, section, recipe.seed, folder)
-    rankings: dict[str, list[list[int]]] = {
-        "bm25": [hit.positions.tolist() for hit in hits],
-        "reranker_untrained": untrained,
-        "reranker": ranked(),
-    }
-    write_json(folder / "retrieval.json", evaluate_ranking(rankings, relevant_passages(run, test)))
-
-
-def relevant_passages(run: Path, questions: Sequence[Question]) -> dict[str, list[set[int]]]:
-    """What should be found for each question: ``gold`` where the data names passages, ``silver`` where there are rationales."""
-    names = gold_positions(run)
-    gold = [{p for name in question.gold_passages for p in names.get(name, [])} for question in questions]
-    silver_of: dict[str, set[int]] = {}
-    for row in read_jsonl(run / "candidates" / "candidates.jsonl"):
-        silver_of.setdefault(row["question"], set()).update(row["silver"][:1])
-    silver = [silver_of.get(question.id, set()) for question in questions]
-    return {name: sets for name, sets in (("gold", gold), ("silver", silver)) if any(sets)}
-
-
-def gold_positions(run: Path) -> dict[str, list[int]]:
-    """Positions of passages by their id and by their document's id."""
-    found: dict[str, list[int]] = {}
-    for position, row in enumerate(read_jsonl(run / "knowledge" / "passages.jsonl")):
-        for name in {row["id"], row["document"]}:
-            found.setdefault(name, []).append(position)
-    return found
 
 
 def make_base(recipe: Recipe, run: Path, folder: Path) -> None:
@@ -298,12 +248,10 @@ def lessons(recipe: Recipe, run: Path, trained_on: TrainedOn) -> Iterator[Lesson
     if trained_on == "answers":
         yield from (Lesson(question, [], "") for question in questions)
         return
-    texts = [passage.full_text for passage in read_passages(run / "knowledge" / "passages.jsonl")]
+    texts = read_passages(run / "knowledge" / "passages.jsonl").texts
     if trained_on == "answers_passages":
-        from kard.retrieval.bm25 import Bm25
-
         queries = [question.query(recipe.retriever.query) for question in questions]
-        found = Bm25.load(run / "index").search(queries, recipe.student.passages)
+        found = load_retriever(recipe.retriever, run / "index").search(queries, recipe.student.passages)
         for question, hits in zip(questions, found, strict=True):
             yield Lesson(question, [texts[p] for p in hits.positions], "")
         return
@@ -343,6 +291,7 @@ def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: 
         def keep(batch: list[Written]) -> None:
             log.append(asdict(item) for item in batch if item.prompt not in known)
             advance(len(batch))
+            release_memory()
 
         written = kard.write([question for question, _ in asked], [prompt for _, prompt in asked], keep, known)
     log.close()
@@ -358,21 +307,12 @@ def _read(kard: Kard, run: Path, questions: Sequence[Question]) -> list[list[Fou
         return kard.read(questions)
     wanted = kard.recipe.evaluation.passages
     if kard.method.reads == "gold":
-        names = gold_positions(run)
+        names = gold_positions(run, questions)
         positions = [[p for name in q.gold_passages for p in names.get(name, [])] for q in questions]
     else:
-        silver = test_silver(run)
+        silver = first_silver(run)
         positions = [silver.get(question.id, []) for question in questions]
     return [[Found(kard.passages[p]) for p in row[:wanted]] for row in positions]
-
-
-def test_silver(run: Path) -> dict[str, list[int]]:
-    """Silver passages of each question's first rationale, a kept one if there is any (an oracle reads no answers off them)."""
-    found: dict[str, list[int]] = {}
-    rows = list(read_jsonl(run / "candidates" / "candidates.jsonl"))
-    for row in sorted(rows, key=lambda row: row["status"] != "kept"):
-        found.setdefault(row["question"], row["silver"])
-    return found
 
 
 def _prediction(kard: Kard, question: Question, found: Sequence[Found], written: Any) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def training_arguments(folder: Path, dtype: torch.dtype, seed: int, **settings: 
         use_cpu=not torch.cuda.is_available(),
         seed=seed,
         data_seed=seed,
-        save_strategy="no",  # Checkpoints are asked for by the clock, in `_Watch`.
+        save_strategy=settings.pop("save_strategy", "no"),  # Checkpoints are asked for by the clock, in `_Watch`.
         save_total_limit=2,
         report_to=[],
         disable_tqdm=True,

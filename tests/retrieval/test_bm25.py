@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-import re
+import tempfile
+import weakref
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+import regex
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 from hypothesis import example, given
@@ -16,11 +19,14 @@ from hypothesis import strategies as st
 
 from kard.errors import UserError
 from kard.recipe import RetrieverSection
+from kard.retrieval import building, scoring
 from kard.retrieval.bm25 import Bm25
-from kard.retrieval.scoring import best
 
 PLAIN = RetrieverSection(stemmer=None, stopwords=None)
-ENGLISH = RetrieverSection()
+ENGLISH = RetrieverSection(stemmer="english", stopwords="english")
+
+SCRIPTS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
+SPACELESS = "[[" + "".join(rf"\p{{Script={name}}}" for name in SCRIPTS) + r"]&&[\p{L}\p{M}]]"
 
 PASSAGES = [
     "The cat sat on the mat.",
@@ -35,8 +41,25 @@ PASSAGES = [
 ]
 
 
+def built(texts: list[str], section: RetrieverSection) -> Bm25:
+    """An index in a folder of its own, which is gone when nobody holds the index."""
+    folder = tempfile.TemporaryDirectory()
+    index = Bm25.build(texts, section, Path(folder.name))
+    weakref.finalize(index, folder.cleanup)
+    return index
+
+
+def every_score(index: Bm25, query: str) -> np.ndarray:
+    [scores] = index.scores([query], [range(index.size)])
+    return scores
+
+
 def tokens(text: str, section: RetrieverSection) -> list[str]:
-    words = re.findall(r"\b\w\w+\b", text.lower())
+    words = []
+    for pairs, word in regex.findall(
+        rf"({SPACELESS}+)|([[\p{{L}}\p{{N}}\p{{M}}_]--{SPACELESS}]+)", text.lower(), regex.V1
+    ):
+        words += [pairs[i : i + 2] for i in range(max(1, len(pairs) - 1))] if pairs else [word] if len(word) > 1 else []
     words = [word for word in words if not (section.stopwords and word in STOPWORDS_EN)]
     return Stemmer.Stemmer(section.stemmer).stemWords(words) if section.stemmer else words
 
@@ -71,20 +94,22 @@ def as_reference(pairs: list[tuple[int, float]], scores: list[float]) -> None:
         assert score == pytest.approx(scores[place], rel=1e-5)
 
 
-@pytest.mark.parametrize("section", [PLAIN, ENGLISH, RetrieverSection(k1=1.7, b=0.9), RetrieverSection(b=0.0)])
+@pytest.mark.parametrize("k1_b", [(0.9, 0.4), (1.7, 0.9), (0.9, 0.0)])
+@pytest.mark.parametrize("section", [PLAIN, ENGLISH])
 @pytest.mark.parametrize(
     "query",
     ["cat", "cats and dogs", "cat cat dog", "the current of a conductor", "CAFÉ naïve", "cat zebra", "mice mat law"],
 )
-def test_scores_are_the_references(query, section):
-    as_reference(found(Bm25.build(PASSAGES, section), query), reference(PASSAGES, query, section))
+def test_scores_are_the_references(query, section, k1_b):
+    section = section.model_copy(update=dict(zip(("k1", "b"), k1_b, strict=True)))
+    as_reference(found(built(PASSAGES, section), query), reference(PASSAGES, query, section))
 
 
 def test_thousand_passages_rank_as_the_reference():
     chance = random.Random(3)
     words = [f"word{number}" for number in range(200)]
     texts = [" ".join(chance.choices(words, k=chance.randint(1, 40))) for _ in range(1000)]
-    index = Bm25.build(texts, PLAIN)
+    index = built(texts, PLAIN)
     for query in (" ".join(chance.choices(words, k=length)) for length in (1, 3, 12)):
         scores = reference(texts, query, PLAIN)
         for k in (1, 7, 100, 1000):
@@ -97,60 +122,64 @@ def test_thousand_passages_rank_as_the_reference():
 
 def test_ties_go_to_the_earlier_passage():
     texts = ["red stone", "blue stone", "red stone", "green lamp", "red stone"]
-    index = Bm25.build(texts, PLAIN)
+    index = built(texts, PLAIN)
     assert [place for place, _ in found(index, "red")] == [0, 2, 4]
     for k in (1, 2, 3, 4):
         assert [place for place, _ in found(index, "stone", k)] == [0, 1, 2, 4][:k]
 
 
-@given(st.lists(st.sampled_from([0.0, -1.0, 0.5, 0.5, 1.0, 2.0]), max_size=30), st.integers(0, 12))
-def test_the_best_are_the_first_of_all_sorted(scores, k):
+@given(st.lists(st.sampled_from([0.5, 0.5, 1.0, 2.0]), max_size=30), st.integers(1, 12))
+def test_the_heap_keeps_the_first_of_all_sorted(scores, k):
     """Many equal scores: the later one leaves the heap first."""
-    positions, kept = best(np.array(scores, dtype=np.float32), k)
-    ranked = sorted((-score, place) for place, score in enumerate(scores) if score > 0)[:k]
-    assert list(zip((-kept).tolist(), positions.tolist(), strict=True)) == ranked
+    heap_scores, heap_positions, filled = np.zeros(k, np.float32), np.zeros(k, np.int64), 0
+    for position, score in enumerate(scores):
+        if filled < k or score > heap_scores[0]:
+            filled = scoring.push(score, position, heap_scores, heap_positions, filled)
+    ranked = sorted((-score, place) for place, score in enumerate(scores))[:k]
+    kept = zip((-heap_scores[:filled]).tolist(), heap_positions[:filled].tolist(), strict=True)
+    assert sorted(kept) == ranked
 
 
 def test_unknown_words_and_empty_queries_find_nothing():
-    index = Bm25.build(PASSAGES, ENGLISH)
+    index = built(PASSAGES, ENGLISH)
     for query in ("zebra quagga", "", "   ", "?!", "the and of", "x"):
         assert found(index, query) == []
-        assert not index.scores(query).any()
+        assert not every_score(index, query).any()
     assert index.search([], 5) == []
 
 
 def test_unknown_words_beside_known_ones_change_nothing():
-    index = Bm25.build(PASSAGES, ENGLISH)
+    index = built(PASSAGES, ENGLISH)
     assert found(index, "quagga cat zebra") == found(index, "cat")
 
 
 def test_a_repeated_query_word_counts_twice():
-    index = Bm25.build(PASSAGES, PLAIN)
-    assert index.scores("cat cat") == pytest.approx(2 * index.scores("cat"), rel=1e-6)
+    index = built(PASSAGES, PLAIN)
+    assert every_score(index, "cat cat") == pytest.approx(2 * every_score(index, "cat"), rel=1e-6)
 
 
 def test_more_passages_asked_for_than_there_are():
-    index = Bm25.build(PASSAGES, ENGLISH)
+    index = built(PASSAGES, ENGLISH)
     assert found(index, "cat", 10_000) == found(index, "cat", len(PASSAGES))
     assert found(index, "cat", 0) == []
 
 
 def test_k_is_a_prefix_of_a_longer_search():
-    index = Bm25.build(PASSAGES, ENGLISH)
+    index = built(PASSAGES, ENGLISH)
     whole = found(index, "cat mat dog law")
     for k in range(1, len(whole) + 1):
         assert found(index, "cat mat dog law", k) == whole[:k]
 
 
 def test_scores_are_those_of_the_search():
-    index = Bm25.build(PASSAGES, ENGLISH)
-    every = index.scores("cat mat")
+    index = built(PASSAGES, ENGLISH)
+    every = every_score(index, "cat mat")
     assert every.shape == (len(PASSAGES),)
     assert {place: score for place, score in enumerate(every.tolist()) if score > 0} == dict(found(index, "cat mat"))
 
 
 def test_a_batch_is_one_query_after_the_other():
-    index = Bm25.build(PASSAGES, ENGLISH)
+    index = built(PASSAGES, ENGLISH)
     queries = ["cat", "", "law of voltage", "zebra", "cat", "dogs chase"] * 20
     together = index.search(queries, 4)
     for query, hits in zip(queries, together, strict=True):
@@ -161,31 +190,103 @@ def test_a_batch_is_one_query_after_the_other():
 
 @pytest.mark.parametrize("section", [PLAIN, ENGLISH, RetrieverSection(stemmer="german", stopwords="german")])
 def test_a_saved_index_finds_the_same(tmp_path, section):
-    index = Bm25.build(PASSAGES, section)
-    index.save(tmp_path / "Verzeichnis é")
-    loaded = Bm25.load(tmp_path / "Verzeichnis é")
-    assert (loaded.stemmer, loaded.stopwords, loaded.size) == (section.stemmer, section.stopwords, len(PASSAGES))
+    index = Bm25.build(PASSAGES, section, tmp_path / "Verzeichnis é")
+    loaded = Bm25.load(tmp_path / "Verzeichnis é", section)
+    assert (loaded.analysis.stemmer, loaded.analysis.stopwords) == (section.stemmer, section.stopwords)
+    assert loaded.size == len(PASSAGES)
     for query in ("cat", "Cats and dogs", "café", "the", ""):
         assert found(loaded, query) == found(index, query)
 
 
+@pytest.mark.parametrize("change", [{"k1": 1.2}, {"b": 0.75}, {"stemmer": None}, {"stopwords": "german"}])
+def test_an_index_with_other_settings_is_not_searched(tmp_path, change):
+    Bm25.build(PASSAGES, ENGLISH, tmp_path)
+    [key] = change
+    with pytest.raises(UserError, match=rf"built with retriever\.{key} .*Run the recipe again"):
+        Bm25.load(tmp_path, ENGLISH.model_copy(update=change))
+
+
+def test_an_index_with_a_torn_file_is_named(tmp_path):
+    Bm25.build(PASSAGES, ENGLISH, tmp_path)
+    (tmp_path / "data.f32").write_bytes((tmp_path / "data.f32").read_bytes()[:-4])
+    with pytest.raises(UserError, match="damaged"):
+        Bm25(tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 6, 7, 8, 23])
+def test_blocks_merged_in_pieces_are_the_index_of_one_block(tmp_path, monkeypatch, count):
+    chance = random.Random(count)
+    texts = [" ".join(chance.choices(["red", "blue", "stone", "lamp", "the", "9"], k=5)) for _ in range(count)]
+    Bm25.build(texts, ENGLISH, tmp_path / "whole")
+    monkeypatch.setattr(building, "BLOCK", 3)
+    monkeypatch.setattr(building, "_MERGED", 5)
+    Bm25.build(texts, ENGLISH, tmp_path / "pieces")
+    for file in sorted((tmp_path / "whole").iterdir()):
+        assert (tmp_path / "pieces" / file.name).read_bytes() == file.read_bytes()
+    assert len(list((tmp_path / "pieces").iterdir())) == len(list((tmp_path / "whole").iterdir()))
+
+
+def test_a_killed_build_goes_on_with_the_blocks_that_are_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "BLOCK", 2)
+    texts = [f"red stone number{number}" for number in range(9)]
+    Bm25.build(texts, PLAIN, tmp_path / "straight")
+
+    class Dying(list):
+        def __getitem__(self, key):
+            if isinstance(key, slice) and key.start >= 4:
+                raise KeyboardInterrupt
+            return super().__getitem__(key)
+
+    with pytest.raises(KeyboardInterrupt):
+        Bm25.build(Dying(texts), PLAIN, tmp_path / "killed")
+    assert (tmp_path / "killed" / "runs" / "0").exists()
+
+    class Late(list):
+        def __getitem__(self, key):
+            assert not (isinstance(key, slice) and key.start == 0), "the first block was read again"
+            return super().__getitem__(key)
+
+    Bm25.build(Late(texts), PLAIN, tmp_path / "killed")
+    for file in (tmp_path / "straight").iterdir():
+        assert (tmp_path / "killed" / file.name).read_bytes() == file.read_bytes()
+
+
+@given(st.integers(0, 10_000), st.integers(1, 12), st.sampled_from([1, 3, 40]))
+def test_pruning_changes_nothing(seed, k, window):
+    """Windows so small that the heap is full early: common terms are then only looked up."""
+    chance = random.Random(seed)
+    words = ["the", "of", "a", *(f"w{number}" for number in range(12))]
+    weights = [30, 20, 15, *([1] * 12)]
+    texts = [" ".join(chance.choices(words, weights, k=chance.randint(1, 12))) for _ in range(60)]
+    index = built(texts, RetrieverSection(stemmer=None, stopwords=None, b=0.75))
+    query = " ".join(chance.choices(words, k=8))
+    [whole] = index.search([query], 60)
+    scores = every_score(index, query)
+    ranked = sorted((-score, place) for place, score in enumerate(scores.tolist()) if score > 0)
+    assert list(zip((-whole.scores).tolist(), whole.positions.tolist(), strict=True)) == ranked
+    [terms] = index._queries([query])
+    postings = (terms.terms, terms.weights, terms.bounds, *index._postings, index.size, k, window)
+    positions, kept = scoring.search(*postings)
+    assert list(zip((-kept).tolist(), positions.tolist(), strict=True)) == ranked[:k]
+
+
 def test_the_stemmer_joins_forms_and_null_keeps_them_apart():
     texts = ["running", "runs", "a walk"]
-    assert [place for place, _ in found(Bm25.build(texts, ENGLISH), "run")] == [0, 1]
-    assert found(Bm25.build(texts, PLAIN), "run") == []
+    assert [place for place, _ in found(built(texts, ENGLISH), "run")] == [0, 1]
+    assert found(built(texts, PLAIN), "run") == []
 
 
 def test_settings_that_do_not_exist_name_their_key():
     with pytest.raises(UserError, match=r"retriever\.stemmer: no Snowball stemmer 'klingon'.*english"):
-        Bm25.build(PASSAGES, RetrieverSection(stemmer="klingon"))
+        built(PASSAGES, RetrieverSection(stemmer="klingon"))
     with pytest.raises(UserError, match=r"retriever\.stopwords: no stop word list 'klingon'"):
-        Bm25.build(PASSAGES, RetrieverSection(stopwords="klingon"))
+        built(PASSAGES, RetrieverSection(stopwords="klingon"))
 
 
 @pytest.mark.parametrize("texts", [[""], ["", " "], ["?!"], ["the", "and"]])
 def test_passages_without_a_word_are_an_error(texts):
     with pytest.raises(UserError, match="no passage has a word to search for"):
-        Bm25.build(texts, ENGLISH)
+        built(texts, ENGLISH)
 
 
 letters = st.text(alphabet="abcdé ß.!\n", max_size=30)
@@ -203,7 +304,7 @@ anything = st.text(max_size=60) | st.text(st.characters(), max_size=20) | letter
 def test_every_search_is_sorted_unique_in_range_and_positive(texts, queries, k, english):
     section = ENGLISH if english else PLAIN
     texts = [*texts, "anchor stone"]
-    index = Bm25.build(texts, section)
+    index = built(texts, section)
     for query, hits in zip([*queries, "stone"], index.search([*queries, "stone"], k), strict=True):
         scores, positions = hits.scores.tolist(), hits.positions.tolist()
         assert len(positions) == len(set(positions)) <= k
@@ -220,5 +321,7 @@ def test_every_search_is_sorted_unique_in_range_and_positive(texts, queries, k, 
 
 @given(st.lists(letters, min_size=1, max_size=8), letters, letters)
 def test_scores_of_a_query_are_the_sum_over_its_parts(texts, one, other):
-    index = Bm25.build([*texts, "anchor"], PLAIN)
-    assert index.scores(f"{one} {other}") == pytest.approx(index.scores(one) + index.scores(other), rel=1e-4)
+    index = built([*texts, "anchor"], PLAIN)
+    assert every_score(index, f"{one} {other}") == pytest.approx(
+        every_score(index, one) + every_score(index, other), rel=1e-4
+    )

@@ -50,6 +50,7 @@ class FaultServer:
     times: list[float] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     authorizations: set[str] = field(default_factory=set)
+    paths: set[str] = field(default_factory=set)
     most_at_once: int = 0
     busy_seconds: float = 0.0
     url: str = ""
@@ -90,6 +91,7 @@ class FaultServer:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head.split("\r\n")[1:])}
         body = json.loads(await reader.readexactly(int(headers["content-length"])))
+        self.paths.add(head.split()[1])
         self.authorizations.add(headers.get("authorization", ""))
         self.bodies.append(body)
         self.times.append(time.monotonic())

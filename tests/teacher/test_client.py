@@ -1,24 +1,24 @@
 """Asking an endpoint that fails in every way: all requests accounted for, none answered twice, no key anywhere."""
 
 import email.utils
-import os
+import multiprocessing
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 import traceback
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from fault_server import FaultServer, completion, digest, good_answer, no_passages
 
 from kard.errors import UserError
+from kard.questions import Question
+from kard.recipe import TeacherSection
 from kard.teacher import client, write_rationales
 from kard.teacher.cache import ReplyCache
-from kard.teacher.client import api_key
 from kard.teacher.collect import collect_rationales
+from kard.teacher.endpoint import api_key
 from kard.teacher.prompting import requests_of
 
 FAULTS = {
@@ -50,6 +50,9 @@ def mixed_answer(body, attempt):
         return {"body": completion("Every question has this explanation.")}
     if kind == 3:
         return {"body": completion(None, "stop", refusal="This is against the rules.")}
+    if kind == 4:
+        whole = good_answer(body, attempt)["body"]
+        return {"body": whole | {"choices": whole["choices"] + completion("Nobody asked for this one.")["choices"]}}
     return good_answer(body, attempt)
 
 
@@ -68,19 +71,20 @@ def without_seconds(rationales):
     return [(r.id, r.text, r.status, r.reason, r.usage.get("completion_tokens")) for r in rationales]
 
 
-def test_the_same_rationales_come_from_a_faulty_and_a_healthy_server(server, asking, questions, tmp_path):
-    section = asking(rationales=3, concurrency=16, timeout=0.4, retries=5)
+def test_the_same_rationales_come_from_a_faulty_and_a_healthy_server(server, asking, questions, tmp_path, capsys):
+    section = asking(rationales=4, concurrency=64, timeout=1.5, retries=5)
     server.answer = faulty_answer
-    faulty = collect_rationales(questions(50), no_passages, section, 7, tmp_path / "faulty.sqlite")
-    assert server.received.total() > 200
+    faulty = collect_rationales(questions(500), no_passages, section, 7, tmp_path / "faulty.sqlite")
+    assert server.received.total() > 3000
     assert set(server.answered.values()) == {1}
+    assert "texts came that were not asked for" in capsys.readouterr().err
     with FaultServer(mixed_answer) as healthy_server:
-        section = asking(rationales=3, concurrency=2, base_url=healthy_server.url)
-        healthy = collect_rationales(questions(50), no_passages, section, 7, tmp_path / "healthy.sqlite")
-        assert healthy_server.received.total() == 150
+        section = asking(rationales=4, concurrency=16, base_url=healthy_server.url)
+        healthy = collect_rationales(questions(500), no_passages, section, 7, tmp_path / "healthy.sqlite")
+        assert healthy_server.received.total() == 2000
     assert without_seconds(faulty) == without_seconds(healthy)
     assert set(statuses(faulty)) == {"kept", "refused", "truncated", "duplicate"}
-    assert [r.id for r in faulty] == [f"q{i}/{j}" for i in range(50) for j in range(3)]
+    assert [r.id for r in faulty] == [f"q{i}/{j}" for i in range(500) for j in range(4)]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -114,7 +118,8 @@ def test_a_second_run_asks_nothing(server, asking, questions, tmp_path):
 
 
 def test_two_questions_with_the_same_words_are_one_request(server, asking, questions, tmp_path):
-    twice = [*questions(1), *questions(1), *questions(1)]
+    [one] = questions(1)
+    twice = [one, replace(one, id="again"), replace(one, id="and again")]
     server.answer = lambda body, attempt: good_answer(body, attempt) | {"delay": 0.05}
     assert statuses(collect_rationales(twice, no_passages, asking(), 7, tmp_path / "c.sqlite")) == {"kept": 3}
     assert server.received.total() == 1
@@ -260,40 +265,109 @@ def test_no_key_is_needed_where_all_replies_are_there(server, asking, questions,
     assert ReplyCache(tmp_path / "c.sqlite").spent().requests == 3
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from kard.questions import Question
-from kard.recipe import TeacherSection
-from kard.teacher.collect import collect_rationales
-from kard.teacher.prompting import requests_of
-section = TeacherSection(kind="openai", model="tester", base_url=sys.argv[1], concurrency=4)
-questions = [Question(f"q{i}", f"What is thing number {i}?", ("red", "green", "blue"), i % 3) for i in range(40)]
-print(len(collect_rationales(questions, lambda question: [], section, 7, Path(sys.argv[2]))))
-"""
+def numbered_answer(body, attempt):
+    """The text of number `i` of a request is that of its seed and `i`; each choice is there."""
+    choices = [completion(f"The fact {digest(body)}-{i} leads on.")["choices"][0] for i in range(body.get("n", 1))]
+    return {"body": {"choices": choices, "usage": {"prompt_tokens": 100, "completion_tokens": 20 * len(choices)}}}
 
 
-def test_a_killed_run_asks_nothing_twice_that_had_arrived(server, tmp_path):
-    server.answer = lambda body, attempt: good_answer(body, attempt) | {"delay": 0.03}
+def test_all_rationales_of_a_question_come_from_one_request_where_the_endpoint_has_n(
+    server, asking, questions, tmp_path
+):
+    server.answer = numbered_answer
+    section = asking(rationales=4, several="n")
+    collected = collect_rationales(questions(5), no_passages, section, 7, tmp_path / "c.sqlite")
+    assert statuses(collected) == {"kept": 20}
+    assert len({r.text for r in collected}) == 20
+    assert server.received.total() == 5
+    assert [bool(r.usage) for r in collected[:4]] == [True, False, False, False]
+    assert ReplyCache(tmp_path / "c.sqlite").spent().completion_tokens == 400
+    more = collect_rationales(questions(5), no_passages, asking(rationales=6), 7, tmp_path / "c.sqlite")
+    assert server.received.total() == 15, "two more of each question, one by one"
+    assert [r.text for r in more if r.id[-1] in "0123"] == [r.text for r in collected]
+
+
+@pytest.mark.parametrize("texts", [1, 3])
+def test_an_endpoint_that_gives_fewer_or_more_than_n_is_asked_until_all_are_there(
+    server, asking, questions, tmp_path, texts
+):
+    def answer(body, attempt):
+        return numbered_answer(body | {"n": texts}, attempt)
+
+    server.answer = answer
+    section = asking(rationales=4, several="n")
+    collected = collect_rationales(questions(5), no_passages, section, 7, tmp_path / "c.sqlite")
+    assert statuses(collected) == {"kept": 20}
+    assert server.received.total() == {1: 20, 3: 10}[texts]
+
+
+def test_the_plain_completions_endpoint(server, asking, questions, tmp_path):
+    text = "The fact of the matter leads on."
+    server.answer = lambda body, attempt: {
+        "body": {"choices": [{"text": f" {text}", "index": 0, "finish_reason": "stop"}]}
+    }
+    section = asking(endpoint="completions", system_prompt="Be brief.", stop=("\n\n",))
+    [rationale] = collect_rationales(questions(1), no_passages, section, 7, tmp_path / "c.sqlite")
+    assert rationale.text == text
+    [body] = server.bodies
+    assert server.paths == {"/v1/completions"}
+    assert "messages" not in body
+    assert body["prompt"].startswith("Be brief.\n\nExplain the answer")
+    assert body["prompt"].endswith("Explanation:")
+    assert body["stop"] == ["\n\n"]
+
+
+def test_the_teacher_is_asked_for_the_sentences_that_lead_to_the_answer(server, asking, questions, tmp_path):
+    def answer(body, attempt):
+        prompt = body["messages"][0]["content"]
+        if prompt.startswith("Rewrite"):
+            return {"body": completion("Grass takes in light. So it is green.")}
+        if "number 1?" in prompt.rpartition("Question:")[2]:
+            return {"body": completion("Option (A) is wrong. Option (C) is wrong as well.")}
+        return good_answer(body, attempt)
+
+    server.answer = answer
+    section = asking(rewrite="ask")
+    collected = collect_rationales(questions(2), no_passages, section, 7, tmp_path / "c.sqlite")
+    assert [(r.text, r.kind) for r in collected][1] == ("Grass takes in light. So it is green.", "constructive")
+    assert collected[1].original == "Option (A) is wrong. Option (C) is wrong as well."
+    assert server.received.total() == 4
+    assert collect_rationales(questions(2), no_passages, section, 7, tmp_path / "c.sqlite") == collected
+    assert server.received.total() == 4
+
+
+def asking_process(url, path):
+    """The teacher in a process of its own, to be killed."""
+    section = TeacherSection(kind="openai", model="tester", base_url=url, concurrency=16, rationales=4)
+    questions = [Question(f"q{i}", f"What is thing number {i}?", ("red", "green", "blue"), i % 3) for i in range(100)]
+    collect_rationales(questions, no_passages, section, 7, path)
+
+
+def test_twenty_kills_at_random_moments_ask_nothing_twice_that_had_arrived(server, tmp_path):
+    server.answer = lambda body, attempt: good_answer(body, attempt) | {"delay": 0.05}
     path = tmp_path / "c.sqlite"
-    command = [sys.executable, "-c", SCRIPT, server.url, str(path)]
-    stored: set[str] = set()
-    for kill in range(2):
-        process = subprocess.Popen(command)
-        goal = len(stored) + 8
-        while len(stored := texts_in(path)) < goal:
-            assert process.poll() is None, "it was to be killed before its end"
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        stored = texts_in(path)
-        before = Counter(server.received)
-        assert len(stored) < 40, kill
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert finished.stdout == "40\n"
-    asked_again = {f"The fact {key} leads to what was asked." for key in server.received - before}
-    assert not asked_again & stored
-    assert len(texts_in(path)) == len(server.received) == 40
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["kard.teacher.client"])
+    chance = random.Random(0)
+    before_kill = []
+    for _ in range(20):
+        process = context.Process(target=asking_process, args=(server.url, path))
+        process.start()
+        before = len(texts_in(path))
+        while len(texts_in(path)) == before:  # it is at work
+            assert process.is_alive(), "it was to be killed before its end"
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.04))
+        process.kill()
+        process.join()
+        arrived, received = texts_in(path), Counter(server.received)
+        assert len(arrived) < 400
+        time.sleep(0.1)  # what the dead process had sent is worked off
+        before_kill.append((arrived, received))
+    asking_process(server.url, path)
+    for arrived, received in before_kill:
+        assert not {f"The fact {key} leads to what was asked." for key in server.received - received} & arrived
+    assert len(texts_in(path)) == len(server.received) == 400
 
 
 def texts_in(path):
@@ -301,7 +375,7 @@ def texts_in(path):
         return set()
     connection = sqlite3.connect(path, timeout=10)
     try:
-        return {row[0] for row in connection.execute("SELECT text FROM attempts WHERE answered")}
+        return {row[0] for row in connection.execute("SELECT text FROM replies")}
     except sqlite3.OperationalError:  # the table is about to be made
         return set()
     finally:
@@ -313,9 +387,9 @@ def test_requests_are_made_only_when_a_worker_is_free(server, asking, questions,
     ahead = []
 
     def counted():
-        for number, (_, (request,)) in enumerate(requests_of(questions(60), no_passages, asking(), 7)):
+        for number, (_, group) in enumerate(requests_of(questions(60), no_passages, asking(), 7)):
             ahead.append(number - len(server.times))
-            yield request
+            yield group
 
     client.ask(counted(), 60, asking(concurrency=4), ReplyCache(tmp_path / "c.sqlite"))
     assert len(ahead) == 60

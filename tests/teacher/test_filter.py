@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kard.questions import Question, question_from_row
 from kard.recipe import TeacherSection
-from kard.teacher.filter import Draft, judge, sift, stated_answer, without_conclusion
+from kard.teacher.filter import Draft, judge, of_wanted_kind, settle, sift, stated_answer, without_conclusion
 
 QUESTION = Question("q", "Which of these is a gas at room temperature?", ("iron", "oxygen", "salt water", "wood"), 1)
 YES_NO = Question("y", "Can birds fly?", ("yes", "no"), 0)
@@ -134,7 +134,7 @@ def test_the_same_words_twice_are_a_duplicate_and_stay_in_the_list():
         Draft("Oxygen boils early."),
         Draft("oxygen, boils EARLY"),
     ]
-    rationales = sift(QUESTION, [*drafts, Draft("", failure="503")], SECTION, "tester")
+    rationales = settle(sift(QUESTION, [*drafts, Draft("", failure="503")], SECTION, "tester"), SECTION)
     assert [r.status for r in rationales] == ["wrong_answer", "kept", "duplicate", "error"]
     assert [r.id for r in rationales] == ["q/0", "q/1", "q/2", "q/3"]
     assert "q/1" in rationales[2].reason
@@ -144,7 +144,7 @@ def test_the_same_words_twice_are_a_duplicate_and_stay_in_the_list():
 
 def test_a_rejected_text_does_not_make_the_next_one_a_duplicate():
     drafts = [Draft("Oxygen boils early.", "length"), Draft("Oxygen boils early.", "stop")]
-    assert [r.status for r in sift(QUESTION, drafts, SECTION, "")] == ["truncated", "kept"]
+    assert [r.status for r in settle(sift(QUESTION, drafts, SECTION, ""), SECTION)] == ["truncated", "kept"]
 
 
 @pytest.mark.parametrize(
@@ -164,11 +164,88 @@ def test_thinking_aloud_is_cut_off_or_kept(reply, finish_reason, text, status):
     assert kept.text == reply
 
 
+ELIMINATING = "Oxygen boils early. Option (A) is incorrect. Option (C) is incorrect. Option (D) is incorrect."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The passage says that oxygen boils early.",
+        "According to the given passage, oxygen boils early.",
+        "As stated in the text, oxygen boils early.",
+        "The gold answer is oxygen, as it boils early.",
+        "The provided context mentions that oxygen boils early.",
+    ],
+)
+def test_leaks_are_rejected_where_the_recipe_says_so(text):
+    status, reason = judge(QUESTION, text, "stop", TeacherSection(reject_leaks=True))
+    assert status == "leak"
+    assert reason.startswith("says “")
+    assert judge(QUESTION, text, "stop", TeacherSection())[0] == "kept"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The passage of time turns wood to coal.",
+        "Oxygen was first described in a text of 1774.",
+        "In the context of chemistry, oxygen is a gas.",
+        "Water moves through the passage between two islands.",
+    ],
+)
+def test_words_that_only_look_like_leaks_are_kept(text):
+    assert judge(QUESTION, text, "stop", TeacherSection(reject_leaks=True))[0] == "kept"
+
+
+def test_every_rationale_has_a_kind_and_unwanted_kinds_are_rejected():
+    section = TeacherSection(kinds=("constructive", "other"))
+    drafts = [Draft("Cold air is dense. Oxygen boils early."), Draft(ELIMINATING), Draft("", failure="503")]
+    rationales = [of_wanted_kind(one, section) for one in sift(QUESTION, drafts, section, "")]
+    assert [r.kind for r in rationales] == ["constructive", "eliminating", ""]
+    assert [r.status for r in rationales] == ["kept", "wrong_kind", "error"]
+    assert rationales[1].reason == "eliminating; teacher.kinds is constructive, other"
+
+
+def test_rewriting_keeps_what_leads_to_the_answer_and_the_original():
+    section = TeacherSection(rewrite="keep")
+    first, second, third = sift(
+        QUESTION, map(Draft, ["Oxygen boils early, at -183 degrees.", ELIMINATING, "Option (A) is wrong."]), section, ""
+    )
+    assert (first.original, first.kind) == ("", "constructive")
+    assert (second.text, second.original, second.kind) == ("Oxygen boils early.", ELIMINATING, "constructive")
+    assert (third.text, third.original) == ("Option (A) is wrong.", "")  # nothing would be left
+    assert sift(QUESTION, [Draft(ELIMINATING)], TeacherSection(), "")[0].text == ELIMINATING
+
+
+def test_near_duplicates_are_counted_with_what_they_share():
+    section = TeacherSection(near_duplicate=0.8)
+    texts = ["Oxygen boils at -183 degrees.", "Oxygen boils at about -183 degrees.", "Air holds a fifth of oxygen."]
+    rationales = settle(sift(QUESTION, map(Draft, texts), section, ""), section)
+    assert [r.status for r in rationales] == ["kept", "near_duplicate", "kept"]
+    assert "the words of q/0" in rationales[1].reason
+    loose = settle(sift(QUESTION, map(Draft, texts), TeacherSection(), ""), TeacherSection())
+    assert [r.status for r in loose] == ["kept"] * 3
+
+
+def test_the_preferred_kind_comes_first_and_ids_stay():
+    section = TeacherSection(prefer_kind="constructive")
+    drafts = [Draft(ELIMINATING), Draft("It is cold.", "length"), Draft("Oxygen boils early.")]
+    rationales = settle(sift(QUESTION, drafts, section, ""), section)
+    assert [r.id for r in rationales] == ["q/2", "q/0", "q/1"]
+    plain = settle(sift(QUESTION, drafts, TeacherSection(), ""), TeacherSection())
+    assert [r.id for r in plain] == ["q/0", "q/1", "q/2"]
+
+
 @given(st.text(max_size=200), st.sampled_from(["", "stop", "length"]))
 def test_no_text_breaks_the_filter(text, finish_reason):
     rationale = sift(QUESTION, [Draft(text, finish_reason)], SECTION, "")[0]
     assert (rationale.status == "kept") == (rationale.reason == "")
     assert rationale.text in text
+
+
+def kept_of(question):
+    section = TeacherSection()
+    return settle(sift(question, map(Draft, question.rationales), section, ""), section)
 
 
 @pytest.mark.parametrize(("name", "kept_share"), [("obqa", 0.99), ("strategyqa", 0.95)])
@@ -178,6 +255,6 @@ def test_recorded_rationales_of_a_real_teacher_are_mostly_kept(name, kept_share)
         pytest.skip("the real data is not here")
     with open(path, encoding="utf-8") as file:
         questions = [question_from_row(json.loads(line)) for line, _ in zip(file, range(100), strict=False)]
-    statuses = Counter(r.status for q in questions for r in sift(q, map(Draft, q.rationales), TeacherSection(), ""))
+    statuses = Counter(r.status for q in questions for r in kept_of(q))
     assert statuses["kept"] >= kept_share * statuses.total()
     assert set(statuses) <= {"kept", "wrong_answer", "too_long", "duplicate"}

@@ -10,6 +10,7 @@ from typing import Any
 
 from kard.artifacts import Artifact, manifest_of, read_json, read_jsonl
 from kard.evaluation.statistics import holm, mcnemar, paired_difference, wilson
+from kard.knowledge import report_of
 from kard.methods import Method, methods_named
 from kard.recipe import Recipe
 
@@ -40,6 +41,7 @@ def build_results(recipe: Recipe, run: Path, done: Sequence[Artifact]) -> dict[s
         "split": recipe.evaluation.split,
         "seed": recipe.seed,
         "environment": environment(recipe),
+        "knowledge": report_of(run / "knowledge"),
         "methods": [_method_row(run, method, predictions[method.name]) for method in there],
         "skipped_methods": skipped,
         "retrieval": read_json(retrieval) if retrieval.exists() and "kard_reranker" in right else [],

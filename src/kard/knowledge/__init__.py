@@ -2,81 +2,127 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from functools import partial
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
-from kard.artifacts import read_jsonl, write_jsonl
+from kard.artifacts import read_json, read_jsonl, write_json, write_jsonl
 from kard.errors import UserError
+from kard.knowledge.documents import Document, LeftOut, files_below, read_each
 from kard.knowledge.passages import cut
-from kard.questions.jsonl import read_user_jsonl, text_of
+from kard.knowledge.store import Passage, Passages, read_passages, write_passages
 from kard.recipe import KnowledgeSection
 
-
-@dataclass(frozen=True)
-class Passage:
-    """A piece of a document.
-
-    Attributes:
-        id: Unique in the knowledge base; the document's id, with ``#2``, ``#3`` … for its later pieces.
-        title: The document's title, may be empty.
-        text: The words.
-        document: Id of the document that it was cut from.
-        source: File and line (or article) that it came from.
-    """
-
-    id: str
-    title: str
-    text: str
-    document: str
-    source: str
-
-    @property
-    def full_text(self) -> str:
-        """Title in front, as indexed, encoded and shown to the student."""
-        return f"{self.title}. {self.text}" if self.title else self.text
+__all__ = ["Document", "LeftOut", "Passage", "Passages", "make_passages", "positions_of", "read_passages", "report_of"]
 
 
-@dataclass(frozen=True)
-class Document:
-    """A text before it is cut."""
+def make_passages(section: KnowledgeSection, folder: Path) -> dict[str, Any]:
+    """Read the recipe's documents, cut them, and write what is no duplicate.
 
-    id: str
-    title: str
-    text: str
-    source: str
+    Args:
+        section: What to read and how.
+        folder: Gets ``passages.jsonl``, ``left_out.jsonl`` (broken files, empty documents, duplicates, each with its reason)
+            and ``report.json``.
 
-
-def load_passages(section: KnowledgeSection) -> list[Passage]:
-    """Read the recipe's documents and cut them.
+    Returns:
+        The report: how many documents and passages there are, and how much was left out for which reason.
 
     Raises:
-        UserError: A file is missing or wrong (named with its line), or nothing is left.
+        UserError: A file is missing or wrong (named with its line), two passages have one id, or nothing is left.
     """
-    documents = _wikivital() if section.kind == "wikivital" else _jsonl(section)
-    passages = [passage for document in documents for passage in _passages_of(document, section.passage_words)]
-    if not passages:
+    import numpy as np
+
+    left_out = LeftOut()
+    counted = _Counted()
+    path = folder / "passages.jsonl"
+    passages = (passage for document in _documents(section, left_out) for passage in counted.cut(document, section))
+    write_passages(path, passages)
+    if not counted.ids:
         raise UserError(
             f"knowledge: no document in {section.path} has an id that begins with '{section.id_prefix}'. Mend id_prefix."
+            if section.id_prefix
+            else f"knowledge: no document in {section.path} has text. Mend knowledge.path."
         )
-    _check_ids(passages)
-    return passages
+    _check_ids(np.frombuffer(counted.ids, dtype=np.uint64), read_passages(path))
+    if section.duplicates is not None:
+        _drop_duplicates(path, section.duplicates, left_out)
+    write_jsonl(folder / "left_out.jsonl", left_out.rows)
+    report = {"documents": counted.documents, "passages": len(read_passages(path)), "left_out": dict(left_out.counts)}
+    write_json(folder / "report.json", report)
+    return report
 
 
-def _check_ids(passages: list[Passage]) -> None:
-    sources: dict[str, str] = {}
-    for passage in passages:
-        if passage.id in sources:
-            raise UserError(
-                f"{passage.source}: its passage '{passage.id}' is cut from {sources[passage.id]} too. Rename it."
-            )
-        sources[passage.id] = passage.source
+class _Counted:
+    """Cuts documents, and keeps count of them and of their passages' ids."""
+
+    def __init__(self) -> None:
+        self.documents = 0
+        self.ids = array("Q")
+
+    def cut(self, document: Document, section: KnowledgeSection) -> Iterator[Passage]:
+        if not document.id.startswith(section.id_prefix):
+            return
+        self.documents += 1
+        for number, (start, piece) in enumerate(cut(document.text, section.passage_words), start=1):
+            identity = document.id + (f"#{number}" if number > 1 else "")
+            self.ids.append(_digest(identity))
+            yield Passage(identity, document.title, piece, document.id, document.source_at(start))
 
 
-def _passages_of(document: Document, words: int) -> Iterator[Passage]:
-    for number, piece in enumerate(cut(document.text, words), start=1):
-        suffix = f"#{number}" if number > 1 else ""
-        yield Passage(document.id + suffix, document.title, piece, document.id, document.source)
+def _digest(identity: str) -> int:
+    return int.from_bytes(blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _check_ids(digests: Any, passages: Passages) -> None:
+    import numpy as np
+
+    order = np.argsort(digests, kind="stable")
+    same = np.flatnonzero(digests[order][1:] == digests[order][:-1])
+    if not len(same):
+        return
+    second = int(order[same + 1].min())
+    first = int(np.flatnonzero(digests == digests[second])[0])
+    passage = passages[second]
+    raise UserError(
+        f"{passage.source}: passage '{passage.id}' is in {passages[first].source} already. Give every document its own id."
+    )
+
+
+def _drop_duplicates(path: Path, similar: float, left_out: LeftOut) -> None:
+    from kard.knowledge.duplicates import compared, duplicates
+
+    every = read_passages(path)
+    original = duplicates(every, similar, path.parent)
+    if not (original >= 0).any():
+        return
+    for position in (original >= 0).nonzero()[0].tolist():
+        passage, kept = every[position], every[int(original[position])]
+        reason = "duplicate" if compared(passage) == compared(kept) else "near_duplicate"
+        left_out.add(reason, passage.source, f"of {kept.source}", id=passage.id, document=passage.document, of=kept.id)
+    whole = path.with_name("kept.jsonl")
+    write_passages(whole, (passage for passage, place in zip(every, original, strict=True) if place < 0))
+    for suffix in (".starts.i64", ".jsonl"):
+        whole.with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+def _documents(section: KnowledgeSection, left_out: LeftOut) -> Iterator[Document]:
+    if section.kind == "wikivital":
+        return _wikivital()
+    assert section.path is not None
+    from kard.knowledge import files, mediawiki, tables
+
+    if section.kind == "files":
+        suffixes, read = files.SUFFIXES, files.read_file(section.path)
+    elif section.kind == "mediawiki":
+        suffixes, read = mediawiki.SUFFIXES, mediawiki.mediawiki_documents
+    else:
+        rows = {"jsonl": tables.jsonl_documents, "csv": tables.csv_documents, "parquet": tables.parquet_documents}
+        own = partial(rows[section.kind], section=section)
+        suffixes, read = (f".{section.kind}",), lambda path, left_out: own(path)
+    return read_each(files_below(section.path, suffixes, left_out), read, section, left_out)
 
 
 def _wikivital() -> Iterator[Document]:
@@ -86,32 +132,28 @@ def _wikivital() -> Iterator[Document]:
         yield Document(article.title, article.title, article.extract, f"Wikipedia: {article.title}")
 
 
-def _jsonl(section: KnowledgeSection) -> Iterator[Document]:
-    assert section.path is not None
-    lines: dict[str, int] = {}
-    for number, row in read_user_jsonl(section.path):
-        where = f"{section.path}:{number}"
-        identity = text_of(row, "id", where)
-        if identity in lines:
-            raise UserError(
-                f"{where}: id '{identity}' is already on line {lines[identity]}. Give every document its own id."
-            )
-        lines[identity] = number
-        title = row.get("title") or ""
-        if not isinstance(title, str):
-            raise UserError(f"{where}: 'title' is no text. Give a text, or leave it out.")
-        text = text_of(row, "text", where)
-        if identity.startswith(section.id_prefix):
-            yield Document(identity, title, text, f"{section.path.name}:{number}")
-    if not lines:
-        raise UserError(f"{section.path}: holds no document. Add one JSON object a line.")
+def positions_of(folder: Path, names: Iterable[str]) -> dict[str, list[int]]:
+    """Positions of passages by their own id and by their document's; one that was left out as a duplicate is its original.
+
+    Args:
+        folder: The knowledge stage's.
+        names: Those that are wanted.
+    """
+    found: dict[str, list[int]] = {name: [] for name in names}
+    left_out = folder / "left_out.jsonl"
+    rows = [row for row in read_jsonl(left_out) if "of" in row] if left_out.exists() else []
+    originals: dict[str, list[str]] = {}
+    for row in rows:
+        for name in {row["id"], row["document"]} & found.keys():
+            originals.setdefault(row["of"], []).append(name)
+    for position, passage in enumerate(read_passages(folder / "passages.jsonl")):
+        own = {passage.id, passage.document} & found.keys()
+        for name in own.union(originals.get(passage.id, ())):
+            found[name].append(position)
+    return {name: positions for name, positions in found.items() if positions}
 
 
-def write_passages(path: Path, passages: Iterable[Passage]) -> None:
-    """Write passages as JSONL."""
-    write_jsonl(path, (asdict(passage) for passage in passages))
-
-
-def read_passages(path: Path) -> list[Passage]:
-    """Read passages that `write_passages` wrote; their order is the order of the index."""
-    return [Passage(**row) for row in read_jsonl(path)]
+def report_of(folder: Path) -> dict[str, Any]:
+    """What `make_passages` returned."""
+    report: dict[str, Any] = read_json(folder / "report.json")
+    return report

@@ -14,41 +14,63 @@ _ABBREVIATION = re.compile(
 _LONGEST_ABBREVIATION = 8  # with the character in front of it; a look at the whole sentence would take quadratic time
 
 
+# Letters of scripts that put no spaces between words: two of them count as one.
+_SPACELESS = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_HAS_SPACELESS = re.compile(f"[{_SPACELESS}]")
+_WORD = re.compile(r"\S+")
+_SPACELESS_WORD = re.compile(rf"[{_SPACELESS}]{{1,2}}|[^\s{_SPACELESS}]+")
+
+
 def sentences(text: str) -> list[str]:
     """Split a text into sentences, without losing a character other than white space between them."""
-    pieces: list[str] = []
+    return [text[start:end] for start, end in _sentence_spans(text)]
+
+
+def _sentence_spans(text: str) -> list[tuple[int, int]]:
+    spans: list[tuple[int, int]] = []
     start = 0
     for end in _SENTENCE_END.finditer(text):
         before = text[max(start, end.start() - _LONGEST_ABBREVIATION) : end.end()].strip()
         if _ABBREVIATION.search(before) and "\n" not in end.group():
             continue
-        if piece := text[start : end.end()].strip():
-            pieces.append(piece)
+        spans += _stripped(text, start, end.end())
         start = end.end()
-    last = text[start:].strip()
-    return [*pieces, last] if last else pieces
+    return spans + _stripped(text, start, len(text))
 
 
-def cut(text: str, words: int) -> list[str]:
+def _stripped(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    piece = text[start:end]
+    start += len(piece) - len(piece.lstrip())
+    return [(start, start + len(piece.strip()))] if piece.strip() else []
+
+
+def cut(text: str, words: int) -> list[tuple[int, str]]:
     """Cut a text into pieces of at most `words` words, at sentence ends where there are any.
 
     Pieces are of similar length, so that no document ends in a fragment. A sentence longer than `words` is cut between words.
+
+    Returns:
+        Where each piece begins in the text, and the piece, white space in it made single spaces.
     """
-    units = [unit for sentence in sentences(text) for unit in _windows(sentence, words)]
-    total = sum(len(unit.split()) for unit in units)
+    word = _SPACELESS_WORD if _HAS_SPACELESS.search(text) else _WORD
+    units = [unit for start, end in _sentence_spans(text) for unit in _windows(text, start, end, words, word)]
+    total = sum(size for _, _, size in units)
     target = total / max(1, -(-total // words))
-    pieces: list[list[str]] = []
+    pieces: list[tuple[int, list[str]]] = []
     length = 0
-    for unit in units:
-        size = len(unit.split())
+    for start, end, size in units:
         if not pieces or length + size > words or length >= target:
-            pieces.append([])
+            pieces.append((start, []))
             length = 0
-        pieces[-1].append(unit)
+        pieces[-1][1].append(" ".join(text[start:end].split()))
         length += size
-    return [" ".join(piece) for piece in pieces]
+    return [(start, " ".join(piece)) for start, piece in pieces]
 
 
-def _windows(sentence: str, words: int) -> list[str]:
-    tokens = sentence.split()
-    return [" ".join(tokens[i : i + words]) for i in range(0, len(tokens), words)]
+def _windows(text: str, start: int, end: int, words: int, word: re.Pattern[str]) -> list[tuple[int, int, int]]:
+    """First and last character and number of words of a sentence, or of its parts where it is too long."""
+    spans = [found.span() for found in word.finditer(text, start, end)]
+    parts = (spans[i : i + words] for i in range(0, len(spans), words))
+    return [(part[0][0], part[-1][1], len(part)) for part in parts]

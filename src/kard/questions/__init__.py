@@ -44,6 +44,11 @@ class Question:
             raise ValueError(f"question {self.id} has no answer")
         return self.choices[self.answer] if isinstance(self.answer, int) else self.answer
 
+    @property
+    def is_yes_no(self) -> bool:
+        """Whether the choices are yes and no."""
+        return {choice.casefold() for choice in self.choices} == {"yes", "no"}
+
     def query(self, form: str) -> str:
         """The text that retrieval sees: the question alone, or with its choices (``retriever.query``)."""
         return " ".join((self.question, *self.choices)) if form == "question_and_choices" else self.question

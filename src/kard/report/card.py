@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from kard.methods import METHODS
-from kard.recipe import Recipe
+from kard.recipe import Recipe, RerankerSection
 from kard.report import ReportData, numbers
 from kard.report.page import render
 
@@ -28,6 +31,25 @@ def render_card(data: ReportData) -> str:
         credits=[in_markdown(credit) for credit in data.credits],
         dataset=in_markdown(data.results["dataset"]),
         name=in_markdown(data.results["recipe"]),
+    )
+
+
+def render_reranker_card(section: RerankerSection, rows: Sequence[dict[str, Any]]) -> str:
+    """The Markdown of a reranker's own card: how to load it, how it was trained, and how it ranks.
+
+    Args:
+        section: The recipe's ``reranker``.
+        rows: What `evaluate_ranking` returns; may be empty.
+    """
+    shown = [row for row in rows if row["against"] == rows[0]["against"]]
+    named = Path(section.model).name if Path(section.model).is_absolute() else section.model
+    return render(
+        "reranker.md.jinja",
+        autoescape=False,
+        section=section,
+        model=named,
+        rows=rows,
+        verdict=in_markdown(numbers.reranking(shown)),
     )
 
 

@@ -90,6 +90,41 @@ def headline(results: dict[str, Any]) -> tuple[str, str]:
     return title, f"{detail} That is {gain_in_words} ({interval}), which is {sure}."
 
 
+def reranking(retrieval: Sequence[dict[str, Any]]) -> str:
+    """What reranking gains in Hits@1, whether that is more than chance, and what limits it; empty where nothing was measured.
+
+    Args:
+        retrieval: The rows of results.json that are measured against the same passages.
+    """
+    rows = {row["name"]: row for row in retrieval if row.get("gains") is not None}
+    first = next(iter(rows), "given")
+    if first == "given" or "reranker" not in rows:  # candidates from a file: no retriever of ours found them
+        return ""
+    trained, gains = rows["reranker"], {gain["over"]: gain for gain in rows["reranker"]["gains"]}
+    gain = gains[first]
+    change = f"{points(gain['difference'])} points in the first place against {retriever(first)} ({p_value(gain['p_value'])})"
+    helps = gain["difference"] > 0 and gain["p_value"] < SIGNIFICANT
+    verdict = f"Reranking helps: {change}." if helps else f"Reranking does not help here beyond chance: {change}."
+    over_untrained = gains.get("reranker_untrained")
+    if over_untrained and not (over_untrained["difference"] > 0 and over_untrained["p_value"] < SIGNIFICANT):
+        verdict += " Training adds nothing certain to the untrained model."
+    return f"{verdict} {_limit(trained, rows[first])}"
+
+
+def _limit(trained: dict[str, Any], found: dict[str, Any]) -> str:
+    """Where the questions are lost whose first passage is wrong."""
+    lacking, wrong = 1 - trained["recall"], 1 - trained["hits"]["1"]
+    held = f"The candidates hold the passage for {percent(trained['recall'])} of the questions"
+    if wrong <= 0:
+        return f"{held}, and it is always put first."
+    cause = f"{held}; that explains {percent(lacking / wrong)} of the wrong first places, which no order could mend"
+    if lacking >= wrong / 2:
+        return f"{cause}: raise retriever.candidates, or find other documents."
+    if trained["recall"] - found["hits"]["1"] < 0.05:
+        return f"{cause}; {retriever(found['name'])} puts nearly all of the others first already."
+    return f"{cause}. The others are there, but the question does not tell them apart."
+
+
 def _gain(best: str, results: dict[str, Any]) -> tuple[str, float, tuple[float, float], float] | None:
     """The comparison to speak of, turned so that it says best minus rival."""
     usable = [m for m in results["methods"] if m["name"] != best and not is_oracle(m["name"])]

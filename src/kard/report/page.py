@@ -34,6 +34,7 @@ def render_page(data: ReportData) -> str:
         axis=f"The axis goes from {low} to {high} %.",
         methods_charts={size: Markup(methods_chart(results["methods"], best, px)) for size, px in _WIDTHS.items()},
         shown_hits=shown_hits,
+        reranking=numbers.reranking(shown_hits),
         hits_charts={size: Markup(hits_chart(shown_hits, px)) for size, px in _WIDTHS.items() if shown_hits},
         total_seconds=sum(stage["seconds"] for stage in results["stages"]),
         longest_stage=max((stage["seconds"] for stage in results["stages"]), default=0.0),

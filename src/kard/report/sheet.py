@@ -36,7 +36,7 @@ def make_report(recipe: Recipe, run: Path, results: dict[str, Any], folder: Path
 def _teacher(recipe: Recipe, run: Path) -> str:
     """Who explained, and what it cost."""
     sentence = describe_teacher(recipe.teacher)
-    if recipe.teacher.kind != "openai":
+    if not recipe.teacher.asks:
         return sentence
     return f"{sentence} Spent so far: {spent_so_far(recipe.teacher, run / 'teacher.sqlite')['words']}."
 

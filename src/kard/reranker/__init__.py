@@ -1,1 +1,48 @@
 """The reranker: finds from the question alone the passages that a rationale would have found (KARD equation 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kard.recipe import RerankerSection
+
+if TYPE_CHECKING:
+    from kard.reranker.cross import CrossReranker
+    from kard.reranker.model import Reranker
+
+
+def new_reranker(section: RerankerSection, store: Path, texts: Sequence[str], seed: int) -> Reranker | CrossReranker:
+    """An untrained reranker of the kind that the recipe asks for.
+
+    Args:
+        section: The recipe's ``reranker``.
+        store: Folder for passage vectors.
+        texts: All passages' full texts.
+        seed: Of a cross-encoder's last layer, where the model has none.
+
+    Raises:
+        UserError: The model cannot be loaded, or reads fewer tokens.
+    """
+    from kard.reranker.cross import CrossReranker, new_cross_encoder
+    from kard.reranker.model import Reranker, new_encoder, passage_vectors
+
+    if section.kind == "cross_encoder":
+        tokens = section.question_tokens + section.passage_tokens
+        return CrossReranker(new_cross_encoder(section.model, tokens, seed), texts)
+    encoder = new_encoder(section.model, section.question_tokens, section.passage_tokens)
+    return Reranker(encoder, passage_vectors(encoder, store, texts, section.vectors))
+
+
+def open_reranker(model: str, section: RerankerSection, store: Path, texts: Sequence[str]) -> Reranker | CrossReranker:
+    """A trained reranker from its ``model`` folder, an ordinary one of sentence-transformers."""
+    from sentence_transformers import CrossEncoder, MultiVectorEncoder
+
+    from kard.reranker.cross import CrossReranker
+    from kard.reranker.model import Reranker, passage_vectors
+
+    if section.kind == "cross_encoder":
+        return CrossReranker(CrossEncoder(model), texts)
+    encoder = MultiVectorEncoder(model)
+    return Reranker(encoder, passage_vectors(encoder, store, texts, section.vectors))

@@ -7,7 +7,9 @@ may be read as several queries (the question with each choice); a passage's scor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from sentence_transformers.base.modules import Normalize, Router, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
 from kard.errors import UserError
-from kard.reranker.vectors import PassageVectors
+from kard.reranker.vectors import Format, PassageVectors
 from kard.training import compute_dtype
 from kard.weights import loading_explained, model_location
 
 KEY = "reranker.model"
+_LENGTH_KEYS = ("reranker.question_tokens", "reranker.passage_tokens")
 _QUERIES_AT_ONCE = 64
 
 Queries = tuple[str, ...]
@@ -48,17 +51,22 @@ def new_encoder(name: str, question_tokens: int, passage_tokens: int) -> MultiVe
             Transformer(location, max_seq_length=question_tokens, model_kwargs=plain),
             Transformer(location, max_seq_length=passage_tokens),
         ]
-    reads = sides[0].auto_model.config.to_dict().get("max_position_embeddings")
-    for side, tokens in (("question", question_tokens), ("passage", passage_tokens)):
-        if reads is not None and tokens > reads:
-            raise UserError(f"reranker.{side}_tokens: {tokens} asked for, '{name}' reads at most {reads}. Lower it.")
+    for side, key, tokens in zip(sides, _LENGTH_KEYS, (question_tokens, passage_tokens), strict=True):
+        check_length(side.auto_model, name, key, tokens)
     router = Router.for_query_document(*([side, Normalize("token_embeddings")] for side in sides))
     return MultiVectorEncoder(modules=[router, MultiVectorMask()], similarity_fn_name="meanmaxsim")
 
 
+def check_length(model: Any, name: str, key: str, tokens: int) -> None:
+    """Raise UserError if the recipe's `key` asks for more tokens than a model reads."""
+    reads = model.config.to_dict().get("max_position_embeddings")
+    if reads is not None and tokens > reads:
+        raise UserError(f"{key}: {tokens} asked for, '{name}' reads at most {reads}. Lower it.")
+
+
 def encode_passages(encoder: MultiVectorEncoder, texts: list[str]) -> list[np.ndarray]:
     """Token vectors of passages, (tokens, dimension) each, float16."""
-    with _autocast(encoder):
+    with autocast(encoder):
         vectors = encoder.encode_document(texts, batch_size=len(texts), show_progress_bar=False)
     return [tokens.to(torch.float16).cpu().numpy() for tokens in vectors]
 
@@ -75,11 +83,9 @@ class Reranker:
         self.encoder = encoder.eval()
         self.vectors = vectors
 
-    @classmethod
-    def load(cls, folder: Path, vectors_folder: Path, texts: Sequence[str]) -> Reranker:
-        """Read a trained reranker; it is an ordinary ``MultiVectorEncoder`` folder."""
-        encoder = MultiVectorEncoder(str(folder))
-        return cls(encoder, passage_vectors(encoder, vectors_folder, texts))
+    def prepare(self, positions: Sequence[int]) -> None:
+        """Encode the passages at `positions` that have no vectors yet."""
+        self.vectors.ensure(positions)
 
     def score(self, questions: Sequence[Queries], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Scores of candidate passages.
@@ -92,13 +98,14 @@ class Reranker:
             An array (candidates,) in float32 for each question; higher is better. A score does not depend on what else is
             scored with it, beyond the rounding of the number format.
         """
-        self.vectors.ensure([position for row in positions for position in row])
+        self.prepare([position for row in positions for position in row])
         encoded = self._encode_questions(questions)
-        return [self._score(queries, row) for queries, row in zip(encoded, positions, strict=True)]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:  # numpy lets other threads run while it computes
+            return list(threads.map(self._score, encoded, positions))
 
     def _encode_questions(self, questions: Sequence[Queries]) -> list[list[np.ndarray]]:
         texts = [text for queries in questions for text in queries]
-        with _autocast(self.encoder):
+        with autocast(self.encoder):
             vectors = self.encoder.encode_query(texts, batch_size=_QUERIES_AT_ONCE, show_progress_bar=False)
         rest = iter(tokens.float().cpu().numpy() for tokens in vectors)
         return [[next(rest) for _ in queries] for queries in questions]
@@ -106,21 +113,21 @@ class Reranker:
     def _score(self, queries: list[np.ndarray], positions: Sequence[int]) -> np.ndarray:
         if not len(positions):
             return np.zeros(0, dtype=np.float32)
-        passages = self.vectors.get(positions)
-        starts = np.cumsum([0, *(len(tokens) for tokens in passages[:-1])])
-        tokens = np.concatenate(passages).astype(np.float32)
-        similarity = np.concatenate(queries) @ tokens.T
-        best = np.maximum.reduceat(similarity, starts, axis=1)
+        tokens, first = self.vectors.joined(positions)
+        best = np.maximum.reduceat(np.concatenate(queries) @ tokens.T, first, axis=1)
         ends = np.cumsum([len(query) for query in queries])[:-1]
         return np.max([part.mean(axis=0) for part in np.split(best, ends)], axis=0)
 
 
-def passage_vectors(encoder: MultiVectorEncoder, folder: Path, texts: Sequence[str]) -> PassageVectors:
+def passage_vectors(
+    encoder: MultiVectorEncoder, folder: Path, texts: Sequence[str], form: Format = "fp16"
+) -> PassageVectors:
     """The store of an encoder's passage vectors for a knowledge base."""
     dimension = int(encoder.get_embedding_dimension() or 0)
-    return PassageVectors(folder, texts, dimension, lambda batch: encode_passages(encoder, batch))
+    return PassageVectors(folder, texts, dimension, lambda batch: encode_passages(encoder, batch), form)
 
 
-def _autocast(encoder: Any) -> Any:
+def autocast(encoder: Any) -> Any:
+    """bfloat16 where the hardware computes in it."""
     dtype = compute_dtype("auto")
     return torch.autocast(encoder.device.type, dtype, enabled=dtype == torch.bfloat16)

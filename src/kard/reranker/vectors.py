@@ -5,40 +5,54 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from kard.artifacts import disk_full_explained, hash_of, read_json, write_json
+from kard.artifacts import disk_full_explained, hash_of, locked, read_json, write_json
+from kard.errors import UserError
 from kard.progress import progress
 
 BATCH = 64
+_SAMPLE = 256
 
 Encode = Callable[[list[str]], list[np.ndarray]]
+Format = Literal["fp16", "int8"]
 
 
 class PassageVectors:
-    """Vectors of the tokens of passages, in float16, appended as they are asked for.
+    """Vectors of the tokens of passages, appended as they are asked for.
 
-    ``tokens.f16`` holds the vectors one after the other, ``places.i64`` rows of (position, first token, tokens). A batch counts
-    once its places are written, so a killed process loses one batch at most. What is still to be encoded is written down
-    first (``plan.json``): after a kill the same batches are encoded again, so that the vectors are the same to the bit.
+    ``tokens.fp16`` (or ``tokens.int8``: see `packed`) holds the vectors one after the other, ``places.i64`` rows of (position,
+    first token, tokens). A batch counts once its places are written, so a killed process loses one batch at most. What is
+    still to be encoded is written down first (``plan.json``): after a kill the same batches are encoded again, so that the
+    vectors are the same to the bit. Writing holds a lock, so that several processes can share a folder; one that has every
+    vector may be read-only.
 
     Args:
         folder: Made if it is not there.
         texts: All passages' full texts; a position is an index into it.
         dimension: Length of a vector.
         encode: Gives a passage's token vectors, (tokens, dimension) each, for a batch of texts.
+        form: How numbers are kept.
     """
 
-    def __init__(self, folder: Path, texts: Sequence[str], dimension: int, encode: Encode) -> None:
+    def __init__(
+        self, folder: Path, texts: Sequence[str], dimension: int, encode: Encode, form: Format = "fp16"
+    ) -> None:
         self.folder = folder
         self.texts = texts
         self.dimension = dimension
         self.encode = encode
+        self.form = form
+        self.dtype = np.dtype(np.float16 if form == "fp16" else np.int8)
+        self.columns = dimension if form == "fp16" else dimension + 2
+        self.path = folder / f"tokens.{form}"
         self.first = np.full(len(texts), -1, dtype=np.int64)
         self.length = np.zeros(len(texts), dtype=np.int64)
         folder.mkdir(parents=True, exist_ok=True)
         self._read_places()
+        self._map()
 
     @property
     def has(self) -> np.ndarray:
@@ -46,22 +60,53 @@ class PassageVectors:
         return self.first >= 0
 
     def ensure(self, positions: Sequence[int]) -> None:
-        """Encode the passages at `positions` that are not there yet."""
-        plan = self.folder / "plan.json"
-        if plan.exists():
-            self._encode(read_json(plan))
-        missing = [
-            int(position) for position in np.unique(np.asarray(positions, dtype=np.int64)) if self.first[position] < 0
-        ]
-        if missing:
-            write_json(plan, missing)
-            self._encode(missing)
-        plan.unlink(missing_ok=True)
+        """Encode the passages at `positions` that are not there yet.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        wanted = np.unique(np.asarray(positions, dtype=np.int64))
+        if self.has[wanted].all():
+            return
+        if not os.access(self.folder, os.W_OK):
+            raise UserError(f"{self.folder}: passage vectors are missing, and it cannot be written. Make it writable.")
+        with locked(self.folder, wait=True):
+            self._cut_torn_end(self._read_places())
+            plan = self.folder / "plan.json"
+            if plan.exists():
+                self._encode(read_json(plan))
+            missing = [int(position) for position in wanted if self.first[position] < 0]
+            if missing:
+                write_json(plan, missing)
+                self._encode(missing)
+            plan.unlink(missing_ok=True)
+        self._map()
+
+    def ensure_all(self, megabytes: float) -> bool:
+        """Encode every passage if their vectors fit into so many megabytes (judged by a sample); says whether they do."""
+        sample = range(0, len(self.texts), max(1, len(self.texts) // _SAMPLE))
+        self.ensure(sample)
+        fits = self.bytes_per_passage * len(self.texts) <= megabytes * 2**20
+        if fits:
+            self.ensure(range(len(self.texts)))
+        return fits
+
+    @property
+    def bytes_per_passage(self) -> float:
+        """On disk, over the passages that are there."""
+        return float(self.length.sum()) * self.columns * self.dtype.itemsize / max(1, int(self.has.sum()))
 
     def get(self, positions: Sequence[int]) -> list[np.ndarray]:
-        """Token vectors (tokens, dimension) in float16 of passages that are there."""
-        rows = self._rows
-        return [rows[self.first[p] : self.first[p] + self.length[p]] for p in positions]
+        """Token vectors of passages that are there, (tokens, dimension) each, float16 (float32 from int8)."""
+        return [rows if self.form == "fp16" else unpacked(rows) for rows in self._kept(positions)]
+
+    def joined(self, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The same one after the other in float32, (all tokens, dimension), and where each begins, (passages,)."""
+        kept = self._kept(positions)
+        return unpacked(np.concatenate(kept)), np.cumsum([0, *map(len, kept[:-1])])
+
+    def _kept(self, positions: Sequence[int]) -> list[np.ndarray]:
+        return [self._rows[self.first[p] : self.first[p] + self.length[p]] for p in positions]
 
     def _encode(self, positions: list[int]) -> None:
         order = sorted(positions, key=lambda position: (len(self.texts[position]), position))
@@ -71,14 +116,13 @@ class PassageVectors:
                 if any(self.first[position] < 0 for position in batch):
                     self._append(batch, self.encode([self.texts[position] for position in batch]))
                 advance(len(batch))
-        self._map()
 
     def _append(self, positions: list[int], vectors: list[np.ndarray]) -> None:
         places = np.empty((len(positions), 3), dtype=np.int64)
-        with open(self.folder / "tokens.f16", "ab") as file:
-            first = file.tell() // (2 * self.dimension)
+        with open(self.path, "ab") as file:
+            first = file.tell() // (self.columns * self.dtype.itemsize)
             for row, (position, tokens) in enumerate(zip(positions, vectors, strict=True)):
-                file.write(np.ascontiguousarray(tokens, dtype=np.float16).tobytes())
+                file.write(packed(tokens, self.form).tobytes())
                 places[row] = (position, first, len(tokens))
                 first += len(tokens)
             file.flush()
@@ -87,34 +131,62 @@ class PassageVectors:
             file.write(places.tobytes())
         self._take(places)
 
-    def _read_places(self) -> None:
+    def _read_places(self) -> int:
+        """Take in what is there, also by other processes; returns the number of whole rows."""
         path = self.folder / "places.i64"
-        places = np.zeros((0, 3), dtype=np.int64)
-        if path.exists():
-            whole = path.stat().st_size // 24 * 24
-            os.truncate(path, whole)
-            places = np.fromfile(path, dtype=np.int64).reshape(-1, 3)
-        tokens = int((places[:, 1] + places[:, 2]).max(initial=0))
-        vectors = self.folder / "tokens.f16"
-        if vectors.exists():  # cut off what was written without its place
-            os.truncate(vectors, tokens * 2 * self.dimension)
-        self._take(places)
-        self._map()
+        numbers = np.fromfile(path, dtype=np.int64) if path.exists() else np.zeros(0, dtype=np.int64)
+        rows = len(numbers) // 3
+        self._take(numbers[: 3 * rows].reshape(-1, 3))
+        return rows
+
+    def _cut_torn_end(self, rows: int) -> None:
+        """Cut off what a killed process left half written: rows, and vectors without a row."""
+        places = self.folder / "places.i64"
+        for path, size in ((places, 24 * rows), (self.path, self._tokens * self.columns * self.dtype.itemsize)):
+            if path.exists():
+                os.truncate(path, size)
+
+    @property
+    def _tokens(self) -> int:
+        return int((self.first + self.length).max(initial=0))
 
     def _take(self, places: np.ndarray) -> None:
         self.first[places[:, 0]] = places[:, 1]
         self.length[places[:, 0]] = places[:, 2]
 
     def _map(self) -> None:
-        path = self.folder / "tokens.f16"
-        empty = not path.exists() or path.stat().st_size == 0
-        self._rows = (
-            np.zeros((0, self.dimension), dtype=np.float16)
-            if empty
-            else np.memmap(path, dtype=np.float16, mode="r").reshape(-1, self.dimension)
+        shape = (self._tokens, self.columns)
+        self._rows: np.ndarray = (
+            np.memmap(self.path, dtype=self.dtype, mode="r", shape=shape)
+            if shape[0]
+            else np.zeros(shape, dtype=self.dtype)
         )
 
 
-def vectors_folder(run: Path, model: object, passage_tokens: int, knowledge_key: str) -> Path:
+def packed(tokens: np.ndarray, form: Format) -> np.ndarray:
+    """Vectors (tokens, dimension) as they are kept.
+
+    int8: each number as a share of its own vector's largest one, in 127 steps to each side; that largest number stands behind
+    them in float16, as two more columns.
+    """
+    if form == "fp16":
+        return np.ascontiguousarray(tokens, dtype=np.float16)
+    wide = tokens.astype(np.float32)
+    scale = (np.abs(wide).max(axis=1, keepdims=True) / 127).astype(np.float16)
+    steps = np.round(wide / np.maximum(scale.astype(np.float32), 1e-7)).clip(-127, 127).astype(np.int8)
+    return np.concatenate([steps, scale.view(np.int8)], axis=1)
+
+
+def unpacked(rows: np.ndarray) -> np.ndarray:
+    """What `packed` has made, as float32 (tokens, dimension)."""
+    if rows.dtype == np.float16:
+        return rows.astype(np.float32)
+    scale = np.ascontiguousarray(rows[:, -2:]).view(np.float16).astype(np.float32)
+    wide: np.ndarray = rows[:, :-2].astype(np.float32)
+    wide *= scale
+    return wide
+
+
+def vectors_folder(run: Path, model: object, passage_tokens: int, knowledge_key: str, form: Format) -> Path:
     """Where the vectors of a run's passages by an encoder lie; another encoder or knowledge base has another folder."""
-    return run / "vectors" / hash_of([model, passage_tokens, knowledge_key])[:16]
+    return run / "vectors" / f"{hash_of([model, passage_tokens, knowledge_key])[:16]}-{form}"

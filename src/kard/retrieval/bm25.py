@@ -1,69 +1,83 @@
-"""BM25 by bm25s, with what it leaves open: unknown words, k above the corpus, and ties (to the earlier passage)."""
+"""BM25 over memory-mapped postings: unknown words find nothing, ties go to the earlier passage, batches use all cores."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import bm25s
 import numpy as np
-import Stemmer
 
-from kard.artifacts import read_json, write_json
+from kard.artifacts import read_json
 from kard.errors import UserError
 from kard.recipe import RetrieverSection
-from kard.retrieval.scoring import add_scores, best
-
-_SETTINGS = "analysis.json"
+from kard.retrieval import Hits
+from kard.retrieval.analysis import Analysis, analysis_for
+from kard.retrieval.building import build_index
+from kard.retrieval.scoring import scores_at, search
 
 
 @dataclass(frozen=True)
-class Hits:
-    """Result of one query, best first: positions of passages in the index, and their BM25 scores (all above 0)."""
+class Query:
+    """A query's different terms by falling bound (what each can add to a score), with how often each stands in it."""
 
-    positions: np.ndarray
-    scores: np.ndarray
+    terms: np.ndarray
+    weights: np.ndarray
+    bounds: np.ndarray
 
 
 class Bm25:
-    """A BM25 index over passages (Lucene's idf, as bm25s computes it by default).
+    """A BM25 index on disk (Lucene's idf and term weight, without the factor k1 + 1).
 
     Args:
-        index: A filled or loaded bm25s index.
-        stemmer: Snowball stemmer's name, or None.
-        stopwords: bm25s stop word list's name, or None.
+        folder: Written by `build`; opened in no time, read as queries need it.
     """
 
-    def __init__(self, index: Any, stemmer: str | None, stopwords: str | None) -> None:
-        self.index = index
-        self.stemmer = stemmer
-        self.stopwords = stopwords
-        self.size = int(index.scores["num_docs"])
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = read_json(folder / "analysis.json")
+        self.analysis = Analysis(*(self.settings[key] for key in ("analyzer", "stemmer", "stopwords")))
+        self.size = int(self.settings["size"])
+        self.terms = np.memmap(folder / "terms.u64", dtype=np.uint64, mode="r")
+        self.maxima = np.memmap(folder / "maxima.f32", dtype=np.float32, mode="r")
+        names = {"data.f32": np.float32, "indices.i32": np.int32, "indptr.i64": np.int64}
+        self._postings = [np.asarray(np.memmap(folder / name, dtype=kind, mode="r")) for name, kind in names.items()]
+        data, indices, indptr = self._postings
+        if not len(data) == len(indices) == indptr[-1] or not len(indptr) - 1 == len(self.terms) == len(self.maxima):
+            raise UserError(f"{folder}: damaged (its files do not fit together). Delete it and run the recipe again.")
 
     @classmethod
-    def build(cls, texts: Sequence[str], section: RetrieverSection) -> Bm25:
-        """Index texts; their order gives the positions that `search` returns."""
-        tokens = _tokenize(texts, section.stemmer, section.stopwords)
-        if not tokens.vocab or not any(tokens.vocab):
-            raise UserError("knowledge: no passage has a word to search for. Check retriever.stopwords and the texts.")
-        index = bm25s.BM25(k1=section.k1, b=section.b, backend="numpy")
-        index.index(tokens, show_progress=False)
-        return cls(index, section.stemmer, section.stopwords)
-
-    def save(self, folder: Path) -> None:
-        """Write the index and how its texts were analysed."""
-        self.index.save(folder, show_progress=False)
-        write_json(folder / _SETTINGS, {"stemmer": self.stemmer, "stopwords": self.stopwords})
+    def build(cls, texts: Sequence[str], section: RetrieverSection, folder: Path) -> Bm25:
+        """Index texts into a folder; their order gives the positions that `search` returns."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "analysis.json").exists():
+            build_index(texts, analysis_for(section, texts), section.k1, section.b, folder)
+        shutil.rmtree(folder / "runs", ignore_errors=True)  # an attempt may have died between the two
+        return cls(folder)
 
     @classmethod
-    def load(cls, folder: Path) -> Bm25:
-        """Read an index; queries are analysed as its texts were."""
-        index = bm25s.BM25.load(folder, backend="numpy", show_progress=False)
-        return cls(index, **read_json(folder / _SETTINGS))
+    def load(cls, folder: Path, section: RetrieverSection) -> Bm25:
+        """Open an index; queries are analysed as its texts were.
+
+        Raises:
+            UserError: The index was built with other settings than the recipe's.
+        """
+        index = cls(folder)
+        wanted: dict[str, Any] = {"analyzer": section.analyzer, "k1": section.k1, "b": section.b}
+        if section.analyzer == "standard":
+            named = {"stemmer": section.stemmer, "stopwords": section.stopwords}
+            wanted |= {key: value for key, value in named.items() if value != "auto"}
+        for key, value in wanted.items():
+            if index.settings[key] != value:
+                raise UserError(
+                    f"{folder}: built with retriever.{key} {index.settings[key]!r}, the recipe says {value!r}. "
+                    "Run the recipe again."
+                )
+        return index
 
     def search(self, queries: Sequence[str], k: int) -> list[Hits]:
         """The `k` best passages for each query.
@@ -75,43 +89,30 @@ class Bm25:
         Returns:
             One `Hits` a query, by falling score, equal scores by position.
         """
-        ids = self._token_ids(queries)
+
+        def hits(query: Query) -> Hits:
+            return Hits(
+                *search(query.terms, query.weights, query.bounds, *self._postings, self.size, min(k, self.size))
+            )
+
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            return list(threads.map(lambda tokens: Hits(*best(self._scores(tokens), min(k, self.size))), ids))
+            return list(threads.map(hits, self._queries(queries)))
 
-    def scores(self, query: str) -> np.ndarray:
-        """BM25 scores of one query for every passage, shape (passages,); 0 where no word is shared."""
-        return self._scores(self._token_ids([query])[0])
+    def scores(self, queries: Sequence[str], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """BM25 scores of given passages for each query; 0 where no word is shared."""
+        return [
+            scores_at(query.terms, query.weights, *self._postings, np.asarray(places, dtype=np.int64))
+            for query, places in zip(self._queries(queries), positions, strict=True)
+        ]
 
-    def _scores(self, tokens: np.ndarray) -> np.ndarray:
-        arrays = self.index.scores
-        scores = np.zeros(self.size, dtype=np.float32)
-        add_scores(tokens, arrays["data"], arrays["indices"], arrays["indptr"], scores)
-        return scores
+    def _queries(self, queries: Sequence[str]) -> list[Query]:
+        digests, found, bounds = self.analysis.terms(queries)
+        places = np.minimum(np.searchsorted(self.terms, digests), len(self.terms) - 1)
+        numbers = np.where(self.terms[places] == digests, places, -1)[found]
+        return [self._query(numbers[bounds[i] : bounds[i + 1]]) for i in range(len(queries))]
 
-    def _token_ids(self, queries: Sequence[str]) -> list[np.ndarray]:
-        tokens = _tokenize(queries, self.stemmer, self.stopwords)
-        vocabulary: dict[str, int] = self.index.vocab_dict
-        to_index = np.full(max(tokens.vocab.values(), default=-1) + 1, -1, dtype=np.int64)
-        for word, number in tokens.vocab.items():
-            to_index[number] = vocabulary.get(word, -1) if word else -1
-        found = [to_index[np.asarray(ids, dtype=np.int64)] for ids in tokens.ids]
-        return [ids[ids >= 0] for ids in found]
-
-
-def _tokenize(texts: Sequence[str], stemmer: str | None, stopwords: str | None) -> Any:
-    found = _stemmer(stemmer) if stemmer else None
-    try:
-        return bm25s.tokenize(list(texts), stopwords=stopwords or [], stemmer=found, show_progress=False)
-    except ValueError as error:
-        raise UserError(
-            f"retriever.stopwords: no stop word list '{stopwords}'. Choose null, or a language (english, german, …)."
-        ) from error
-
-
-def _stemmer(name: str) -> Any:
-    try:
-        return Stemmer.Stemmer(name)
-    except KeyError as error:
-        known = ", ".join(Stemmer.algorithms())
-        raise UserError(f"retriever.stemmer: no Snowball stemmer '{name}'. Choose null or one of: {known}.") from error
+    def _query(self, numbers: np.ndarray) -> Query:
+        terms, counts = np.unique(numbers[numbers >= 0], return_counts=True)
+        bounds = counts * self.maxima[terms]
+        order = np.argsort(-bounds, kind="stable")
+        return Query(terms[order], counts[order].astype(np.float32), bounds[order])

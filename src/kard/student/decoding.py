@@ -6,6 +6,7 @@ would go into padding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +23,13 @@ _ROOM = 64  # tokens that are made room for at once
 
 @torch.inference_mode()
 def greedy(
-    model: PreTrainedModel, inputs: Tensor, mask: Tensor, limit: int, end: int, guide: AnswerGuide
+    model: PreTrainedModel,
+    inputs: Tensor,
+    mask: Tensor,
+    limit: int,
+    end: int,
+    guide: AnswerGuide,
+    step: Callable[[list[list[int]]], None] = lambda written: None,
 ) -> list[list[int]]:
     """Continue each row with its most likely token, until the end token or the limit.
 
@@ -33,6 +40,7 @@ def greedy(
         limit: Most new tokens.
         end: The end token's id.
         guide: Keeps the answers to the choices.
+        step: Called after each token with what every row has written so far.
 
     Returns:
         The new tokens of each row, without the end token.
@@ -56,6 +64,7 @@ def greedy(
         running &= chosen != end
         for row, token in zip(rows[running].tolist(), chosen[running].tolist(), strict=True):
             written[row].append(token)
+        step(written)
         if not running.any():
             break
         if running.sum() <= (1 - _ENDED_SHARE) * len(rows):

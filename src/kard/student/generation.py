@@ -9,10 +9,10 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
-from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.errors import UserError
-from kard.memory import release_memory
 from kard.methods import Writes
 from kard.prompt import render, shorten_passages
 from kard.student.decoding import greedy
@@ -29,12 +29,18 @@ class Written:
         text: What was written.
         cut: The rationale ended without ``Answer:`` (most often at ``max_output_tokens``), which was written for it.
         seconds: Its share of the batch's time.
+        confidence: How probable the answer was among the choices; None where any answer may follow.
     """
 
     prompt: str
     text: str
     cut: bool
     seconds: float
+    confidence: float | None = None
+
+
+Hear = Callable[[str], None]
+"""Takes all of the text that has been written so far."""
 
 
 class Student:
@@ -72,6 +78,7 @@ class Student:
         batch_size: int,
         done: Callable[[list[Written]], None] = lambda written: None,
         known: Mapping[str, Written] = MappingProxyType({}),
+        hear: Mapping[str, Hear] = MappingProxyType({}),
     ) -> dict[str, Written]:
         """Continue each prompt greedily until the end token.
 
@@ -82,6 +89,7 @@ class Student:
             done: Called with each finished batch.
             known: What an interrupted call has written already; a batch that is known as a whole is not written again, so
                 that batches, and with them rounding, do not depend on the interruption.
+            hear: By prompt, who is told after each token what has been written so far.
 
         Returns:
             What was written, by prompt.
@@ -91,24 +99,28 @@ class Student:
             if all(prompt in known for prompt in batch):
                 written = [known[prompt] for prompt in batch]
             else:
-                start = monotonic()
-                texts, cut = self._continue(batch, [prompts[prompt] for prompt in batch], writes)
-                seconds = (monotonic() - start) / len(batch)
-                rows = enumerate(zip(batch, texts, strict=True))
-                written = [Written(prompt, text, row in cut, seconds) for row, (prompt, text) in rows]
-                release_memory()
+                written = self._continue(batch, [prompts[prompt] for prompt in batch], writes, hear)
             found |= {item.prompt: item for item in written}
             done(written)
         return found
 
-    def _continue(self, prompts: list[str], answers: list[Sequence[str]], writes: Writes) -> tuple[list[str], set[int]]:
+    def _continue(
+        self, prompts: list[str], answers: list[Sequence[str]], writes: Writes, hear: Mapping[str, Hear]
+    ) -> list[Written]:
         decoder = not self.model.config.is_encoder_decoder
         self.tokenizer.padding_side = "left" if decoder else "right"
         inputs = self.tokenizer(prompts, padding=True, return_tensors="pt").to(self.model.device)
         end, limit = int(self.tokenizer.eos_token_id), self.settings.max_output_tokens
         guide = AnswerGuide(self.tokenizer, answers, writes, limit, skip=0 if decoder else 1)
+        heard = [(row, hear[prompt]) for row, prompt in enumerate(prompts) if prompt in hear]
+        start = monotonic()
+
+        def step(written: list[list[int]]) -> None:
+            for row, tell in heard:
+                tell(self._text(written[row]).rstrip("\ufffd").strip())
+
         if decoder:
-            tokens: Any = greedy(self.model, inputs.input_ids, inputs.attention_mask, limit, end, guide)
+            tokens: Any = greedy(self.model, inputs.input_ids, inputs.attention_mask, limit, end, guide, step)
         else:
             tokens = self.model.generate(
                 input_ids=inputs.input_ids,
@@ -118,10 +130,25 @@ class Student:
                 num_beams=1,
                 eos_token_id=end,
                 pad_token_id=self.tokenizer.pad_token_id,
-                logits_processor=LogitsProcessorList([guide]),
+                logits_processor=LogitsProcessorList([guide, *([_Steps(step)] if heard else [])]),
             )
-        texts = [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-        return texts, set(guide.cut)
+        seconds = (monotonic() - start) / len(prompts)
+        rows = enumerate(zip(prompts, tokens, guide.confidences(), strict=True))
+        return [Written(p, self._text(ids).strip(), row in guide.cut, seconds, sure) for row, (p, ids, sure) in rows]
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+class _Steps(LogitsProcessor):
+    """Tells after each token of ``generate`` what has been written; the first token of a row is the model's start token."""
+
+    def __init__(self, step: Callable[[list[list[int]]], None]) -> None:
+        self.step = step
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.step([row[1:] for row in input_ids.tolist()])
+        return scores
 
 
 def batches(prompts: Sequence[str], size: int) -> Iterator[list[str]]:

@@ -52,6 +52,8 @@ class AnswerGuide(LogitsProcessor):
         begin = 0 if writes == "answer" else None
         self.begins: list[int | None] = [begin for _ in answers]
         self.skip = skip
+        self._log_probability = [0.0 for _ in answers]
+        self._ended: set[int] = set()
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Mask next-token scores (rows, vocabulary), for ``generate``."""
@@ -61,6 +63,7 @@ class AnswerGuide(LogitsProcessor):
             allowed = self._allowed(row, tokens, wanted[row])
             if allowed:
                 only = torch.full_like(scores[row], -math.inf)
+                self._weigh(row, allowed, scores[row, allowed])
                 only[allowed] = scores[row, allowed]
                 scores[row] = only
         return scores
@@ -80,13 +83,26 @@ class AnswerGuide(LogitsProcessor):
         for place, (row, tokens, wanted) in enumerate(zip(rows, written, chosen.tolist(), strict=True)):
             allowed = self._allowed(row, tokens, wanted)
             if allowed:
-                chosen[place] = allowed[int(scores[place, allowed].argmax())]
+                chosen[place] = self._weigh(row, allowed, scores[place, allowed])
         return chosen
+
+    def confidences(self) -> list[float | None]:
+        """How probable each row's answer was among its choices, after what the row had written; None where any may follow."""
+        rows = zip(self.paths, self.begins, self._log_probability, strict=True)
+        return [math.exp(logarithm) if paths and begin is not None else None for paths, begin, logarithm in rows]
+
+    def _weigh(self, row: int, allowed: list[int], scores: Tensor) -> int:
+        """The likeliest of the allowed tokens, which is the one that is written; it counts in the row's probability."""
+        best = int(scores.argmax())
+        self._log_probability[row] += float(scores.float().log_softmax(dim=-1)[best])
+        if allowed[best] == self.end:
+            self._ended.add(row)
+        return allowed[best]
 
     def _allowed(self, row: int, tokens: list[int], wanted: int) -> list[int]:
         """Tokens that keep the row on the way to one of its answers; none where it is free."""
         paths = self.paths[row]
-        if not paths:
+        if not paths or row in self._ended:
             return []
         if self.begins[row] is None and self._cue_is_written(tokens):
             self.begins[row] = len(tokens)

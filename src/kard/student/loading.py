@@ -39,28 +39,28 @@ class StudentSettings:
     max_output_tokens: int
 
 
-def base_tokenizer(location: str) -> PreTrainedTokenizerFast:
+def base_tokenizer(location: str, key: str = KEY) -> PreTrainedTokenizerFast:
     """The tokenizer, with a padding token (its end token where it has none of its own).
 
     Raises:
         UserError: It cannot be loaded, is no fast tokenizer, or knows no end of text.
     """
-    with loading_explained(location, KEY):
+    with loading_explained(location, key):
         tokenizer = AutoTokenizer.from_pretrained(location)
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
-        raise UserError(f"{KEY}: '{location}' has no fast tokenizer with an end-of-text token. Choose another model.")
+        raise UserError(f"{key}: '{location}' has no fast tokenizer with an end-of-text token. Choose another model.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def base_model(location: str, dtype: torch.dtype, attention: str = "sdpa") -> PreTrainedModel:
+def base_model(location: str, dtype: torch.dtype, attention: str = "sdpa", key: str = KEY) -> PreTrainedModel:
     """The model with a language-model head, on the GPU if there is one.
 
     Raises:
         UserError: It cannot be loaded.
     """
-    with loading_explained(location, KEY):
+    with loading_explained(location, key):
         config = AutoConfig.from_pretrained(location)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = kind.from_pretrained(location, dtype=dtype, attn_implementation=attention)

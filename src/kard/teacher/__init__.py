@@ -10,7 +10,19 @@ from typing import Any, Literal
 from kard.artifacts import read_jsonl, write_jsonl
 
 Status = Literal[
-    "kept", "wrong_answer", "unparsable", "refused", "truncated", "duplicate", "too_short", "too_long", "error"
+    "kept",
+    "wrong_answer",
+    "unparsable",
+    "refused",
+    "truncated",
+    "duplicate",
+    "too_short",
+    "too_long",
+    "leak",
+    "wrong_kind",
+    "unverified",
+    "near_duplicate",
+    "error",
 ]
 
 
@@ -25,7 +37,9 @@ class Rationale:
         status: ``kept``, or why it is not used for training.
         reason: The status in words, with what was found; empty where it was kept.
         source: ``recorded``, ``extractive``, or the model's name.
-        usage: What it cost: tokens and seconds, as far as they are known.
+        usage: What it cost: tokens and seconds, as far as they are known; of several from one request the first has it.
+        kind: How it reasons: constructive, eliminating, other; empty where there is no text.
+        original: The text before ``teacher.rewrite``; empty where it was left as it is.
     """
 
     id: str
@@ -35,6 +49,8 @@ class Rationale:
     reason: str = ""
     source: str = ""
     usage: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""
+    original: str = ""
 
 
 def write_rationales(path: Path, rationales: Iterable[Rationale]) -> None:

@@ -4,58 +4,80 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kard.errors import UserError
 from kard.teacher.limits import Spent
 
-FORMAT = 1
-_TABLE = """
+FORMAT = 2
+_TABLES = """
 CREATE TABLE IF NOT EXISTS attempts (
     id INTEGER PRIMARY KEY,
-    key TEXT NOT NULL,
+    keys TEXT NOT NULL,
+    batch TEXT NOT NULL DEFAULT '',
     sent_at REAL NOT NULL,
-    answered INTEGER NOT NULL DEFAULT 0,
     status INTEGER,
-    text TEXT NOT NULL DEFAULT '',
-    finish_reason TEXT NOT NULL DEFAULT '',
     failure TEXT NOT NULL DEFAULT 'no outcome is known: the process ended before',
     prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
     seconds REAL
 );
-CREATE INDEX IF NOT EXISTS answered_attempts ON attempts (key) WHERE answered;
+CREATE TABLE IF NOT EXISTS replies (
+    key TEXT PRIMARY KEY,
+    text TEXT NOT NULL,
+    finish_reason TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    number INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, id TEXT NOT NULL DEFAULT '', done INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, best INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What one attempt gave: texts, or a failure.
+
+    Attributes:
+        replies: Each text as the model wrote it, and why the model stopped, in the endpoint's words.
+        failure: Why there is no usable text; empty where there is one.
+        status: HTTP status, or None where there was no response.
+        cost: What is to be paid for it; None if that is not known.
+        seconds: From sending to the end of the response.
+        retry_after: Seconds that the endpoint asks to wait.
+        hopeless: Whether trying again, or asking anything else, is pointless.
+    """
+
+    replies: tuple[tuple[str, str], ...] = ()
+    failure: str = ""
+    status: int | None = None
+    cost: Spent | None = None
+    seconds: float = 0.0
+    retry_after: float | None = None
+    hopeless: bool = False
+
+
+@dataclass(frozen=True)
 class Reply:
-    """What came back for one request.
+    """A stored text.
 
     Attributes:
         text: The rationale as the model wrote it.
         finish_reason: Why the model stopped, in the endpoint's words.
-        failure: Why there is no usable text; empty where there is one.
-        status: HTTP status, or None where there was no response.
-        prompt_tokens: Tokens in; the most that it can have been where the endpoint did not say.
-        completion_tokens: The same for tokens out.
-        seconds: From sending to the end of the response.
+        usage: Tokens and seconds of its request; empty for all but the first text of a request.
     """
 
-    text: str = ""
+    text: str
     finish_reason: str = ""
-    failure: str = ""
-    status: int | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
+    usage: dict[str, Any] = field(default_factory=dict)
 
 
 class ReplyCache:
-    """The attempts of all runs that share a file; one row each, written before sending and completed by its outcome.
+    """The attempts of all runs that share a file, each written before sending and completed by its outcome, and the texts.
 
     An attempt that was cut off (``kill -9``) keeps the tokens that were reserved for it: the endpoint may charge them.
 
@@ -75,46 +97,125 @@ class ReplyCache:
                 raise UserError(
                     f"{path}: written in format {found}, this version reads {FORMAT}. Use the version that wrote it."
                 )
-            self._connection.executescript(_TABLE + f"PRAGMA user_version={FORMAT};")
+            self._connection.executescript(_TABLES + f"PRAGMA user_version={FORMAT};")
 
-    def begin(self, key: str, most: Spent) -> int:
-        """Note that a request is about to be sent, and the most that it can cost; returns the attempt's number."""
+    def begin(self, keys: Sequence[str], most: Spent, batch: str = "") -> int:
+        """Note that a request is about to be sent, and the most that it can cost; returns the attempt's number.
+
+        Args:
+            keys: What its texts will be stored under; more than one where several texts are asked for at once.
+            most: The most that it can cost.
+            batch: Name of the batch that it is a line of.
+        """
+        row = (" ".join(keys), batch, time.time(), most.prompt_tokens, most.completion_tokens)
         with self._explained():
             cursor = self._connection.execute(
-                "INSERT INTO attempts (key, sent_at, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?)",
-                (key, time.time(), most.prompt_tokens, most.completion_tokens),
+                "INSERT INTO attempts (keys, batch, sent_at, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?, ?)",
+                row,
             )
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
-    def finish(self, attempt: int, reply: Reply) -> None:
-        """Store the outcome of an attempt."""
-        with self._explained():
+    def finish(self, attempt: int, keys: Sequence[str], outcome: Outcome, cost: Spent) -> None:
+        """Store the outcome of an attempt; texts beyond the keys are left out."""
+        status = (
+            outcome.status,
+            outcome.failure,
+            cost.prompt_tokens,
+            cost.completion_tokens,
+            round(outcome.seconds, 4),
+        )
+        texts = zip(keys, outcome.replies, strict=False)
+        with self._explained(), self.together():
             self._connection.execute(
-                "UPDATE attempts SET answered = ?, status = ?, text = ?, finish_reason = ?, failure = ?, "
-                "prompt_tokens = ?, completion_tokens = ?, seconds = ? WHERE id = ?",
-                (
-                    not reply.failure,
-                    reply.status,
-                    reply.text,
-                    reply.finish_reason,
-                    reply.failure,
-                    reply.prompt_tokens,
-                    reply.completion_tokens,
-                    round(reply.seconds, 4),
-                    attempt,
-                ),
+                "UPDATE attempts SET status = ?, failure = ?, prompt_tokens = ?, completion_tokens = ?, seconds = ? "
+                "WHERE id = ?",
+                (*status, attempt),
             )
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?)",
+                [(key, text, reason, attempt, number) for number, (key, (text, reason)) in enumerate(texts)],
+            )
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that is written inside becomes visible, and safe from a kill, at once."""
+        if self._connection.in_transaction:
+            yield
+            return
+        self._connection.execute("BEGIN IMMEDIATE")
+        with self._connection:
+            yield
+
+    def has(self, key: str) -> bool:
+        """Whether the reply to a request has arrived."""
+        with self._explained():
+            return bool(self._connection.execute("SELECT 1 FROM replies WHERE key = ?", (key,)).fetchone())
 
     def reply(self, key: str) -> Reply | None:
         """The reply to a request, or None where none has arrived yet."""
+        query = (
+            "SELECT text, finish_reason, number, prompt_tokens, completion_tokens, seconds "
+            "FROM replies JOIN attempts ON attempts.id = attempt WHERE key = ?"
+        )
         with self._explained():
-            row = self._connection.execute(
-                "SELECT text, finish_reason, failure, status, prompt_tokens, completion_tokens, seconds FROM attempts "
-                "WHERE key = ? AND answered ORDER BY id LIMIT 1",
-                (key,),
-            ).fetchone()
-        return Reply(*row) if row else None
+            row = self._connection.execute(query, (key,)).fetchone()
+        if row is None:
+            return None
+        text, reason, number, *usage = row
+        names = ("prompt_tokens", "completion_tokens", "seconds")
+        return Reply(text, reason, {} if number else dict(zip(names, usage, strict=True)))
+
+    def verdict(self, key: str) -> int | None:
+        """Which choice a verifier ranked first, or None where it was not asked yet."""
+        with self._explained():
+            row = self._connection.execute("SELECT best FROM verdicts WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def keep_verdicts(self, verdicts: Iterable[tuple[str, int]]) -> None:
+        """Store what a verifier ranked first, by key."""
+        with self._explained(), self.together():
+            self._connection.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", verdicts)
+
+    def open_batch(self, name: str) -> None:
+        """Note that a batch is about to be submitted."""
+        self._run("INSERT INTO batches (name) VALUES (?)", name)
+
+    def name_batch(self, name: str, identity: str) -> None:
+        """Note the provider's id of a batch."""
+        self._run("UPDATE batches SET id = ? WHERE name = ?", identity, name)
+
+    def close_batch(self, name: str) -> None:
+        """Note that all of a batch is stored."""
+        self._run("UPDATE batches SET done = 1 WHERE name = ?", name)
+
+    def forget_batch(self, name: str) -> None:
+        """Take out a batch that never reached the provider."""
+        with self.together():
+            self._run("DELETE FROM attempts WHERE batch = ?", name)
+            self.close_batch(name)
+
+    def open_batches(self) -> list[tuple[str, str]]:
+        """Name and id of the batches that are under way; a submission that was cut off has no id."""
+        return self._run("SELECT name, id FROM batches WHERE NOT done")
+
+    def attempts_of(self, batch: str) -> dict[str, int]:
+        """Attempts of a batch that have no outcome yet, by key."""
+        return dict(self._run("SELECT keys, id FROM attempts WHERE batch = ? AND seconds IS NULL", batch))
+
+    def failures(self) -> dict[str, list[str]]:
+        """What went wrong with each request of a batch, in order, by key."""
+        found: dict[str, list[str]] = {}
+        query = (
+            "SELECT keys, failure FROM attempts WHERE batch != '' AND seconds IS NOT NULL AND failure != '' ORDER BY id"
+        )
+        for key, failure in self._run(query):
+            found.setdefault(key, []).append(failure)
+        return found
+
+    def _run(self, statement: str, *values: str) -> list[Any]:
+        with self._explained():
+            return self._connection.execute(statement, values).fetchall()
 
     def spent(self) -> Spent:
         """What was sent and used so far, over all runs."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,39 @@ from kard.recipe import TeacherSection
 from kard.teacher import Rationale
 from kard.teacher.cache import Reply, ReplyCache
 from kard.teacher.extractive import extract_rationale
-from kard.teacher.filter import Draft, sift
+from kard.teacher.filter import Draft, of_wanted_kind, rewritten, settle, sift, to_rewrite
 from kard.teacher.limits import CHARACTERS_PER_TOKEN, Spent, likely_cost, spending
-from kard.teacher.prompting import PassagesOf, requests_of
+from kard.teacher.prompting import PassagesOf, Request, Write, model_name, requests_of, rewriting
+from kard.teacher.verifier import Rank, verify
+from kard.weights import model_identity
 
 _NOT_DECIDING = {
     *("api_key_env", "concurrency", "timeout", "retries", "max_wait", "max_failures"),
     *("requests_per_minute", "tokens_per_minute", "input_price", "output_price"),
-    *("max_usd", "max_requests", "max_total_tokens"),
+    *("max_usd", "max_requests", "max_total_tokens", "mode", "batch_wait", "several"),
 }
 
 
+@dataclass(frozen=True)
+class Models:
+    """Language models in this process, handed in: the teacher knows none.
+
+    Attributes:
+        rank: The verifier (``teacher.verifier``).
+        write: The teacher of kind transformers.
+    """
+
+    rank: Rank | None = None
+    write: Write | None = None
+
+
 def collect_rationales(
-    questions: Sequence[Question], passages_of: PassagesOf, section: TeacherSection, seed: int, cache: Path
+    questions: Sequence[Question],
+    passages_of: PassagesOf,
+    section: TeacherSection,
+    seed: int,
+    cache: Path,
+    models: Models = Models(),
 ) -> list[Rationale]:
     """Rationales of all questions, kept and rejected ones alike, in the order of the questions.
 
@@ -36,19 +58,29 @@ def collect_rationales(
         passages_of: The gold passages of a question, may be empty.
         section: The recipe's ``teacher``.
         seed: Decides the seeds of the requests.
-        cache: SQLite file of paid replies (kind openai); a reply in it is never asked for again.
+        cache: SQLite file of replies and verdicts; what is in it is never asked for again.
+        models: As far as the recipe names any.
 
     Returns:
-        At least one a question for the kinds extractive and openai; for recorded, as many as came with the question.
+        At least one a question where a model is asked and for extractive; for recorded, as many as came with the question.
 
     Raises:
         UserError: The endpoint cannot be used, or too many requests failed.
     """
-    if section.kind == "openai":
-        return list(_asked(questions, passages_of, section, seed, cache))
-    if section.kind == "recorded":
-        return [rationale for question in questions for rationale in _recorded(question, section)]
-    return list(_extracted(questions, passages_of, section))
+    if section.asks:
+        rationales = _asked(questions, passages_of, section, seed, cache, models.write)
+    elif section.kind == "recorded":
+        rationales = [rationale for question in questions for rationale in _recorded(question, section)]
+    else:
+        rationales = list(_extracted(questions, passages_of, section))
+    rationales = [of_wanted_kind(rationale, section) for rationale in rationales]
+    if section.verifier is not None:
+        assert models.rank is not None
+        by_id = {question.id: question for question in questions}
+        with closing(ReplyCache(cache)) as verdicts:
+            rationales = verify(rationales, by_id, section, models.rank, verdicts)
+    groups = groupby(rationales, key=lambda rationale: rationale.question)
+    return [rationale for _, group in groups for rationale in settle(list(group), section)]
 
 
 def _recorded(question: Question, section: TeacherSection) -> list[Rationale]:
@@ -64,18 +96,88 @@ def _extracted(questions: Sequence[Question], passages_of: PassagesOf, section: 
 
 
 def _asked(
-    questions: Sequence[Question], passages_of: PassagesOf, section: TeacherSection, seed: int, path: Path
-) -> Iterator[Rationale]:
-    from kard.teacher.client import ask
-
+    questions: Sequence[Question],
+    passages_of: PassagesOf,
+    section: TeacherSection,
+    seed: int,
+    path: Path,
+    write: Write | None,
+) -> list[Rationale]:
     _say_without_passages(questions, passages_of, section)
     requests = partial(requests_of, questions, passages_of, section, seed)
-    with closing(ReplyCache(path)) as cache:
-        total = len(questions) * (section.rationales or 1)
-        failures = ask((request for _, group in requests() for request in group), total, section, cache)
-        for question, group in requests():
-            drafts = [_draft(cache.reply(request.key), failures.get(request.key, "")) for request in group]
-            yield from sift(question, drafts, section, str(section.model))
+
+    def groups() -> Iterator[Sequence[Request]]:
+        for _, group in requests():
+            yield from [group] if section.several == "n" else ([request] for request in group)
+
+    with closing(ReplyCache(path)) as cache, _asker(section, cache, write) as ask:
+        failures = ask(groups, len(questions) * (section.rationales or 1))
+        rationales = [
+            rationale
+            for question, group in requests()
+            for rationale in sift(
+                question,
+                [_draft(cache.reply(request.key), failures.get(request.key, "")) for request in group],
+                section,
+                model_name(section),
+            )
+        ]
+        if section.rewrite == "ask":
+            return _rewritten(rationales, {one.id: one for one in questions}, section, seed, cache, ask)
+    return rationales
+
+
+Ask = Callable[[Callable[[], Iterator[Sequence[Request]]], int], dict[str, str]]
+
+
+@contextmanager
+def _asker(section: TeacherSection, cache: ReplyCache, write: Write | None) -> Iterator[Ask]:
+    """The way to ask this kind of teacher; a model on this machine is started when the first reply is missing."""
+    from kard.teacher import batches, client, local
+
+    with ExitStack() as stack:
+        served: list[TeacherSection] = []
+
+        def ask(groups: Callable[[], Iterator[Sequence[Request]]], total: int) -> dict[str, str]:
+            if section.kind == "openai" and section.mode == "batch":
+                return batches.ask_in_batches(groups(), total, section, cache)
+            if section.kind == "openai":
+                return client.ask(groups(), total, section, cache)
+            if all(cache.has(request.key) for group in groups() for request in group):
+                return {}
+            if section.kind == "transformers":
+                assert write is not None
+                local.write_missing(groups(), total, section, cache, write)
+                return {}
+            if not served:
+                url = stack.enter_context(local.serving(section))
+                served.append(section.model_copy(update={"base_url": url}))
+            return client.ask(groups(), total, served[0], cache)
+
+        yield ask
+
+
+def _rewritten(
+    rationales: Sequence[Rationale],
+    questions: Mapping[str, Question],
+    section: TeacherSection,
+    seed: int,
+    cache: ReplyCache,
+    ask: Ask,
+) -> list[Rationale]:
+    """The rationales, with what the teacher made of those that do not run from fact to answer."""
+    requests = {
+        one.id: rewriting(questions[one.question], one.text, section, seed)
+        for one in rationales
+        if to_rewrite(one, questions[one.question])
+    }
+    if failures := ask(lambda: ([request] for request in requests.values()), len(requests)):
+        say(f"  ask teacher: {len(failures):,} rationales could not be rewritten and stay as they are")
+    replies = {name: cache.reply(request.key) for name, request in requests.items()}
+    return [
+        rewritten(one, reply.text, questions[one.question], section) if (reply := replies.get(one.id)) else one
+        for one in rationales
+    ]
 
 
 def _say_without_passages(questions: Sequence[Question], passages_of: PassagesOf, section: TeacherSection) -> None:
@@ -86,8 +188,7 @@ def _say_without_passages(questions: Sequence[Question], passages_of: PassagesOf
 def _draft(reply: Reply | None, failure: str) -> Draft:
     if reply is None:
         return Draft("", failure=failure)
-    usage = {name: getattr(reply, name) for name in ("prompt_tokens", "completion_tokens", "seconds")}
-    return Draft(reply.text, reply.finish_reason, usage=usage)
+    return Draft(reply.text, reply.finish_reason, usage=reply.usage)
 
 
 def deciding_settings(section: TeacherSection) -> dict[str, Any]:
@@ -97,7 +198,11 @@ def deciding_settings(section: TeacherSection) -> dict[str, Any]:
     makes nothing new. A prompt file counts with its content.
     """
     settings = section.model_dump(mode="json", exclude=_NOT_DECIDING)
-    return settings | ({"prompt": hash_of_file(section.prompt)} if section.prompt else {})
+    settings |= {"prompt": hash_of_file(section.prompt)} if section.prompt else {}
+    settings |= {"verifier": model_identity(section.verifier)} if section.verifier else {}
+    return settings | (
+        {"model": model_identity(str(section.model))} if section.kind in ("llama_cpp", "transformers") else {}
+    )
 
 
 def describe_teacher(section: TeacherSection) -> str:
@@ -109,7 +214,9 @@ def describe_teacher(section: TeacherSection) -> str:
         return f"The rationales are the {count} of the gold passages that support the answer; no LLM was asked."
     told = (("the gold answer", section.sees_answer), ("the gold passages", section.sees_gold_passages))
     seen = " and ".join(name for name, shown in told if shown) or "the question alone"
-    return f"The rationales were written by {section.model} ({section.base_url or 'OpenAI'}), which saw {seen}."
+    where = section.base_url or "OpenAI" if section.kind == "openai" else f"on this machine, {section.kind}"
+    verified = f" The verifier was {section.verifier}." if section.verifier else ""
+    return f"The rationales were written by {model_name(section)} ({where}), which saw {seen}.{verified}"
 
 
 def estimate(
@@ -133,12 +240,12 @@ def estimate(
         four characters a token), ``output_tokens`` (at most), ``usd`` (by the recipe's prices; None without prices),
         and ``note``, which says how it was estimated. All zero where no LLM is asked.
     """
-    if section.kind != "openai":
+    if not section.asks:
         zero = {"answered": 0, "requests": 0, "input_tokens": 0, "output_tokens": 0, "usd": None}
         return zero | {"note": "no LLM is asked"}
     with _opened(cache) as replies:
         every = (request for _, group in requests_of(questions, passages_of, section, seed) for request in group)
-        missing = (request for request in every if replies is None or replies.reply(request.key) is None)
+        missing = (request for request in every if replies is None or not replies.has(request.key))
         spent = sum((likely_cost(request.body, section) for request in missing), Spent())
     return {
         "answered": len(questions) * (section.rationales or 1) - spent.requests,
@@ -146,7 +253,8 @@ def estimate(
         "input_tokens": spent.prompt_tokens,
         "output_tokens": spent.completion_tokens,
         "usd": spent.usd(section) if section.input_price + section.output_price else None,
-        "note": f"estimated: {CHARACTERS_PER_TOKEN} characters a token in, at most teacher.max_tokens a reply out",
+        "note": f"estimated: {CHARACTERS_PER_TOKEN} characters a token in, at most teacher.max_tokens a reply out"
+        + ("; teacher.rewrite: ask comes on top, at most as many requests again" if section.rewrite == "ask" else ""),
     }
 
 

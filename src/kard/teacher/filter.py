@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
 from string import ascii_uppercase
 from typing import Any
 
@@ -13,6 +14,7 @@ from kard.prompt import extract, same_answer
 from kard.questions import Question
 from kard.recipe import TeacherSection
 from kard.teacher import Rationale, Status
+from kard.teacher.kinds import kind_of, leading_to_answer
 
 Verdict = tuple[Status, str]
 
@@ -24,6 +26,16 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
+# What only someone can say who was shown a passage, a prompt or the answer.
+_SHOWN = r"(?:passages?|contexts?|texts?|excerpts?|snippets?|prompts?|worked examples?)"
+_LEAK = re.compile(
+    rf"\b(?:the|this|these|above|given|provided|supporting|gold)\s+(?:(?:above|given|provided|supporting|gold|first)\s+)?{_SHOWN}"
+    r"(?:\s+(?:above|below|provided|given))?,?\s+(?:that\s+)?(?:says?|states?|mentions?|describes?|explains?|tells?|indicates?|notes?|provided|given|clearly)\b"
+    rf"|\b(?:according to|based on|as (?:stated|mentioned|described|given|said|noted|shown) in|in|from)\s+(?:the|this)\s+"
+    rf"(?:(?:above|given|provided|supporting|gold)\s+)?{_SHOWN}\b(?!\s+of\b)"
+    r"|\b(?:the|this) (?:given|provided|gold|supplied) answer\b|\bas an answer (?:was|is) given\b",
+    re.IGNORECASE,
+)
 # "The (correct) answer (to this question) is …", "The right option is …", "Answer: …"
 _ANSWER_IS = re.compile(
     r"(?:\b(?:the|our|my)\s+(?:[\w-]+\s+){0,2}?answer|\b(?:correct|right|best|final)\s+(?:answer|option|choice)|^\W*answer)"
@@ -70,7 +82,7 @@ class Draft:
 
 
 def sift(question: Question, drafts: Iterable[Draft], section: TeacherSection, source: str) -> list[Rationale]:
-    """Judge all drafts of a question; they are numbered in their order.
+    """Judge each draft of a question on its own; they are numbered in their order.
 
     Args:
         question: The question that they explain.
@@ -78,20 +90,75 @@ def sift(question: Question, drafts: Iterable[Draft], section: TeacherSection, s
         section: The recipe's ``teacher``.
         source: Who wrote them.
     """
-    rationales: list[Rationale] = []
-    seen: dict[str, str] = {}
+    rationales = []
     for number, whole in enumerate(drafts):
         draft = replace(whole, text=_without_thinking(whole.text)) if section.thinking == "cut" else whole
-        identity = f"{question.id}/{number}"
-        text = without_conclusion(draft.text, question, section.min_words)
         status, reason = _verdict(question, draft, section)
-        words = _words(text)
-        if status == "kept" and words in seen:
-            status, reason = "duplicate", f"the same words as {seen[words]}"
-        if status == "kept":
-            seen[words] = identity
-        rationales.append(Rationale(identity, question.id, text, status, reason, source, draft.usage))
+        rationale = Rationale(f"{question.id}/{number}", question.id, draft.text, status, reason, source, draft.usage)
+        if section.rewrite == "keep" and to_rewrite(rationale, question):
+            rationale = _with_text(rationale, leading_to_answer(draft.text, question), question, section)
+        rationales.append(_finished(rationale, question, section))
     return rationales
+
+
+def to_rewrite(rationale: Rationale, question: Question) -> bool:
+    """Whether ``teacher.rewrite`` is meant for it: it is kept, and does not run from fact to answer."""
+    return rationale.status == "kept" and kind_of(rationale.text, question) != "constructive"
+
+
+def rewritten(rationale: Rationale, text: str, question: Question, section: TeacherSection) -> Rationale:
+    """The rationale with the text that the teacher gave when it was asked to rewrite it."""
+    return _finished(_with_text(rationale, text, question, section), question, section)
+
+
+def _with_text(rationale: Rationale, text: str, question: Question, section: TeacherSection) -> Rationale:
+    """With another text, unless that would be rejected."""
+    if text == rationale.text or judge(question, text, "", section)[0] != "kept":
+        return rationale
+    return replace(rationale, text=text, original=rationale.text)
+
+
+def _finished(rationale: Rationale, question: Question, section: TeacherSection) -> Rationale:
+    """With its kind, and without a last sentence that only states the answer."""
+    kind = kind_of(rationale.text, question) if rationale.text.strip() else ""
+    return replace(rationale, text=without_conclusion(rationale.text, question, section.min_words), kind=kind)
+
+
+def of_wanted_kind(rationale: Rationale, section: TeacherSection) -> Rationale:
+    """The rationale, rejected if it is of a kind that ``teacher.kinds`` does not name."""
+    if rationale.status != "kept" or not section.kinds or rationale.kind in section.kinds:
+        return rationale
+    return replace(
+        rationale, status="wrong_kind", reason=f"{rationale.kind}; teacher.kinds is {', '.join(section.kinds)}"
+    )
+
+
+def settle(rationales: Sequence[Rationale], section: TeacherSection) -> list[Rationale]:
+    """Reject repetitions among a question's rationales, and put those of the preferred kind first."""
+    rationales = sorted(rationales, key=lambda one: one.status != "kept" or one.kind != section.prefer_kind)
+    settled: list[Rationale] = []
+    kept: dict[str, str] = {}
+    for rationale in rationales:
+        words = _words(rationale.text)
+        verdict = _repetition(words, kept, section.near_duplicate) if rationale.status == "kept" else None
+        if verdict:
+            rationale = replace(rationale, status=verdict[0], reason=verdict[1])
+        elif rationale.status == "kept":
+            kept[words] = rationale.id
+        settled.append(rationale)
+    return settled
+
+
+def _repetition(words: str, kept: dict[str, str], threshold: float | None) -> Verdict | None:
+    if words in kept:
+        return "duplicate", f"the same words as {kept[words]}"
+    if threshold is None:
+        return None
+    for other, identity in kept.items():
+        matcher = SequenceMatcher(None, words.split(), other.split(), autojunk=False)
+        if matcher.quick_ratio() >= threshold and (ratio := matcher.ratio()) >= threshold:
+            return "near_duplicate", f"{ratio:.0%} the words of {identity}, teacher.near_duplicate is {threshold:g}"
+    return None
 
 
 def _without_thinking(text: str) -> str:
@@ -119,6 +186,8 @@ def judge(question: Question, text: str, finish_reason: str, section: TeacherSec
         return "too_short", f"{length} words, teacher.min_words is {section.min_words}"
     if length > section.max_words:
         return "too_long", f"{length} words, teacher.max_words is {section.max_words}"
+    if section.reject_leaks and (leak := _LEAK.search(text)):
+        return "leak", f"says “{leak.group()}”"
     wrong = _wrong_conclusion(question, text)
     return ("wrong_answer", wrong) if wrong else ("kept", "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,20 +45,24 @@ def spending(spent: Spent, section: TeacherSection) -> str:
     return f"{words}, ${spent.usd(section):,.4f}" if section.input_price + section.output_price else words
 
 
-def most_of(body: dict[str, Any], section: TeacherSection) -> Spent:
+def most_of(body: Mapping[str, Any], section: TeacherSection) -> Spent:
     """The most that one request can cost: no tokenizer makes more tokens than the text has bytes."""
-    size = sum(len(message["content"].encode("utf-8")) for message in body["messages"])
-    return Spent(1, size + _TEMPLATE_TOKENS, _longest_reply(body, section))
+    return Spent(1, len(_text_of(body).encode("utf-8")) + _TEMPLATE_TOKENS, _longest_reply(body, section))
 
 
-def likely_cost(body: dict[str, Any], section: TeacherSection) -> Spent:
+def likely_cost(body: Mapping[str, Any], section: TeacherSection) -> Spent:
     """What one request is likely to cost: the prompt by its characters, and the longest reply."""
-    characters = sum(len(message["content"]) for message in body["messages"])
-    return Spent(1, characters // CHARACTERS_PER_TOKEN, _longest_reply(body, section))
+    return Spent(1, len(_text_of(body)) // CHARACTERS_PER_TOKEN, _longest_reply(body, section))
 
 
-def _longest_reply(body: dict[str, Any], section: TeacherSection) -> int:
-    return int(body.get("max_completion_tokens") or body.get("max_tokens") or section.max_tokens)
+def _text_of(body: Mapping[str, Any]) -> str:
+    """All that the model reads."""
+    return "".join(message["content"] for message in body["messages"]) if "messages" in body else str(body["prompt"])
+
+
+def _longest_reply(body: Mapping[str, Any], section: TeacherSection) -> int:
+    longest = int(body.get("max_completion_tokens") or body.get("max_tokens") or section.max_tokens)
+    return longest * int(body.get("n", 1))
 
 
 class Budget:
@@ -80,7 +85,7 @@ class Budget:
         Returns:
             Nothing, or the key and value of the limit that it does not fit under, although nothing is in flight.
         """
-        while limit := self._exceeded_by(self.spent + self._reserved + most):
+        while limit := exceeded(self.spent + self._reserved + most, self._section):
             if not self._reserved.requests:
                 return limit
             self._settled.clear()
@@ -94,15 +99,16 @@ class Budget:
         self.spent += cost
         self._settled.set()
 
-    def _exceeded_by(self, spent: Spent) -> str:
-        section = self._section
-        used: dict[str, tuple[float, float | None]] = {
-            "max_requests": (spent.requests, section.max_requests),
-            "max_total_tokens": (spent.prompt_tokens + spent.completion_tokens, section.max_total_tokens),
-            "max_usd": (spent.usd(section), section.max_usd),
-        }
-        over = (f"{key} ({limit:,})" for key, (amount, limit) in used.items() if limit is not None and amount > limit)
-        return next(over, "")
+
+def exceeded(spent: Spent, section: TeacherSection) -> str:
+    """Key and value of the first limit that is below what would be spent, or nothing."""
+    used: dict[str, tuple[float, float | None]] = {
+        "max_requests": (spent.requests, section.max_requests),
+        "max_total_tokens": (spent.prompt_tokens + spent.completion_tokens, section.max_total_tokens),
+        "max_usd": (spent.usd(section), section.max_usd),
+    }
+    over = (f"{key} ({limit:,})" for key, (amount, limit) in used.items() if limit is not None and amount > limit)
+    return next(over, "")
 
 
 class Pace:
@@ -114,7 +120,7 @@ class Pace:
         self._seconds_a_token = 60 / section.tokens_per_minute if section.tokens_per_minute else 0.0
         self._next = 0.0
 
-    def delay(self, body: dict[str, Any]) -> float:
+    def delay(self, body: Mapping[str, Any]) -> float:
         """Seconds until this request may be sent; its turn is taken by asking."""
         likely = likely_cost(body, self._section)
         tokens = likely.prompt_tokens + likely.completion_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,11 +16,15 @@ from kard.errors import UserError
 from kard.knowledge import Passage
 from kard.questions import Question
 from kard.recipe import TeacherSection
+from kard.weights import model_identity
 
 OPENAI_URL = "https://api.openai.com/v1"
+PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 KINDS = ("multiple_choice", "yes_no", "open")
 PLACEHOLDERS = frozenset(("passages", "question", "choices", "answer"))
 PassagesOf = Callable[[Question], list[Passage]]
+# Request bodies in; for each its text, why it ended, and the tokens in and out.
+Write = Callable[[Sequence[Mapping[str, Any]]], list[tuple[str, str, int, int]]]
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,9 @@ def requests_of(
 
 
 def _request(prompt: str, section: TeacherSection, seed: str) -> Request:
-    system = [{"role": "system", "content": section.system_prompt}] if section.system_prompt else []
     body = {
-        "model": section.model,
-        "messages": [*system, {"role": "user", "content": prompt}],
+        "model": model_name(section),
+        **_said(prompt, section),
         "temperature": section.temperature,
         "top_p": section.top_p,
         "max_tokens": section.max_tokens,
@@ -57,7 +60,45 @@ def _request(prompt: str, section: TeacherSection, seed: str) -> Request:
         "seed": random.Random(seed).getrandbits(31),
     }
     sent = {key: value for key, value in (body | section.extra_body).items() if value is not None}
-    return Request(hash_of({"base_url": base_url(section), "body": sent}), sent)
+    return Request(hash_of({"base_url": _teacher(section), "body": sent}), sent)
+
+
+def _teacher(section: TeacherSection) -> Any:
+    """Who is asked, for the key of a reply: the endpoint, or the model on this machine."""
+    if section.kind == "openai":
+        return base_url(section)
+    path = Path(section.model or "")
+    # A GGUF file stays the same model where it is moved or copied.
+    return [section.kind, path.stat().st_size if path.is_file() else model_identity(str(section.model))]
+
+
+def model_name(section: TeacherSection) -> str:
+    """The teacher's model in words, without the folder of a file."""
+    return Path(section.model or "").name if section.kind == "llama_cpp" else section.model or ""
+
+
+def rewriting(question: Question, text: str, section: TeacherSection, seed: int) -> Request:
+    """The request for the sentences of a rationale that lead to the answer (``teacher.rewrite: ask``)."""
+    template = Template((resources.files("kard.teacher") / "prompts" / "rewrite.txt").read_text(encoding="utf-8"))
+    filled = template.substitute(
+        question=_one_line(question.question), answer=_answer(question), explanation=_one_line(text)
+    )
+    return _request(filled.rstrip(), section, f"{seed}:rewrite")
+
+
+def _said(prompt: str, section: TeacherSection) -> dict[str, Any]:
+    """The prompt as the endpoint takes it: messages, or one text to be continued."""
+    system = section.system_prompt
+    if section.endpoint == "completions":
+        return {"prompt": f"{system}\n\n{prompt}" if system else prompt}
+    messages = [{"role": "system", "content": system}] if system else []
+    return {"messages": [*messages, {"role": "user", "content": prompt}]}
+
+
+def joined(requests: Sequence[Request]) -> dict[str, Any]:
+    """The body that asks for the texts of several requests of one question at once."""
+    body = requests[0].body
+    return body | {"n": len(requests)} if len(requests) > 1 else body
 
 
 def base_url(section: TeacherSection) -> str:
@@ -129,7 +170,7 @@ def _without_answers(text: str) -> str:
 def _kind(question: Question) -> str:
     if not question.choices:
         return "open"
-    return "yes_no" if {choice.casefold() for choice in question.choices} == {"yes", "no"} else "multiple_choice"
+    return "yes_no" if question.is_yes_no else "multiple_choice"
 
 
 def _answer(question: Question) -> str:

@@ -1,0 +1,234 @@
+"""Load on a server: 64 clients at once against one request at a time, memory, start, and an end that loses nothing.
+
+    python benchmarks/serve.py [RUN] [--quick] [--clients 64] [--seconds 120]
+
+RUN is a finished run or an export (default: runs/quickstart); questions are its test or dev questions. A run's answers are
+also held against those of its evaluation. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import psutil
+
+
+@dataclass
+class Load:
+    """What clients saw."""
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    replies: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        return self.statuses[200] / self.seconds
+
+    def percentile(self, share: float) -> float:
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+async def load(
+    address: str, questions: list[dict[str, Any]], clients: int, seconds: float, ended: asyncio.Event
+) -> Load:
+    """Clients that ask one question after the other; each waits for its answer."""
+    seen = Load()
+    begin = time.monotonic()
+    place = 0
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        nonlocal place
+        while time.monotonic() - begin < seconds and not ended.is_set():
+            question = questions[place % len(questions)]
+            place += 1
+            start = time.monotonic()
+            body = {"question": question["question"], "choices": question["choices"]}
+            try:
+                reply = await client.post(f"{address}/v1/answer", json=body)
+            except httpx.HTTPError as error:
+                if not ended.is_set():
+                    seen.failures.append(repr(error))
+                return
+            seen.statuses[reply.status_code] += 1
+            if reply.status_code == 200:
+                seen.latencies.append(time.monotonic() - start)
+                seen.replies.append((question["id"], reply.json()))
+            elif reply.status_code == 429:
+                await asyncio.sleep(float(reply.headers["retry-after"]))
+
+    async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=clients)) as client:
+        await asyncio.gather(*(ask(client) for _ in range(clients)))
+    seen.seconds = time.monotonic() - begin
+    return seen
+
+
+async def watch_memory(process: psutil.Process, samples: list[float]) -> None:
+    while True:
+        samples.append(process.memory_info().rss / 2**20)
+        await asyncio.sleep(1)
+
+
+async def measure(run: Path, clients: int, seconds: float, alone_seconds: float, batch_size: int) -> dict[str, Any]:
+    """All of it against one server process."""
+    questions = questions_of(run)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "kard.cli",
+        "serve",
+        str(run),
+        "--port",
+        str(port),
+        "--batch-size",
+        str(batch_size),
+    ]
+    start = time.monotonic()
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        async with httpx.AsyncClient() as client:
+            while not await is_ready(client, address):
+                if process.poll() is not None:
+                    raise SystemExit(process.communicate()[1])
+                await asyncio.sleep(0.05)
+        started = time.monotonic() - start
+        print(f"started in {started:.1f} s", flush=True)
+        never = asyncio.Event()
+        alone = await load(address, questions, 1, alone_seconds, never)
+        print(f"one at a time: {alone.rate:.2f} answers/s, p50 {alone.percentile(0.5):.2f} s", flush=True)
+        memory: list[float] = []
+        watching = asyncio.create_task(watch_memory(psutil.Process(process.pid), memory))
+        together = await load(address, questions, clients, seconds, never)
+        watching.cancel()
+        print(f"{clients} clients: {together.rate:.2f} answers/s, {dict(together.statuses)}", flush=True)
+        last, said = await end_under_load(process, address, questions, clients)
+    finally:
+        process.kill()
+    accepted = int(re.search(r"Stopped: ([\d,]+) questions", said)[1].replace(",", ""))
+    answered = sum(seen.statuses[200] for seen in (alone, together, last))
+    third = max(1, len(memory) // 3)
+    return {
+        "started_seconds": round(started, 1),
+        "alone_per_second": round(alone.rate, 3),
+        "alone_p50_seconds": round(alone.percentile(0.5), 2),
+        "together_per_second": round(together.rate, 3),
+        "p50_seconds": round(together.percentile(0.5), 2),
+        "p95_seconds": round(together.percentile(0.95), 2),
+        "statuses": {str(status): count for status, count in (alone.statuses + together.statuses).items()},
+        "failures": len(alone.failures + together.failures),
+        "memory_mb": {"first_third": peak(memory[:third]), "last_third": peak(memory[-third:])},
+        "terminated": {
+            "accepted": accepted,
+            "answered": answered,
+            "lost": accepted - answered,
+            "exit": process.returncode,
+        },
+        "same_as_evaluation": same_as_evaluation(run, alone.replies + together.replies),
+    }
+
+
+async def end_under_load(
+    process: subprocess.Popen[str], address: str, questions: list[dict[str, Any]], clients: int
+) -> tuple[Load, str]:
+    """SIGTERM while all clients are waiting."""
+    ended = asyncio.Event()
+    asking = asyncio.create_task(load(address, questions, clients, 600, ended))
+    await asyncio.sleep(3)
+    ended.set()
+    process.send_signal(signal.SIGTERM)
+    seen = await asking
+    _, said = await asyncio.to_thread(process.communicate, timeout=120)
+    return seen, said
+
+
+def peak(samples: list[float]) -> float:
+    return round(max(samples, default=0.0))
+
+
+async def is_ready(client: httpx.AsyncClient, address: str) -> bool:
+    try:
+        return (await client.get(f"{address}/ready")).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def questions_of(run: Path) -> list[dict[str, Any]]:
+    for name in ("questions/test.jsonl", "check.jsonl"):
+        if (run / name).exists():
+            return [json.loads(line) for line in (run / name).read_text(encoding="utf-8").splitlines()]
+    raise SystemExit(f"{run}: no finished run. Make one with 'kard run quickstart', or name another.")
+
+
+def same_as_evaluation(run: Path, replies: list[tuple[str, dict[str, Any]]]) -> dict[str, int] | None:
+    """How many replies have the answer, the text and the passages that the run's evaluation has for the question."""
+    if not replies:
+        return None
+    files = list((run / "predictions").glob(f"*/{replies[0][1]['model']}.jsonl"))
+    if not files:
+        return None
+    rows = {row["question"]: row for row in map(json.loads, files[0].read_text(encoding="utf-8").splitlines())}
+    pairs = [(rows[name], reply) for name, reply in replies]
+    return {
+        "replies": len(pairs),
+        "questions": len({name for name, _ in replies}),
+        "same_answer": sum(row["answer"] == reply["answer"] for row, reply in pairs),
+        "same_text": sum(row["text"] == reply["text"] for row, reply in pairs),
+        "same_passages": sum(
+            [p["id"] for p in row["passages"]] == [p["id"] for p in r["passages"]] for row, r in pairs
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", nargs="?", type=Path, default=Path("runs/quickstart"))
+    parser.add_argument("--quick", action="store_true", help="15 seconds of load")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--batch-size", type=int, default=32)
+    options = parser.parse_args()
+    seconds, alone = (12.0, 6.0) if options.quick else (options.seconds, 40.0)
+    found = asyncio.run(measure(options.run, options.clients, seconds, alone, options.batch_size))
+    ratio = found["together_per_second"] / found["alone_per_second"] if found["alone_per_second"] else 0.0
+    settings = {
+        "clients": options.clients,
+        "seconds": seconds,
+        "batch_size": options.batch_size,
+        "cores": os.cpu_count(),
+    }
+    result = {
+        "benchmark": "serve",
+        "ours": found["together_per_second"],
+        "peer": found["alone_per_second"],
+        "peer_name": "one request at a time",
+        "unit": "answers/s",
+        "ratio": round(ratio, 2),
+        "goal": 3.0,
+        "settings": {**settings, **found},
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

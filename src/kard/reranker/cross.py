@@ -1,0 +1,73 @@
+"""Cross-encoder: question and passage are read together. Nothing can be kept of a passage, so it is slower and often better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sentence_transformers import CrossEncoder
+
+from kard.progress import progress
+from kard.reranker.model import KEY, Queries, autocast, check_length
+from kard.weights import loading_explained, model_location
+
+_PAIRS_AT_ONCE = 64
+_QUESTIONS_AT_ONCE = 16
+
+
+def new_cross_encoder(name: str, tokens: int, seed: int) -> CrossEncoder:
+    """A cross-encoder with one output; where the model has no such head, it gets a random one.
+
+    Args:
+        name: Folder, hub id or ``package:NAME``.
+        tokens: Longer pairs are cut, the longer of the two first.
+        seed: Of the head.
+
+    Raises:
+        UserError: The model cannot be loaded, or reads fewer tokens.
+    """
+    torch.manual_seed(seed)
+    with loading_explained(name, KEY):
+        encoder = CrossEncoder(model_location(name, KEY), num_labels=1, max_length=tokens)
+    check_length(encoder.model, name, "reranker.question_tokens + passage_tokens", tokens)
+    return encoder
+
+
+class CrossReranker:
+    """Scores passages for questions, each pair anew.
+
+    Args:
+        encoder: Gives a pair one number.
+        texts: All passages' full texts; a position is an index into it.
+    """
+
+    def __init__(self, encoder: CrossEncoder, texts: Sequence[str]) -> None:
+        self.encoder = encoder.eval()
+        self.texts = texts
+
+    def prepare(self, positions: Sequence[int]) -> None:
+        """Nothing of a passage can be computed ahead."""
+
+    def score(self, questions: Sequence[Queries], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Scores of candidate passages, the best over a question's queries; see `Reranker.score`."""
+        scores: list[np.ndarray] = []
+        with progress("read pairs", len(questions), "questions") as advance:
+            for begin in range(0, len(questions), _QUESTIONS_AT_ONCE):
+                block = slice(begin, begin + _QUESTIONS_AT_ONCE)
+                scores += self._score(questions[block], positions[block])
+                advance(len(questions[block]))
+        return scores
+
+    def _score(self, questions: Sequence[Queries], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        rows = list(zip(questions, positions, strict=True))
+        pairs = [(query, self.texts[p]) for queries, row in rows for query in queries for p in row]
+        with autocast(self.encoder):
+            flat = self.encoder.predict(
+                pairs, batch_size=_PAIRS_AT_ONCE, show_progress_bar=False, activation_fn=torch.nn.Identity()
+            )
+        ends = np.cumsum([len(queries) * len(row) for queries, row in rows])[:-1]
+        return [
+            part.reshape(len(queries), len(row)).max(axis=0).astype(np.float32)
+            for part, (queries, row) in zip(np.split(flat, ends), rows, strict=True)
+        ]

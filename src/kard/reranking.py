@@ -1,0 +1,195 @@
+"""The stage that trains the reranker, and how its rankings are judged before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kard.artifacts import read_jsonl, write_json, write_jsonl
+from kard.errors import UserError
+from kard.knowledge import positions_of, read_passages
+from kard.model import passage_store, reranker_queries
+from kard.progress import say
+from kard.questions import Question, read_questions
+from kard.recipe import Recipe, RerankerSection
+from kard.retrieval import load_retriever
+
+if TYPE_CHECKING:
+    from kard.reranker.cross import CrossReranker
+    from kard.reranker.learners import CandidateSet
+    from kard.reranker.model import Reranker
+
+SHOWN_DEPTH = 10
+
+
+def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
+    """reranker: trained on the candidate sets of kept rationales; also how it ranks evaluation questions before and after."""
+    from kard.evaluation.retrieval import evaluate_ranking
+    from kard.reranker import new_reranker
+    from kard.reranker.training import train_reranker
+
+    section = recipe.reranker
+    texts = read_passages(run / "knowledge" / "passages.jsonl").texts
+    reranker = new_reranker(section, passage_store(run, recipe), texts, recipe.seed)
+    sets = candidate_sets(recipe, run)
+    judged = Judged.of(recipe, run, evaluation_questions(recipe, run))
+    dev = Judged.of(recipe, run, read_questions(run / "questions" / "dev.jsonl")) if section.early_stopping else None
+    if section.train == "question":
+        encode_ahead(reranker, section.encode_ahead)
+    in_sets = [p for row in sets for p in row.positions] if section.train == "question" else []
+    reranker.prepare([*in_sets, *judged.positions, *(dev.positions if dev else [])])
+    untrained = judged.ranked(reranker)
+    dev_hits = partial(dev.hits, reranker) if dev else None
+    trained = train_reranker(reranker, sets, section, recipe.seed, folder, dev_hits)
+    if section.train == "both":
+        encode_ahead(trained, section.encode_ahead)
+    rankings = {
+        recipe.retriever.kind: judged.found,
+        "reranker_untrained": untrained,
+        "reranker": judged.ranked(trained),
+    }
+    rows = evaluate_ranking(rankings, judged.relevant, recipe.seed)
+    write_json(folder / "retrieval.json", rows)
+    write_jsonl(folder / "rankings.jsonl", ranking_rows(run, judged.questions, rankings, judged.relevant))
+    write_reranker_card(folder / "model", section, rows)
+
+
+def candidate_sets(recipe: Recipe, run: Path) -> list[CandidateSet]:
+    """What the reranker learns from: the candidate sets of the training questions' kept rationales."""
+    from kard.reranker.learners import CandidateSet
+
+    section = recipe.reranker
+    questions = {q.id: q for q in read_questions(run / "questions" / "train.jsonl")[: section.train_questions]}
+    return [
+        CandidateSet(
+            reranker_queries(questions[row["question"]], section.choices),
+            tuple(row["candidates"]),
+            tuple(row["scores"]),
+        )
+        for row in read_jsonl(run / "candidates" / "candidates.jsonl")
+        if row["status"] == "kept" and row["question"] in questions
+    ]
+
+
+def encode_ahead(reranker: Reranker | CrossReranker, megabytes: float | None) -> None:
+    """Encode the whole knowledge base if its vectors fit into the budget."""
+    from kard.reranker.cross import CrossReranker
+
+    if megabytes is None or isinstance(reranker, CrossReranker):
+        return
+    if not reranker.vectors.ensure_all(megabytes):
+        say("  the knowledge base's vectors do not fit into reranker.encode_ahead: only what is asked for is encoded")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Questions with their candidates by the retriever, and what should be found.
+
+    Attributes:
+        questions: In the order of everything else here.
+        queries: As the reranker reads them.
+        found: Positions of the candidates, best first.
+        relevant: See `relevant_passages`.
+    """
+
+    questions: list[Question]
+    queries: list[tuple[str, ...]]
+    found: list[list[int]]
+    relevant: dict[str, list[set[int]]]
+
+    @classmethod
+    def of(cls, recipe: Recipe, run: Path, questions: list[Question]) -> Judged:
+        """Search candidates for questions of a run."""
+        queries = [question.query(recipe.retriever.query) for question in questions]
+        hits = load_retriever(recipe.retriever, run / "index").search(queries, recipe.retriever.candidates)
+        forms = [reranker_queries(question, recipe.reranker.choices) for question in questions]
+        return cls(questions, forms, [hit.positions.tolist() for hit in hits], relevant_passages(run, questions))
+
+    @property
+    def positions(self) -> list[int]:
+        """All candidates."""
+        return [position for row in self.found for position in row]
+
+    def ranked(self, reranker: Reranker | CrossReranker) -> list[list[int]]:
+        """The candidates in the reranker's order; equal scores keep the retriever's."""
+        scores = reranker.score(self.queries, self.found)
+        return [
+            np.array(row, dtype=np.int64)[np.argsort(-of_row, kind="stable")].tolist()
+            for row, of_row in zip(self.found, scores, strict=True)
+        ]
+
+    def hits(self, reranker: Reranker | CrossReranker) -> float:
+        """Hits@1 against gold passages, or silver ones where no gold is named."""
+        from kard.evaluation.retrieval import evaluate_ranking
+
+        if not self.relevant:
+            raise UserError(
+                "reranker.early_stopping: no dev question names gold passages or has a rationale. Set it to null."
+            )
+        return float(evaluate_ranking({"now": self.ranked(reranker)}, self.relevant)[0]["hits"]["1"])
+
+
+def write_reranker_card(folder: Path, section: RerankerSection, rows: Sequence[dict[str, Any]]) -> None:
+    """The model card beside the reranker's weights."""
+    from kard.report.card import render_reranker_card
+
+    (folder / "README.md").write_text(render_reranker_card(section, rows), encoding="utf-8")
+
+
+def ranking_rows(
+    run: Path,
+    questions: Sequence[Question],
+    rankings: Mapping[str, Sequence[Sequence[int]]],
+    relevant: Mapping[str, Sequence[set[int]]],
+) -> Iterator[dict[str, Any]]:
+    """What each question's candidates look like in each order: the first passages, and the places of gold and silver ones."""
+    from kard.evaluation.retrieval import first_rank
+
+    passages = read_passages(run / "knowledge" / "passages.jsonl")
+    for number, question in enumerate(questions):
+        orders = {name: ranking[number] for name, ranking in rankings.items()}
+        yield {
+            "question": question.id,
+            "candidates": len(orders["reranker"]),
+            **{kind: sorted(passages[p].id for p in sets[number]) for kind, sets in relevant.items()},
+            "ranks": {
+                kind: {name: first_rank(order, sets[number]) for name, order in orders.items()}
+                for kind, sets in relevant.items()
+                if sets[number]
+            },
+            "first": {name: [passages[p].id for p in order[:SHOWN_DEPTH]] for name, order in orders.items()},
+        }
+
+
+def relevant_passages(run: Path, questions: Sequence[Question]) -> dict[str, list[set[int]]]:
+    """What should be found for each question: ``gold`` where the data names passages, ``silver`` where there are
+    rationales: the passage that the method kard_silver reads, found by the question's first kept one."""
+    names = gold_positions(run, questions)
+    gold = [{p for name in question.gold_passages for p in names.get(name, [])} for question in questions]
+    by_rationale = first_silver(run)
+    silver = [set(by_rationale.get(question.id, [])[:1]) for question in questions]
+    return {name: sets for name, sets in (("gold", gold), ("silver", silver)) if any(sets)}
+
+
+def gold_positions(run: Path, questions: Iterable[Question]) -> dict[str, list[int]]:
+    """Positions of the passages that questions name, by the passages' ids and their documents'."""
+    return positions_of(run / "knowledge", {name for question in questions for name in question.gold_passages})
+
+
+def evaluation_questions(recipe: Recipe, run: Path) -> list[Question]:
+    """The questions that are answered to measure the methods: test, or dev where the recipe says so."""
+    return read_questions(run / "questions" / f"{recipe.evaluation.split}.jsonl")
+
+
+def first_silver(run: Path) -> dict[str, list[int]]:
+    """Silver passages of each question's first rationale, a kept one if there is any (an oracle reads no answers off them)."""
+    found: dict[str, list[int]] = {}
+    rows = list(read_jsonl(run / "candidates" / "candidates.jsonl"))
+    for row in sorted(rows, key=lambda row: row["status"] != "kept"):
+        found.setdefault(row["question"], row["silver"])
+    return found

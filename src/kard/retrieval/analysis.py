@@ -1,0 +1,248 @@
+"""From text to terms: words, stop words, stems. An index keeps its analysis, and queries go through the same one."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from kard.errors import UserError
+from kard.progress import say
+from kard.recipe import RetrieverSection
+from kard.retrieval import scanning
+
+_KNOWN_WORDS = 1_000_000
+_SAMPLES, _SAMPLE_CHARACTERS = 60, 1_000
+_SURE = 0.8
+# Languages by ISO code: Snowball's stemmer, which is also the name of the stop word list where there is one.
+_LANGUAGES = {
+    "ar": "arabic", "ca": "catalan", "cs": "czech", "da": "danish", "de": "german", "el": "greek", "en": "english",
+    "es": "spanish", "et": "estonian", "eu": "basque", "fi": "finnish", "fr": "french", "ga": "irish", "hi": "hindi",
+    "hu": "hungarian", "hy": "armenian", "id": "indonesian", "it": "italian", "ko": "korean", "lt": "lithuanian",
+    "ne": "nepali", "nl": "dutch", "no": "norwegian", "pl": "polish", "pt": "portuguese", "ro": "romanian",
+    "ru": "russian", "sr": "serbian", "sv": "swedish", "ta": "tamil", "tr": "turkish", "zh": "chinese",
+}  # fmt: skip
+_SPACELESS = ["Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar"]
+_POSSESSIVE = re.compile("['\u2019\uff07]s$")
+# A vowel with a consonant after it: Porter's measure is above 0. A y is a vowel after a consonant.
+_MEASURED = re.compile("(?:[aeiou]|(?<=[^aeiou])y)(?:[^aeiouy]|(?<=[aeiou])y)")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """How texts are cut into terms.
+
+    Attributes:
+        analyzer: ``standard`` (words of two characters and more; pairs of characters in scripts without spaces) or
+            ``lucene`` (as Lucene's EnglishAnalyzer, which the paper's index was made with).
+        stemmer: Name of a Snowball stemmer, or None.
+        stopwords: Name of a stop word list of bm25s, or None.
+
+    Raises:
+        UserError: There is no such stemmer or list.
+    """
+
+    analyzer: str = "standard"
+    stemmer: str | None = None
+    stopwords: str | None = None
+
+    def __post_init__(self) -> None:
+        _stemmer(self.stemmer)
+        _stop_list(self.stopwords)
+
+    def terms(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Terms of texts in their order.
+
+        Returns:
+            The different terms as sorted 64-bit digests, the numbers of the texts' terms among them, and where each text's
+            begin (and the end), one more than texts.
+        """
+        numbers, ends, words = self._words(texts)
+        digests, of_word = np.unique(np.array([self._digest(word) for word in words], np.uint64), return_inverse=True)
+        stopped = int(len(digests) > 0 and digests[0] == 0)
+        found = (of_word - stopped)[numbers]
+        kept = found >= 0
+        return digests[stopped:], found[kept], np.concatenate(([0], np.cumsum(kept)))[ends]
+
+    def shared(self, text: str, query: str) -> list[tuple[int, int]]:
+        """Where words of a text stand that a query has as well: first and last place, for highlighting."""
+        wanted = set(self.terms([query])[0].tolist())
+        spans = (found.span() for found in re.finditer(r"[\w'\u2019]+", text))
+        return [(a, b) for a, b in spans if not wanted.isdisjoint(self.terms([text[a:b]])[0].tolist())]
+
+    def _words(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Numbers of the texts' words, where each text's begin, and the words."""
+        lower = [text.lower() for text in texts]
+        bounds = np.concatenate(([0], np.cumsum([len(text) for text in lower], dtype=np.int64)))
+        joined = "".join(lower)
+        codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        shortest = 1 if self.analyzer == "lucene" else 2
+        numbers, ends, firsts = scanning.scan(codes, bounds, _classes(self.analyzer), shortest)
+        return numbers, ends, [joined[first:last] for first, last in firsts.tolist()]
+
+    @cached_property
+    def _known(self) -> dict[str, int]:
+        return {}
+
+    @cached_property
+    def _stopped(self) -> frozenset[str]:
+        return _stop_list(self.stopwords)
+
+    @cached_property
+    def _stem(self) -> Callable[[str], str]:
+        return _lucene_stem if self.analyzer == "lucene" else _stemmer(self.stemmer)
+
+    def _digest(self, word: str) -> int:
+        """A number that stands for the word's term, 0 for a stop word."""
+        known = self._known
+        if word not in known:
+            if len(known) >= _KNOWN_WORDS:
+                known.clear()
+            known[word] = self._new_digest(word)
+        return known[word]
+
+    def _new_digest(self, word: str) -> int:
+        if self.analyzer == "lucene":
+            word = _POSSESSIVE.sub("", word)
+        if word in self._stopped:
+            return 0
+        stem = self._stem(word).encode("utf-8", "surrogatepass")
+        return int.from_bytes(blake2b(stem, digest_size=8).digest(), "little") or 1
+
+
+def analysis_for(section: RetrieverSection, texts: Sequence[str]) -> Analysis:
+    """The recipe's analysis; what it leaves to detection is decided by the texts' language, and said."""
+    if section.analyzer == "lucene":
+        return Analysis("lucene", "porter", "english")
+    if "auto" not in (section.stemmer, section.stopwords):
+        return Analysis("standard", section.stemmer, section.stopwords)
+    language = detect_language(texts)
+    stemmer = _if_there(language, _stemmer) if section.stemmer == "auto" else section.stemmer
+    stopwords = _if_there(language, _stop_list) if section.stopwords == "auto" else section.stopwords
+    say(f"  language {language or 'not clear'}: stemmer {stemmer or 'none'}, stop words {stopwords or 'none'}")
+    return Analysis("standard", stemmer, stopwords)
+
+
+def detect_language(texts: Sequence[str]) -> str | None:
+    """Snowball's name of the language that most of the texts are in, or None where it is not clear or not known."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    votes: Counter[str] = Counter()
+    for sample in _samples(texts):
+        language, probability = identifier.classify(sample)
+        votes[language if probability > _SURE else "?"] += 1
+    if not votes:
+        return None
+    language, count = votes.most_common(1)[0]
+    return _LANGUAGES.get(language) if count >= _SURE * votes.total() else None
+
+
+def _samples(texts: Sequence[str]) -> Iterator[str]:
+    """Stretches of text from all over the texts; short texts are put together, so that there is something to judge."""
+    stride = max(1, len(texts) // _SAMPLES)
+    for begin in range(0, len(texts), stride):
+        sample = ""
+        for place in range(begin, min(begin + stride, len(texts))):
+            sample += texts[place] + "\n"
+            if len(sample) >= _SAMPLE_CHARACTERS:
+                break
+        if sample.strip():
+            yield sample[:_SAMPLE_CHARACTERS]
+
+
+def _if_there(language: str | None, find: Callable[[str | None], Any]) -> str | None:
+    try:
+        find(language)
+    except UserError:
+        return None
+    return language
+
+
+@lru_cache(2)
+def _classes(analyzer: str) -> np.ndarray:
+    """What each code point may do in a word, a byte each."""
+    import regex
+
+    every = "".join(map(chr, range(0x110000)))
+    classes = np.zeros(0x110000, dtype=np.uint8)
+
+    def put(kind: int, pattern: str) -> None:
+        classes[[ord(character) for character in regex.findall(pattern, every, regex.V1)]] = kind
+
+    if analyzer == "standard":
+        put(scanning.LETTER, r"[\p{L}\p{N}\p{M}_]")
+        put(scanning.PAIRED, "[" + "".join(rf"\p{{Script={name}}}" for name in _SPACELESS) + r"&&[\p{L}\p{M}]]")
+        return classes
+    for kind, names in {
+        scanning.LETTER: "ALetter Hebrew_Letter",
+        scanning.DIGIT: "Numeric",
+        scanning.CONNECTOR: "ExtendNumLet",
+        scanning.KATAKANA: "Katakana",
+        scanning.MID_LETTER: "MidLetter",
+        scanning.MID_NUMBER: "MidNum",
+        scanning.MID_BOTH: "MidNumLet Single_Quote",
+        scanning.MARK: "Extend Format ZWJ",
+    }.items():
+        put(kind, "[" + "".join(rf"\p{{WB={name}}}" for name in names.split()) + "]")
+    put(scanning.ALONE, r"[\p{Script=Han}\p{Script=Hiragana}]")
+    put(scanning.COMPLEX, r"[[\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]&&\p{L}]")
+    classes[ord(":")] = scanning.MID_LETTER  # as in the Unicode version that Lucene 9 was made for
+    return classes
+
+
+def _stemmer(name: str | None) -> Callable[[str], str]:
+    import Stemmer
+
+    if name is None:
+        return str
+    try:
+        return Stemmer.Stemmer(name).stemWord
+    except KeyError as error:
+        known = ", ".join(Stemmer.algorithms())
+        raise UserError(
+            f"retriever.stemmer: no Snowball stemmer '{name}'. Choose auto, null or one of: {known}."
+        ) from error
+
+
+def _stop_list(name: str | None) -> frozenset[str]:
+    from bm25s import stopwords
+
+    lists = {
+        "chinese": stopwords.STOPWORDS_CHINESE, "danish": stopwords.STOPWORDS_DANISH,
+        "dutch": stopwords.STOPWORDS_DUTCH, "english": stopwords.STOPWORDS_EN,
+        "english_plus": stopwords.STOPWORDS_EN_PLUS, "french": stopwords.STOPWORDS_FRENCH,
+        "german": stopwords.STOPWORDS_GERMAN, "italian": stopwords.STOPWORDS_ITALIAN,
+        "korean": stopwords.STOPWORDS_KOREAN, "norwegian": stopwords.STOPWORDS_NORWEGIAN,
+        "portuguese": stopwords.STOPWORDS_PORTUGUESE, "russian": stopwords.STOPWORDS_RUSSIAN,
+        "spanish": stopwords.STOPWORDS_SPANISH, "swedish": stopwords.STOPWORDS_SWEDISH,
+        "turkish": stopwords.STOPWORDS_TURKISH,
+    }  # fmt: skip
+    if name is None:
+        return frozenset()
+    if name not in lists:
+        raise UserError(
+            f"retriever.stopwords: no stop word list '{name}'. Choose auto, null or one of: {', '.join(lists)}."
+        )
+    return frozenset(lists[name])
+
+
+def _lucene_stem(word: str) -> str:
+    """Porter's stemmer with the two departures of his own Java version, which Lucene uses; short words stay."""
+    if len(word) <= 2:
+        return word
+    stem = _porter()(word)
+    if stem.endswith("bli") and _MEASURED.search(stem[:-3]):
+        return _porter()(stem[:-1] + "e")
+    return stem[:-1] if stem.endswith("logi") and _MEASURED.search(stem[:-4]) else stem
+
+
+@lru_cache(1)
+def _porter() -> Callable[[str], str]:
+    return _stemmer("porter")

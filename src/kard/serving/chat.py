@@ -1,0 +1,164 @@
+"""OpenAI's chat protocol: messages to a question, an answer to a completion, whole or in pieces."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedTokenizerFast
+
+from kard.errors import UserError
+from kard.serving.schema import AnswerRequest, Choices, answer_reply
+from kard.serving.worker import Done
+
+_CHOICES = "Choices:"
+# Asked for with these, another thing than the student's answer would be expected: better to refuse than to ignore them.
+_NOT_OFFERED = ("tools", "functions", "logprobs", "audio", "prediction", "web_search_options")
+
+
+class Message(BaseModel):
+    """A turn of a conversation."""
+
+    model_config = ConfigDict(extra="ignore")
+    role: str = Field(max_length=50)
+    content: str | list[dict[str, Any]] | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides the text."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """A conversation. The last user message is the question: the student answers one question at a time, always with its most
+    likely words, so earlier turns, temperature and the like are accepted and change nothing."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str = Field(max_length=200)
+    messages: list[Message] = Field(min_length=1, max_length=200)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    response_format: dict[str, Any] | None = None
+    choices: Choices = Field([], description="Our own: options; or write them as lines '- …' after a line 'Choices:'")
+
+    @property
+    def limit(self) -> int | None:
+        """Most tokens that are wanted."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+def question_of(request: ChatRequest) -> AnswerRequest:
+    """The question of a conversation, under the same limits as /v1/answer's.
+
+    Raises:
+        UserError: There is none, or something is asked for that a student cannot do.
+    """
+    asked = [name for name in _NOT_OFFERED if (request.model_extra or {}).get(name)]
+    if (request.response_format or {}).get("type", "text") != "text":
+        asked.append("response_format")
+    if request.n not in (None, 1):
+        asked.append("n")
+    if asked:
+        raise UserError(f"{asked[0]}: a student writes one rationale and answer as text. Leave it out.")
+    last = next((message for message in reversed(request.messages) if message.role == "user"), None)
+    if last is None:
+        raise UserError("messages: none has the role 'user'. Put the question into one.")
+    text, listed = split_choices(_text(last))
+    return AnswerRequest(question=text, choices=request.choices or listed, model=request.model, stream=request.stream)
+
+
+def split_choices(text: str) -> tuple[str, list[str]]:
+    """A question and the options that follow it as lines ``- …`` after a line ``Choices:``, if they end the text."""
+    question, cue, rest = text.rpartition(f"\n{_CHOICES}")
+    lines = [line.strip() for line in rest.splitlines() if line.strip()]
+    if not cue or not lines or not all(line.startswith("- ") for line in lines):
+        return text, []
+    return question, [line[2:] for line in lines]
+
+
+def _text(message: Message) -> str:
+    if not isinstance(message.content, list):
+        return message.content or ""
+    parts = [part.get("text") for part in message.content if part.get("type") == "text"]
+    if len(parts) < len(message.content) or not all(isinstance(part, str) for part in parts):
+        raise UserError("messages: a student reads text alone. Leave other parts out.")
+    return "\n".join(str(part) for part in parts)
+
+
+def first_tokens(tokenizer: PreTrainedTokenizerFast, text: str, limit: int | None) -> str:
+    """As much of a text as `limit` tokens hold."""
+    if limit is None:
+        return text
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
+
+
+class Completion:
+    """The reply to one chat request.
+
+    Args:
+        request: What was asked.
+        tokenizer: A copy of the student's that no other thread uses.
+    """
+
+    def __init__(self, request: ChatRequest, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.request = request
+        self.tokenizer = tokenizer
+        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+
+    def cut(self, text: str) -> str:
+        """What of a text is within the limit that was asked for."""
+        return first_tokens(self.tokenizer, text, self.request.limit)
+
+    def whole(self, done: Done) -> dict[str, Any]:
+        """The completion of a request that does not stream."""
+        assert done.answer is not None
+        message = {"role": "assistant", "content": self.cut(done.answer.text), "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason(done)}
+        return {
+            **self._head("chat.completion"),
+            "choices": [choice],
+            "usage": self.usage(done),
+            "kard": self._ours(done),
+        }
+
+    def piece(self, content: str, first: bool) -> dict[str, Any]:
+        """A chunk of a stream with some text."""
+        return self._chunk({**({"role": "assistant"} if first else {}), "content": content}, None)
+
+    def end(self, done: Done) -> list[dict[str, Any]]:
+        """The last chunks of a stream: why it ended with the whole answer beside it, and the usage where it was asked for."""
+        last = [{**self._chunk({}, self._reason(done)), "kard": self._ours(done)}]
+        if self.request.stream_options and self.request.stream_options.include_usage:
+            last.append({**self._head("chat.completion.chunk"), "choices": [], "usage": self.usage(done)})
+        return last
+
+    def usage(self, done: Done) -> dict[str, int]:
+        """Tokens that were read and written."""
+        written = min(done.completion_tokens, self.request.limit or done.completion_tokens)
+        return {
+            "prompt_tokens": done.prompt_tokens,
+            "completion_tokens": written,
+            "total_tokens": done.prompt_tokens + written,
+        }
+
+    def _ours(self, done: Done) -> dict[str, Any]:
+        return answer_reply(done, self.request.model, None)
+
+    def _reason(self, done: Done) -> str:
+        assert done.answer is not None
+        return "stop" if self.cut(done.answer.text) == done.answer.text else "length"
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.request.model}
+
+    def _chunk(self, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}

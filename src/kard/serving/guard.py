@@ -1,0 +1,144 @@
+"""What every request passes first: size and time limits, keys, headers, counting."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from kard.errors import UserError
+from kard.serving.metrics import Metrics
+
+BODY_SECONDS = 20.0
+SHORTEST_KEY = 16
+
+# Scripts and styles come from this server alone, nothing is inline, nothing is framed, and no text can become markup.
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+class Guard:
+    """ASGI middleware around the application.
+
+    Args:
+        app: The application.
+        keys: Keys that open ``/v1/``; none: everybody may ask.
+        most_bytes: Longer bodies are refused.
+        metrics: Counts every request.
+        paths: Paths to count by name; others are counted together.
+    """
+
+    def __init__(self, app: Any, keys: Sequence[str], most_bytes: int, metrics: Metrics, paths: Sequence[str]) -> None:
+        self.app = app
+        self.keys = [key.encode("utf-8") for key in keys]
+        self.most_bytes = most_bytes
+        self.metrics = metrics
+        self.paths = frozenset(paths)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, status = monotonic(), 500
+
+        async def sending(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", []), *own]}
+            await send(message)
+
+        try:
+            await self._checked(scope, receive, sending)
+        finally:
+            path = scope["path"] if scope["path"] in self.paths else "other"
+            self.metrics.request(path, status, monotonic() - start)
+
+    async def _checked(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"].startswith("/v1/") and not self._may_ask(scope):
+            text = "the key is missing or wrong. Send it as 'Authorization: Bearer KEY'."
+            await refuse(send, 401, text, "invalid_api_key", {"www-authenticate": "Bearer"})
+            return
+        body = b""
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return
+                    body += message.get("body", b"")
+                    if len(body) > self.most_bytes:
+                        await refuse(
+                            send, 413, f"the body is longer than {self.most_bytes:,} bytes. Shorten it.", "too_long"
+                        )
+                        return
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            await refuse(send, 408, "the body did not arrive in time. Send it again.", "timeout")
+            return
+        rest = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Any:
+            return rest.pop() if rest else await receive()
+
+        await self.app(scope, replay, send)
+
+    def _may_ask(self, scope: Any) -> bool:
+        if not self.keys:
+            return True
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        scheme, _, key = given.partition(b" ")
+        # Every key is compared, each in constant time, so that the time tells nothing about them.
+        right = [hmac.compare_digest(key.strip(), own) for own in self.keys]
+        return scheme.lower() == b"bearer" and any(right)
+
+
+def error_body(
+    message: str, code: str, param: str | None = None, kind: str = "invalid_request_error"
+) -> dict[str, Any]:
+    """An error as OpenAI's clients read it."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+async def refuse(send: Any, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:
+    """Answer a request that does not get to the application."""
+    body = json.dumps(error_body(message, code)).encode("utf-8")
+    names = {"content-type": "application/json", "connection": "close", **(headers or {})}
+    encoded = [(name.encode(), value.encode()) for name, value in names.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})
+
+
+def read_keys(file: Path | None, from_environment: str | None) -> tuple[str, ...]:
+    """Keys from a file (one a line, # begins a comment) and from an environment variable (separated by commas).
+
+    Raises:
+        UserError: The file is missing or holds no key, or a key is too short.
+    """
+    lines: list[str] = []
+    if file is not None:
+        if not file.is_file():
+            raise UserError(f"{file}: no such file. Name one with a key a line.")
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line for line in lines if line and not line.startswith("#")]
+        if not lines:
+            raise UserError(f"{file}: holds no key. Write one a line.")
+    keys = [*lines, *(key.strip() for key in (from_environment or "").split(",") if key.strip())]
+    if any(len(key) < SHORTEST_KEY for key in keys):
+        raise UserError(
+            f"{file or 'KARD_API_KEYS'}: a key is shorter than {SHORTEST_KEY} characters. Make a longer one."
+        )
+    return tuple(keys)

@@ -1,0 +1,382 @@
+// The page: one form, streamed answers, and nothing that turns text into markup (every text goes through textContent).
+"use strict";
+
+const COMPARE = "side by side";
+const SHOWN = 5;
+const HISTORY = 30;
+const NAMES = { reranker: "Passages, reranked", bm25: "Passages by BM25", nothing: "No passages" };
+const STOP_WORDS = new Set(
+  ("a an and are as at be been but by can could did do does for from had has have he her his how i if in into is it its " +
+    "may more most no not of on or she so some such than that the their them then there these they this those to was we " +
+    "were what when where which who whose why will with would you your also about after all any because between both").split(" ")
+);
+
+const at = (selector, root = document) => root.querySelector(selector);
+const state = { models: [], passages: 1, asked: null, answers: new Map(), history: [] };
+
+function element(name, text = "", className = "") {
+  const made = document.createElement(name);
+  made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+// --- the server -------------------------------------------------------------------------------------------------------
+
+function headers() {
+  const key = sessionStorage.getItem("kard-key");
+  return { "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) };
+}
+
+async function failure(response) {
+  const body = await response.json().catch(() => ({}));
+  if (response.status === 401) at("#key-line").hidden = false;
+  const wait = response.headers.get("retry-after");
+  const message = body.error ? body.error.message : `The server said ${response.status}.`;
+  return new Error(response.status === 429 ? `Many are asking. Try again in ${wait} seconds.` : message);
+}
+
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const [first, second] = block.split("\n");
+      yield [first.slice("event: ".length), JSON.parse(second.slice("data: ".length))];
+    }
+  }
+}
+
+function body(question, model) {
+  return { question: question.question, choices: question.choices, model, show: SHOWN };
+}
+
+// --- words that rationale and passages share -----------------------------------------------------------------------------
+
+const segmenter = new Intl.Segmenter(undefined, { granularity: "word" });
+
+function words(text) {
+  return [...segmenter.segment(text)].map(({ segment, isWordLike }) => ({
+    segment,
+    word: isWordLike && !STOP_WORDS.has(segment.toLowerCase()) ? segment.toLowerCase() : null,
+  }));
+}
+
+function highlight(target, text, shared) {
+  const pieces = [];
+  for (const { segment, word } of words(text)) {
+    const marked = word !== null && shared.has(word);
+    const last = pieces[pieces.length - 1];
+    if (last && last.marked === marked) last.text += segment;
+    else pieces.push({ marked, text: segment });
+  }
+  target.replaceChildren(...pieces.map(({ marked, text }) => (marked ? element("mark", text) : document.createTextNode(text))));
+}
+
+function wordSet(texts) {
+  return new Set(texts.flatMap((text) => words(text).map(({ word }) => word)).filter((word) => word !== null));
+}
+
+// --- a card ----------------------------------------------------------------------------------------------------------
+
+function score(list, name, value, moved = false) {
+  const row = element("div");
+  row.append(element("dt", name), element("dd", value, moved ? "moved" : ""));
+  list.append(row);
+}
+
+function passageItem(passage, shared) {
+  const item = at("#passage").content.cloneNode(true);
+  at("h4", item).textContent = passage.title || passage.id;
+  highlight(at(".text", item), passage.text, shared);
+  const list = at(".scores", item);
+  if (passage.bm25 !== null) score(list, "BM25", `${passage.bm25.toFixed(2)}, place ${passage.bm25_rank}`);
+  if (passage.reranker !== null)
+    score(list, "reranker", `${passage.reranker.toFixed(3)}, place ${passage.rank}`, passage.rank < passage.bm25_rank);
+  score(list, "source", passage.source);
+  if (passage.id !== passage.title) score(list, "id", passage.id);
+  return item;
+}
+
+function showPassages(card, passages, rationale) {
+  const read = passages.filter((passage) => passage.read);
+  const shared = wordSet([rationale]);
+  at(".evidence", card).hidden = passages.length === 0;
+  at(".evidence > .passages", card).replaceChildren(...read.map((passage) => passageItem(passage, shared)));
+  const others = passages.filter((passage) => !passage.read);
+  at(".others", card).hidden = others.length === 0;
+  at(".others .passages", card).replaceChildren(...others.map((passage) => passageItem(passage, shared)));
+  highlight(at(".rationale", card), rationale, wordSet(read.map((passage) => `${passage.title} ${passage.text}`)));
+}
+
+function newCard(question, model) {
+  const card = at("#card").content.cloneNode(true).firstElementChild;
+  card.dataset.model = model.id;
+  card.classList.add("busy");
+  card.setAttribute("aria-busy", "true");
+  at("h2", card).textContent = NAMES[model.reads] || model.label;
+  at(".read", card).textContent = model.label;
+  at(".question", card).textContent = question.question;
+  at(".evidence", card).hidden = true;
+  at(".sure", card).hidden = true;
+  at("footer", card).querySelectorAll("button").forEach((button) => (button.disabled = true));
+  return card;
+}
+
+function showAnswer(card, question, reply) {
+  card.classList.remove("busy");
+  card.removeAttribute("aria-busy");
+  const answer = at(".answer strong", card);
+  answer.textContent = reply.answer === null ? "none could be read off" : reply.answer;
+  answer.classList.toggle("none", reply.answer === null);
+  showPassages(card, reply.passages, reply.rationale || (reply.answer === null ? reply.text : ""));
+  if (!reply.rationale && reply.answer !== null) at(".rationale", card).textContent = "This student writes no explanation.";
+  at(".sure", card).hidden = reply.confidence === null;
+  if (reply.confidence !== null) {
+    const percent = `${Math.round(100 * reply.confidence)} %`;
+    at("meter", card).value = reply.confidence;
+    at("meter", card).setAttribute("aria-label", `Confidence ${percent}`);
+    at(".sure span", card).textContent = `${percent}: how probable it finds this among the choices`;
+  }
+  const times = Object.entries(reply.milliseconds).map(([step, time]) => `${step} ${Math.round(time)}`);
+  at(".times", card).textContent = `${times.join(" · ")} ms`;
+  const sent = body(question, reply.model);
+  const copies = { ".copy-json": () => JSON.stringify(reply, null, 1), ".copy-curl": () => curl(sent) };
+  for (const [button, text] of Object.entries(copies)) {
+    at(button, card).disabled = false;
+    at(button, card).onclick = () => copy(text(), at(button, card));
+  }
+}
+
+function curl(sent) {
+  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  const key = sessionStorage.getItem("kard-key") ? ` -H "Authorization: Bearer $KARD_API_KEY"` : "";
+  return `curl ${location.origin}/v1/answer -H 'Content-Type: application/json'${key} -d ${quoted(JSON.stringify(sent))}`;
+}
+
+async function copy(text, button) {
+  const label = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "Not allowed here";
+  }
+  setTimeout(() => (button.textContent = label), 1500);
+}
+
+// --- asking ----------------------------------------------------------------------------------------------------------
+
+function wanted() {
+  const chosen = at("#switch input:checked").value;
+  return chosen === COMPARE ? state.models : state.models.filter((model) => model.id === chosen);
+}
+
+async function answer(question, model, card) {
+  const response = await fetch("/v1/answer", {
+    method: "POST",
+    headers: headers(),
+    body: JSON.stringify({ ...body(question, model.id), stream: true }),
+  });
+  if (!response.ok) throw await failure(response);
+  let text = "";
+  let passages = [];
+  let reply = null;
+  for await (const [name, data] of events(response)) {
+    if (name === "error") throw new Error(data.error.message);
+    if (name === "answer") reply = data;
+    if (name === "passages") passages = data;
+    if (name === "text") text += data;
+    showPassages(card, passages, text.split("\nAnswer:")[0]);
+  }
+  if (reply === null) throw new Error("The connection broke. Ask again.");
+  return reply;
+}
+
+async function ask(question) {
+  if (!state.asked || JSON.stringify(state.asked) !== JSON.stringify(question)) state.answers.clear();
+  state.asked = question;
+  const models = wanted();
+  const results = at("#results");
+  results.classList.toggle("side-by-side", models.length > 1);
+  document.body.classList.toggle("wide-results", models.length > 1);
+  at("#examples").hidden = true;
+  at("#error").hidden = true;
+  const cards = models.map((model) => newCard(question, model));
+  results.replaceChildren(...cards);
+  at("#status").textContent = "Asking …";
+  at("#go").disabled = true;
+  const finished = await Promise.allSettled(
+    models.map(async (model, place) => {
+      const reply = state.answers.get(model.id) || (await answer(question, model, cards[place]));
+      if (state.asked === question) state.answers.set(model.id, reply);
+      showAnswer(cards[place], question, reply);
+      return `${NAMES[model.reads] || model.label}: ${reply.answer === null ? "no answer could be read off" : reply.answer}`;
+    })
+  );
+  if (!results.contains(cards[0])) return; // another question came in the meantime
+  at("#go").disabled = false;
+  finished.forEach((outcome, place) => outcome.status === "rejected" && cards[place].remove());
+  const wrong = finished.find((outcome) => outcome.status === "rejected");
+  if (wrong) say(wrong.reason.message);
+  at("#status").textContent = finished.map((outcome) => outcome.value || "").join(". ");
+  if (!wrong) remember(question);
+}
+
+function say(message) {
+  at("#error").textContent = message;
+  at("#error").hidden = false;
+}
+
+// --- the form --------------------------------------------------------------------------------------------------------
+
+function addChoice(text = "", focus = false) {
+  const item = element("li");
+  const input = element("input");
+  const number = at("#choice-list").children.length + 1;
+  Object.assign(input, { value: text, maxLength: 500, dir: "auto", autocomplete: "off" });
+  input.setAttribute("aria-label", `Choice ${number}`);
+  input.placeholder = `Choice ${number}`;
+  const remove = element("button", "×", "plain");
+  remove.type = "button";
+  remove.setAttribute("aria-label", `Remove choice ${number}`);
+  remove.onclick = () => {
+    const rest = choices(item);
+    setChoices(rest);
+    at("#add-choice").focus();
+  };
+  input.onpaste = (event) => {
+    const lines = event.clipboardData.getData("text").split(/\r?\n/).map((line) => line.replace(/^\s*[-*•]\s+/, "").trim()).filter(Boolean);
+    if (lines.length < 2) return;
+    event.preventDefault();
+    setChoices([...choices(item), ...lines]);
+  };
+  item.append(input, remove);
+  at("#choice-list").append(item);
+  if (focus) input.focus();
+}
+
+function choices(without = null) {
+  const items = [...at("#choice-list").children].filter((item) => item !== without);
+  return items.map((item) => at("input", item).value.trim()).filter(Boolean);
+}
+
+function setChoices(texts) {
+  at("#choice-list").replaceChildren();
+  [...texts, ...Array(Math.max(0, 2 - texts.length)).fill("")].forEach((text) => addChoice(text));
+}
+
+function fill(question) {
+  at("#question").value = question.question;
+  setChoices(question.choices);
+}
+
+function submit() {
+  const question = { question: at("#question").value.trim(), choices: choices() };
+  if (question.question && !at("#go").disabled && state.models.length) ask(question);
+}
+
+function addSwitch(value, label, checked) {
+  const option = element("label");
+  const input = element("input");
+  Object.assign(input, { type: "radio", name: "model", value, checked });
+  input.onchange = () => state.asked && !at("#go").disabled && ask(state.asked);
+  option.append(input, element("span", label));
+  at("#switch").append(option);
+}
+
+// --- history, in this browser only ---------------------------------------------------------------------------------------
+
+function remember(question) {
+  const same = JSON.stringify(question);
+  state.history = [question, ...state.history.filter((other) => JSON.stringify(other) !== same)].slice(0, HISTORY);
+  localStorage.setItem("kard-history", JSON.stringify(state.history));
+  showHistory();
+}
+
+function showHistory() {
+  const items = state.history.map((question) => {
+    const item = element("li");
+    const button = element("button", question.question, "plain");
+    Object.assign(button, { type: "button", dir: "auto" });
+    button.onclick = () => {
+      fill(question);
+      submit();
+    };
+    item.append(button);
+    return item;
+  });
+  at("#history").replaceChildren(...items);
+  at("#no-history").hidden = items.length > 0;
+  at("#forget").hidden = items.length === 0;
+}
+
+function readHistory() {
+  try {
+    const rows = JSON.parse(localStorage.getItem("kard-history") || "[]");
+    return rows.filter((row) => typeof row.question === "string" && Array.isArray(row.choices));
+  } catch {
+    return [];
+  }
+}
+
+async function begin() {
+  const response = await fetch("/v1/models", { headers: headers() });
+  if (!response.ok) return say((await failure(response)).message);
+  const listed = await response.json();
+  Object.assign(state, { models: listed.data, passages: listed.passages });
+  at("#key-line").hidden = true;
+  at("#error").hidden = true;
+  at("#about").textContent = `${listed.recipe}: a small model that reads before it answers`;
+  document.title = `kard: ${listed.recipe}`;
+  at("#switch").replaceChildren();
+  listed.data.forEach((model, place) => addSwitch(model.id, NAMES[model.reads] || model.label, place === 0));
+  if (listed.data.length > 1) addSwitch(COMPARE, "Side by side", false);
+  at("#models").hidden = listed.data.length < 2;
+  const tries = listed.examples.map((example) => {
+    const item = element("li");
+    const button = element("button", example.question);
+    Object.assign(button, { type: "button", dir: "auto" });
+    button.onclick = () => {
+      fill(example);
+      submit();
+    };
+    item.append(button);
+    return item;
+  });
+  at("#examples ul").replaceChildren(...tries);
+  at("#examples").hidden = tries.length === 0 || state.asked !== null;
+}
+
+at("#ask").onsubmit = (event) => {
+  event.preventDefault();
+  submit();
+};
+at("#question").onkeydown = (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    submit();
+  }
+};
+at("#add-choice").onclick = () => addChoice("", true);
+at("#clear").onclick = () => {
+  fill({ question: "", choices: [] });
+  at("#question").focus();
+};
+at("#key").onchange = () => {
+  sessionStorage.setItem("kard-key", at("#key").value.trim());
+  begin();
+};
+at("#forget").onclick = () => {
+  state.history = [];
+  localStorage.removeItem("kard-history");
+  showHistory();
+};
+state.history = readHistory();
+showHistory();
+setChoices([]);
+begin();

@@ -1,0 +1,152 @@
+"""What goes over the wire: requests with their limits, and replies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from kard.model import Found, found_row
+from kard.serving.worker import Done
+
+MOST_CHOICES, MOST_SHOWN = 26, 50
+
+
+def _not_blank(text: str) -> str:
+    if not "".join(text.split()):
+        raise ValueError("is blank")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=8000), AfterValidator(_not_blank)]
+Choice = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_not_blank)]
+Choices = Annotated[
+    list[Choice], Field(max_length=MOST_CHOICES, description="Options to choose from; none: open answer")
+]
+Shown = Annotated[int, Field(ge=0, le=MOST_SHOWN, description="How many of the considered passages to return")]
+
+
+class Request(BaseModel):
+    """Base of our own requests: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AnswerRequest(Request):
+    """A question."""
+
+    question: Text
+    choices: Choices = []
+    model: str | None = Field(None, max_length=200, description="One of /v1/models; by default the first")
+    show: Shown | None = Field(None, description="How many of the considered passages to return; by default those read")
+    stream: bool = Field(False, description="Server-sent events: passages, text (pieces), answer or error")
+
+
+class SearchRequest(Request):
+    """A question to find passages for."""
+
+    query: Text
+    choices: Choices = []
+    model: str | None = Field(None, max_length=200, description="One of /v1/models that reads passages")
+    k: Annotated[int, Field(ge=1, le=MOST_SHOWN)] = 10
+
+
+class Passage(BaseModel):
+    """A passage with the scores and ranks that brought it there; null where there is none."""
+
+    id: str
+    title: str
+    text: str
+    source: str
+    bm25: float | None
+    bm25_rank: int | None = Field(description="Place among the considered passages before reranking, from 1")
+    reranker: float | None
+    rank: int = Field(description="Place in the end, from 1")
+    read: bool = Field(description="Whether the student read it")
+
+
+class AnswerReply(BaseModel):
+    """An answer with all that led to it."""
+
+    model: str
+    answer: str | None = Field(description="Null where none could be read off the text")
+    choice: int | None = Field(description="Index of the answer into the choices")
+    confidence: float | None = Field(
+        description="How probable the student finds its choice among the choices, after its rationale; null for open questions"
+    )
+    rationale: str
+    passages: list[Passage]
+    text: str = Field(description="All that the student wrote")
+    milliseconds: dict[str, float] = Field(description="queue, search, rerank, write: of the batch that it was part of")
+
+
+class SearchReply(BaseModel):
+    """Passages, best first."""
+
+    model: str
+    passages: list[Passage]
+    milliseconds: dict[str, float]
+
+
+class Model(BaseModel):
+    """A way of answering, as OpenAI lists a model, and what it is."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "kard"
+    label: str
+    reads: str
+
+
+class Models(BaseModel):
+    """All ways of answering; the first is the default."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+    recipe: str
+    passages: int = Field(description="How many passages are read for a question")
+    examples: list[dict[str, Any]] = Field(description="Some questions with choices, to try")
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong, as OpenAI says it."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorReply(BaseModel):
+    """An error."""
+
+    error: ErrorDetail
+
+
+def passage_rows(found: Sequence[Found], count: int, read: int) -> list[dict[str, Any]]:
+    """The first `count` of the considered passages, of which the student read `read`."""
+    by_bm25 = sorted(range(len(found)), key=lambda place: -(found[place].bm25 or 0.0))
+    bm25_rank = {place: rank for rank, place in enumerate(by_bm25, start=1)}
+    return [
+        {**found_row(item), "bm25_rank": bm25_rank[place], "rank": place + 1, "read": place < read}
+        for place, item in enumerate(found[:count])
+    ]
+
+
+def answer_reply(done: Done, model: str, show: int | None) -> dict[str, Any]:
+    """A finished job as /v1/answer returns it."""
+    answer = done.answer
+    assert answer is not None
+    read = len(answer.passages)
+    return {
+        "model": model,
+        "answer": answer.answer,
+        "choice": answer.choice,
+        "confidence": None if answer.confidence is None else round(answer.confidence, 4),
+        "rationale": answer.rationale,
+        "passages": passage_rows(done.found, read if show is None else show, read),
+        "text": answer.text,
+        "milliseconds": done.milliseconds,
+    }

@@ -1,0 +1,73 @@
+"""Starting and stopping the server."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kard.artifacts import read_jsonl
+from kard.errors import UserError
+from kard.model import Kard
+from kard.progress import say
+from kard.serving.app import Settings, create_app
+
+EXAMPLES = 4
+
+
+def serve(run: Path, method: str | None, host: str, port: int, settings: Settings) -> None:
+    """Serve a run or an export until the process is told to stop; what was accepted by then is answered.
+
+    Raises:
+        UserError: The run is not finished, or the address cannot be used.
+    """
+    import uvicorn
+
+    kard = Kard.load(run, method)
+    loopback = _is_loopback(host)
+    if loopback and ":" not in host:
+        # A page of another site cannot make a browser talk to this server under the site's own name.
+        settings = replace(settings, hosts=("localhost", "127.0.0.1", host))
+    app = create_app(kard, settings, examples(run))
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                say(f"Serving {run} ({', '.join(kard.methods())}) on {address}; Ctrl-C stops it")
+
+    if not loopback and not settings.keys:
+        say(f"Anybody who reaches {host} may ask: no key is set. See 'kard serve --help'.")
+    # uvicorn raises the signal that stopped it once more when all is answered; then leaving is what is left to do.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    server = Server(
+        uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+    )
+    try:
+        server.run()
+    except SystemExit as stop:
+        if not server.started:
+            raise UserError(f"{address}: cannot be used (see above). Choose another --port or --host.") from stop
+    say(f"Stopped: {app.state.worker.accepted:,} questions were accepted; all were answered, or their askers had gone")
+
+
+def examples(run: Path) -> list[dict[str, Any]]:
+    """Some questions to try: those that an export was checked with, or the first of the run's dev set."""
+    for path in (run / "check.jsonl", run / "questions" / "dev.jsonl"):
+        if path.exists():
+            rows = list(read_jsonl(path))[:EXAMPLES]
+            return [{"question": row["question"], "choices": list(row["choices"])} for row in rows]
+    return []
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError as error:
+        if not host:
+            raise UserError("--host: is empty. Give an address, as 127.0.0.1.") from error
+        return False

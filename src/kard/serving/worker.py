@@ -1,0 +1,202 @@
+"""The one thread that owns the model: requests wait in a bounded queue and are answered in batches."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+from time import monotonic
+
+from kard.errors import UserError
+from kard.methods import Method
+from kard.model import Answer, Found, Kard, Listener
+from kard.questions import Question
+from kard.serving.metrics import Metrics
+
+_log = logging.getLogger("kard.serving")
+_WARM_UP = Question(id="warm up", question="Is it warm?", choices=("yes", "no"))
+
+
+class QueueFull(Exception):
+    """No place in the queue; `retry_after` seconds should make one free."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"the queue is full, try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class Stopping(Exception):
+    """The server is stopping and takes no more requests."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a job.
+
+    Attributes:
+        found: All passages that were considered, best first.
+        milliseconds: Of each step: waiting in the queue, and search, rerank, write of the batch.
+        answer: None where a search was asked for.
+        prompt_tokens: Tokens that the student read.
+        completion_tokens: Tokens that it wrote.
+    """
+
+    found: Sequence[Found]
+    milliseconds: dict[str, float]
+    answer: Answer | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A question in the queue; `future` gives what came of it, and is cancelled by whoever no longer waits for it."""
+
+    question: Question
+    method: Method
+    only_search: bool = False
+    listener: Listener | None = None
+    future: Future[Done] = field(default_factory=Future)
+    accepted: float = field(default_factory=monotonic)
+
+
+class Worker:
+    """Answers jobs in batches, in a thread of its own.
+
+    Args:
+        kard: What answers.
+        batch_size: How many questions are answered together at most.
+        gather_seconds: How long the first of a batch waits for others.
+        capacity: How many jobs may wait.
+        metrics: Is told about every batch.
+    """
+
+    def __init__(self, kard: Kard, batch_size: int, gather_seconds: float, capacity: int, metrics: Metrics) -> None:
+        self.kard = kard
+        self.batch_size = batch_size
+        self.gather_seconds = gather_seconds
+        self.capacity = capacity
+        self.metrics = metrics
+        self.accepted = 0
+        self._jobs: deque[Job] = deque()
+        self._changed = Condition()
+        self._stopping = False
+        self._seconds_each = 0.5
+        self._warm: Future[None] = Future()
+        self._thread = Thread(target=self._run, name="kard-worker", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, once it has set up what is set up at the first use: the first user shall not wait for it."""
+        self._thread.start()
+        self._warm.result()
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are taken and answered."""
+        return self._thread.is_alive() and not self._stopping
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        return len(self._jobs)
+
+    def submit(self, job: Job) -> None:
+        """Put a job into the queue.
+
+        Raises:
+            QueueFull: Too many are waiting.
+            Stopping: The server is about to end.
+        """
+        with self._changed:
+            if not self.alive:
+                raise Stopping
+            if len(self._jobs) >= self.capacity:
+                self.metrics.refused.inc()
+                raise QueueFull(min(60, max(1, math.ceil(len(self._jobs) * self._seconds_each))))
+            self._jobs.append(job)
+            self.accepted += 1
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Take no more jobs, answer those that wait, and end the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _warm_up(self) -> None:
+        self.kard.candidates([_WARM_UP], {})
+        self.kard.student.write({_WARM_UP.question: _WARM_UP.choices}, "answer", 1)
+
+    def _run(self) -> None:
+        try:
+            self._warm_up()
+        except Exception as error:
+            self._warm.set_exception(error)
+            return
+        self._warm.set_result(None)
+        while batch := self._next_batch():
+            start = monotonic()
+            running = [job for job in batch if job.future.set_running_or_notify_cancel()]
+            for job, done in zip(running, self._answer(running, start), strict=True):
+                if isinstance(done, Done):
+                    job.future.set_result(done)
+                else:
+                    job.future.set_exception(done)
+            if running:
+                seconds = monotonic() - start
+                self._seconds_each += 0.3 * (seconds / len(running) - self._seconds_each)
+                self.metrics.batch(len(running), seconds)
+
+    def _next_batch(self) -> list[Job]:
+        """The next jobs, oldest first; none once the queue is empty and the server stops."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._stopping)
+            self._changed.wait_for(lambda: len(self._jobs) >= self.batch_size or self._stopping, self.gather_seconds)
+            return [self._jobs.popleft() for _ in range(min(self.batch_size, len(self._jobs)))]
+
+    def _answer(self, jobs: Sequence[Job], start: float) -> list[Done | Exception]:
+        """What came of each job; a question that cannot be put to the student is its own asker's error alone."""
+        errors = [self._error(job) for job in jobs]
+        good = [job for job, error in zip(jobs, errors, strict=True) if error is None]
+        try:
+            done = iter(self._done(good, start))
+        except Exception as error:
+            # Whatever went wrong, these askers must hear of it and the thread must go on with the next batch.
+            _log.exception("a batch of %d failed", len(good))
+            return [own or error for own in errors]
+        return [error or next(done) for error in errors]
+
+    def _error(self, job: Job) -> UserError | None:
+        try:
+            self.kard.with_method(job.method).check(job.question)
+        except UserError as error:
+            return error
+        return None
+
+    def _done(self, jobs: Sequence[Job], start: float) -> list[Done]:
+        found = {id(job): self._searched(job, start) for job in jobs if job.only_search}
+        asked = [job for job in jobs if not job.only_search]
+        listeners = {place: job.listener for place, job in enumerate(asked) if job.listener is not None}
+        answers = self.kard.answer_each([(job.question, job.method) for job in asked], listeners) if asked else []
+        for job, answer in zip(asked, answers, strict=True):
+            tokens = [len(self.kard.student.tokenizer(text).input_ids) for text in (answer.prompt, answer.text)]
+            steps = {name: _ms(seconds) for name, seconds in answer.steps.items()}
+            times = {"queue": _ms(start - job.accepted), **steps}
+            found[id(job)] = Done(answer.candidates, times, answer, *tokens)
+            self.metrics.answered(times, tokens)
+        return [found[id(job)] for job in jobs]
+
+    def _searched(self, job: Job, start: float) -> Done:
+        steps: dict[str, float] = {}
+        [found] = self.kard.with_method(job.method).candidates([job.question], steps)
+        times = {"queue": _ms(start - job.accepted), **{name: _ms(seconds) for name, seconds in steps.items()}}
+        return Done(found, times)
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 1)

@@ -1,0 +1,126 @@
+"""A pretrained language model as it is, prompted: it writes by sampling, and ranks answers by their likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BatchEncoding, DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+
+from kard.student.loading import base_model, base_tokenizer
+from kard.training import compute_dtype
+from kard.weights import model_location
+
+
+class PromptedModel:
+    """Encoder-decoder or decoder.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, name: str, key: str) -> PromptedModel:
+        """Load a model by its name in the recipe; `key` is the recipe's key, for error messages.
+
+        Raises:
+            UserError: It cannot be loaded.
+        """
+        location = model_location(name, key)
+        return cls(base_model(location, compute_dtype("auto"), key=key), base_tokenizer(location, key))
+
+    @torch.inference_mode()
+    def rank(self, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[int]:
+        """For each prompt the index of the answer with the highest mean log-probability of its tokens after the prompt."""
+        return [int(self._scores(prompt, some).argmax()) for prompt, some in zip(prompts, answers, strict=True)]
+
+    def _scores(self, prompt: str, answers: Sequence[str]) -> Tensor:
+        read = self._tokens([prompt])
+        after = self._tokens(answers, side="right", add_special_tokens=False)
+        ids, mask = after.input_ids, after.attention_mask
+        if self.model.config.is_encoder_decoder:
+            encoded = self.model.get_encoder()(**read)
+            encoded.last_hidden_state = encoded.last_hidden_state.expand(len(ids), -1, -1)
+            logits = self.model(
+                encoder_outputs=encoded, attention_mask=read.attention_mask.expand(len(ids), -1), labels=ids
+            ).logits
+        else:
+            # The prompt, with its worked examples by far the longest part, is read once for all answers.
+            cache = DynamicCache(config=self.model.config)
+            first = self.model(**read, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            cache.batch_repeat_interleave(len(ids))
+            seen = torch.cat([read.attention_mask.expand(len(ids), -1), mask], dim=1)
+            rest = self.model(input_ids=ids, attention_mask=seen, past_key_values=cache, use_cache=True).logits
+            logits = torch.cat([first.expand(len(ids), -1, -1), rest[:, :-1]], dim=1)
+        each = logits.float().log_softmax(dim=-1).gather(-1, ids[..., None])[..., 0]
+        return (each * mask).sum(dim=1) / mask.sum(dim=1)
+
+    @torch.inference_mode()
+    def write(self, bodies: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int, int]]:
+        """Answer request bodies in the form of the OpenAI protocol, as one batch sampled with the first one's seed.
+
+        Args:
+            bodies: With ``messages`` or ``prompt``, ``max_tokens``, ``temperature``, ``seed``, and ``top_p`` and ``stop``
+                where they are wanted; all but the first two and the seed are those of the first body.
+
+        Returns:
+            For each body its text, why it ended (``stop`` or ``length``), and the tokens in and out.
+        """
+        settings = bodies[0]
+        texts = [self._prompt(body) for body in bodies]
+        chat = "messages" in settings and self.tokenizer.chat_template is not None
+        read = self._tokens(texts, side="left", add_special_tokens=not chat)
+        stop = list(settings.get("stop", ()))
+        temperature = settings.get("temperature", 1.0)
+        sampling = {"temperature": temperature, "top_p": settings.get("top_p", 1.0), "top_k": 0}
+        torch.manual_seed(settings.get("seed", 0))
+        written: Any = self.model.generate(
+            **read,
+            max_new_tokens=settings["max_tokens"],
+            do_sample=temperature > 0,
+            pad_token_id=self.tokenizer.pad_token_id,
+            **(sampling if temperature > 0 else {}),
+            **({"stop_strings": stop, "tokenizer": self.tokenizer} if stop else {}),
+        )
+        new = written[:, 1 if self.model.config.is_encoder_decoder else read.input_ids.shape[1] :]
+        ends = set(self._end_tokens())
+        return [
+            self._told(row, ends, stop, settings["max_tokens"], int(mask.sum()))
+            for row, mask in zip(new.tolist(), read.attention_mask, strict=True)
+        ]
+
+    def _told(
+        self, row: list[int], ends: set[int], stop: Sequence[str], limit: int, tokens_in: int
+    ) -> tuple[str, str, int, int]:
+        end = next((place for place, token in enumerate(row) if token in ends), None)
+        text = self.tokenizer.decode(row[:end], skip_special_tokens=True)
+        cuts = [place for one in stop if (place := text.find(one)) >= 0]
+        finished = end is not None or bool(cuts) or len(row) < limit
+        text = text[: min(cuts)] if cuts else text
+        return text.strip(), "stop" if finished else "length", tokens_in, len(row[:end])
+
+    def _end_tokens(self) -> list[int]:
+        ends = self.model.generation_config.eos_token_id
+        return [self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])]
+
+    def _prompt(self, body: Mapping[str, Any]) -> str:
+        if "prompt" in body:
+            return str(body["prompt"])
+        if self.tokenizer.chat_template is None:
+            return "\n\n".join(message["content"] for message in body["messages"])
+        return str(self.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True))
+
+    def _tokens(self, texts: Sequence[str], side: str = "right", add_special_tokens: bool = True) -> BatchEncoding:
+        self.tokenizer.padding_side = side
+        encoded = self.tokenizer(
+            list(texts), padding=True, return_tensors="pt", add_special_tokens=add_special_tokens
+        ).to(self.model.device)
+        encoded.pop("token_type_ids", None)
+        return encoded

@@ -1,0 +1,182 @@
+"""The provider's batch API: requests are submitted as files, the command ends, and a later one collects the replies."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import openai
+
+from kard.errors import Unfinished, UserError
+from kard.progress import say
+from kard.recipe import TeacherSection
+from kard.teacher.cache import Outcome, ReplyCache
+from kard.teacher.client import Groups, too_many_failures
+from kard.teacher.endpoint import api_key, failure_of, outcome_in
+from kard.teacher.limits import Spent, exceeded, most_of, spending
+from kard.teacher.prompting import PATHS, Request, base_url
+
+# What OpenAI takes in one batch; files stay far below its limit of bytes.
+LARGEST = 10_000
+POLL_SECONDS = 20.0
+_FINAL = ("completed", "failed", "expired", "cancelled")
+_TRIES = 2
+_METADATA = "kard_batch"
+
+
+def ask_in_batches(groups: Groups, total: int, section: TeacherSection, cache: ReplyCache) -> dict[str, str]:
+    """Collect the batches that are under way, and submit what is still missing.
+
+    Args:
+        groups: The requests.
+        total: How many there are.
+        section: The recipe's ``teacher``.
+        cache: Knows replies, attempts and batches.
+
+    Returns:
+        Keys of the requests that failed in two batches, with the reason in words.
+
+    Raises:
+        Unfinished: Batches are under way; the same command collects them later.
+        UserError: The endpoint refuses, a budget is used up, or too many requests failed.
+    """
+    requests = list({request.key: request for group in groups for request in group}.values())
+    until = time.monotonic() + section.batch_wait * 60
+    with _client(section) as client:
+        while True:
+            _collect_all(client, section, cache, until)
+            failures = cache.failures()
+            missing = [one for one in requests if not cache.has(one.key)]
+            again = [one for one in missing if len(failures.get(one.key, ())) < _TRIES]
+            if not again:
+                final = {one.key: f"{failures[one.key][-1]} ({_TRIES} batches)" for one in missing}
+                if error := too_many_failures(final, total, total, section):
+                    raise error
+                return final
+            _submit_all(again, client, section, cache)
+
+
+@contextmanager
+def _client(section: TeacherSection) -> Iterator[openai.OpenAI]:
+    key = api_key(section)
+    try:
+        with openai.OpenAI(
+            api_key=key or "none", base_url=base_url(section), max_retries=section.retries, timeout=section.timeout
+        ) as client:
+            yield client
+    except openai.OpenAIError as error:
+        words = str(error).replace(key, "[key]") if key else str(error)
+        raise UserError(
+            f"teacher: {base_url(section)} answers {words}. Batches and replies so far are kept: mend it and run again."
+        ) from None
+
+
+def _collect_all(client: openai.OpenAI, section: TeacherSection, cache: ReplyCache, until: float) -> None:
+    """Store what finished batches hold, waiting for the others until it is time to let go."""
+    open_batches = {name: identity or _find(name, client) for name, identity in cache.open_batches()}
+    while open_batches:
+        counts = []
+        for name, identity in list(open_batches.items()):
+            batch = client.batches.retrieve(identity) if identity else None
+            if batch is None or batch.status in _FINAL:
+                _collect(name, batch, client, cache)
+                del open_batches[name]
+            elif batch.request_counts is not None:
+                counts.append(batch.request_counts)
+        done, total = sum(one.completed for one in counts), sum(one.total for one in counts)
+        if open_batches and time.monotonic() >= until:
+            raise Unfinished(
+                f"teacher: {len(open_batches)} batches are under way at {base_url(section)}, {done:,} of {total:,} requests "
+                "answered. Run the same command again to collect them; teacher.batch_wait waits for them."
+            )
+        if open_batches:
+            say(f"  ask teacher: {len(open_batches)} batches under way, {done:,} of {total:,} requests answered")
+            time.sleep(max(0.0, min(POLL_SECONDS, until - time.monotonic())))
+
+
+def _find(name: str, client: openai.OpenAI) -> str:
+    """The id of a batch whose submission was cut off, or nothing where it never got there."""
+    found = (batch.id for batch in client.batches.list() if (batch.metadata or {}).get(_METADATA) == name)
+    return next(found, "")
+
+
+def _collect(name: str, batch: Any, client: openai.OpenAI, cache: ReplyCache) -> None:
+    if batch is None:
+        cache.forget_batch(name)
+        return
+    files = [file for file in (batch.output_file_id, batch.error_file_id) if file]
+    rows = [json.loads(line) for file in files for line in client.files.content(file).text.splitlines() if line]
+    attempts = cache.attempts_of(name)
+    unanswered = Outcome(failure=_why_unanswered(batch), cost=Spent(1))
+    with cache.together():
+        for row in rows:
+            if attempt := attempts.pop(row["custom_id"], None):
+                outcome = _outcome(row)
+                cost = outcome.cost or Spent(1)
+                cache.finish(attempt, [row["custom_id"]], outcome, cost)
+        for key, attempt in attempts.items():
+            cache.finish(attempt, [key], unanswered, Spent(1))
+        cache.close_batch(name)
+    say(f"  ask teacher: collected {len(rows):,} lines of a batch, {len(attempts):,} of its requests were not answered")
+
+
+def _why_unanswered(batch: Any) -> str:
+    errors = [error.message for error in (batch.errors.data or ())] if batch.errors else []
+    return "; ".join([f"the batch {batch.status if batch.status != 'completed' else 'left it out'}", *errors[:3]])
+
+
+def _outcome(row: dict[str, Any]) -> Outcome:
+    """A line of an output or error file."""
+    response = row.get("response") or {}
+    if response.get("status_code") == 200:
+        return outcome_in(json.dumps(response.get("body")))
+    error = row.get("error") or (response.get("body") or {}).get("error") or {}
+    return failure_of(response.get("status_code") or 0, str(error.get("message") or error), error.get("code"))
+
+
+def _submit_all(requests: Sequence[Request], client: openai.OpenAI, section: TeacherSection, cache: ReplyCache) -> None:
+    """Submit what the budget allows; raises where it allows nothing."""
+    spent = cache.spent()
+    affordable: list[Request] = []
+    for request in requests:
+        spent += most_of(request.body, section)
+        if limit := exceeded(spent, section):
+            if not affordable:
+                raise UserError(
+                    f"teacher.{limit} does not allow another request. So far: {spending(cache.spent(), section)}. "
+                    "The replies are kept: raise the limit and run the same command again."
+                )
+            say(f"  ask teacher: teacher.{limit} allows {len(affordable):,} of {len(requests):,} requests")
+            break
+        affordable.append(request)
+    for begin in range(0, len(affordable), LARGEST):
+        _submit(affordable[begin : begin + LARGEST], client, section, cache)
+
+
+def _submit(requests: Sequence[Request], client: openai.OpenAI, section: TeacherSection, cache: ReplyCache) -> None:
+    """Submit one batch; it is noted before, so that a submission that is cut off is found again and not repeated."""
+    path = f"/v1{PATHS[section.endpoint]}"
+    file = client.files.create(file=("kard.jsonl", io.BytesIO(_lines(requests, path))), purpose="batch")
+    name = uuid.uuid4().hex
+    with cache.together():
+        cache.open_batch(name)
+        for request in requests:
+            cache.begin([request.key], most_of(request.body, section), name)
+    batch = client.batches.create(
+        input_file_id=file.id,
+        endpoint=path,  # type: ignore[arg-type]
+        completion_window="24h",
+        metadata={_METADATA: name},
+    )
+    cache.name_batch(name, batch.id)
+    say(f"  ask teacher: submitted {len(requests):,} requests as batch {batch.id}")
+
+
+def _lines(requests: Iterable[Request], path: str) -> bytes:
+    rows = ({"custom_id": one.key, "method": "POST", "url": path, "body": one.body} for one in requests)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")

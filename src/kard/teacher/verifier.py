@@ -1,0 +1,91 @@
+"""The paper's last filter: a model that reads question and rationale must rank the gold choice first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from string import ascii_uppercase
+
+from kard.artifacts import hash_of
+from kard.progress import progress
+from kard.questions import Question
+from kard.recipe import TeacherSection
+from kard.teacher import Rationale
+from kard.teacher.cache import ReplyCache
+from kard.teacher.prompting import Prompts, read_prompts
+from kard.weights import model_identity
+
+# Prompts and the answers that may follow each of them in; which of them is the likeliest, out.
+Rank = Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
+CONCLUSION = "So the answer is"
+_AT_ONCE = 16
+
+
+def verify(
+    rationales: Sequence[Rationale],
+    questions: Mapping[str, Question],
+    section: TeacherSection,
+    rank: Rank,
+    cache: ReplyCache,
+) -> list[Rationale]:
+    """Reject kept rationales after which the verifier ranks another choice than the gold one first (paper, section 3.1).
+
+    Args:
+        rationales: In any order; open questions' and rejected ones stay as they are.
+        questions: By id.
+        section: The recipe's ``teacher``.
+        rank: The model.
+        cache: Keeps what the model ranked first, so that a killed run asks nothing twice.
+    """
+    prompts = _prompts(section)
+    asked = [one for one in rationales if one.status == "kept" and questions[one.question].choices]
+    verified: dict[str, Rationale] = {}
+    with progress("verify rationales", len(asked), "rationales") as advance:
+        for begin in range(0, len(asked), _AT_ONCE):
+            some = asked[begin : begin + _AT_ONCE]
+            pairs = [_reading(one, questions[one.question], prompts, section) for one in some]
+            for one, best in zip(some, _ranked_first(pairs, section, rank, cache), strict=True):
+                verified[one.id] = _judged(one, questions[one.question], best)
+            advance(len(some))
+    return [verified.get(one.id, one) for one in rationales]
+
+
+def _prompts(section: TeacherSection) -> Prompts:
+    """The shipped worked examples, each with its explanation in front of its answer."""
+    plain = {"prompt": None, "sees_answer": False, "sees_gold_passages": False}
+    return read_prompts(section.model_copy(update=plain))
+
+
+def _reading(
+    rationale: Rationale, question: Question, prompts: Prompts, section: TeacherSection
+) -> tuple[str, list[str]]:
+    """What the verifier reads, and the answers that it ranks."""
+    examples = prompts.render(question, ()).partition("\n\n")[2]
+    text = f"{examples} {rationale.text} {CONCLUSION}"
+    if section.verifier_by == "text":
+        text = re.sub(r"\([A-Z]\) ", "", text)
+    by_letter = section.verifier_by == "letter" and not question.is_yes_no
+    shown = [f"({letter})" for letter in ascii_uppercase] if by_letter else question.choices
+    return text, [f" {answer}" for answer, _ in zip(shown, question.choices, strict=False)]
+
+
+def _ranked_first(
+    pairs: Sequence[tuple[str, list[str]]], section: TeacherSection, rank: Rank, cache: ReplyCache
+) -> list[int]:
+    identity = model_identity(section.verifier or "")
+    keys = [hash_of([identity, *pair]) for pair in pairs]
+    known = {key: cache.verdict(key) for key in keys}
+    missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if known[key] is None}
+    if missing:
+        found = rank([text for text, _ in missing.values()], [answers for _, answers in missing.values()])
+        cache.keep_verdicts(zip(missing, found, strict=True))
+        known |= dict(zip(missing, found, strict=True))
+    return [best for key in keys if (best := known[key]) is not None]
+
+
+def _judged(rationale: Rationale, question: Question, best: int) -> Rationale:
+    if best == question.answer:
+        return rationale
+    reason = f"the verifier reads “{question.choices[best]}” out of it, the answer is “{question.answer_text}”"
+    return replace(rationale, status="unverified", reason=reason)

@@ -1,0 +1,104 @@
+"""A server on the loopback interface, in a thread of the test's process, and what tests ask it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx2 as httpx
+import pytest
+import uvicorn
+
+from kard.model import Kard
+from kard.questions import Question, read_questions
+from kard.serving.app import Settings, create_app
+
+ASKED = "Which colour has the ship of the north?"
+COLOURS = ["red", "green", "blue"]
+DEFAULT = Settings()
+
+
+@contextmanager
+def serving(kard: Kard, settings: Settings = DEFAULT, examples=()) -> Iterator[str]:
+    """Serve and give the address."""
+    app = create_app(kard, settings, examples)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=20))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the server did not start"
+                time.sleep(0.02)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def kard(answering_run) -> Kard:
+    return Kard.load(answering_run)
+
+
+@pytest.fixture(scope="session")
+def questions(answering_run) -> list[Question]:
+    return read_questions(answering_run / "questions" / "test.jsonl")
+
+
+@pytest.fixture(scope="session")
+def address(kard, questions) -> Iterator[str]:
+    """A server with the settings that it has by default."""
+    examples = [{"question": q.question, "choices": list(q.choices)} for q in questions[:3]]
+    with serving(kard, examples=examples) as url:
+        yield url
+
+
+@pytest.fixture
+def client(address) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, timeout=60) as client:
+        yield client
+
+
+class SlowStudent:
+    """Stands in for a loaded run's student: each batch takes until the test lets it go on."""
+
+    def __init__(self, student) -> None:
+        self.student = student
+        self.may_go_on = threading.Event()
+        self.batches: list[int] = []
+
+    def __getattr__(self, name):
+        return getattr(self.student, name)
+
+    def write(self, prompts, *args, **kwargs):
+        self.batches.append(len(prompts))
+        assert self.may_go_on.wait(30)
+        return self.student.write(prompts, *args, **kwargs)
+
+
+@pytest.fixture
+def slow(kard) -> Iterator[tuple[Kard, SlowStudent]]:
+    """A run whose first batch (the server's warm-up) goes through, and whose others wait for `may_go_on`."""
+    from dataclasses import replace
+
+    student = SlowStudent(kard.student)
+    student.may_go_on.set()
+    yield replace(kard, student=student), student
+    student.may_go_on.set()
+
+
+def sse(response: httpx.Response) -> list[tuple[str, object]]:
+    """Events of a stream that has been read."""
+    import json
+
+    events = []
+    for block in response.text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n"))
+        data = fields["data"]
+        events.append((fields.get("event", ""), data if data == "[DONE]" else json.loads(data)))
+    return events

@@ -1,0 +1,230 @@
+"""Limits: a full queue, slow answers, long bodies, keys, other hosts, and an end that loses nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import httpx2 as httpx
+import pytest
+
+from kard.errors import UserError
+from kard.serving.app import Settings
+from kard.serving.guard import BODY_SECONDS, read_keys
+from tests.serving.conftest import ASKED, COLOURS, serving
+
+BODY = {"question": ASKED, "choices": COLOURS}
+KEYS = ("a-key-of-sixteen-letters", "another-key-for-somebody")
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_full_queue_answers_429_and_every_accepted_question_is_answered(slow):
+    kard, student = slow
+    with serving(kard, Settings(batch_size=2, queue=3)) as address, ThreadPoolExecutor(12) as threads:
+        student.may_go_on.clear()
+        running = [threads.submit(httpx.post, f"{address}/v1/answer", json=BODY, timeout=60) for _ in range(2)]
+        wait_for(lambda: sum(student.batches[1:]) >= 1)  # the first batch is being written; the queue is empty
+        more = [threads.submit(httpx.post, f"{address}/v1/answer", json=BODY, timeout=60) for _ in range(10)]
+        wait_for(lambda: sum(reply.done() for reply in more) >= 6)
+        refused = [reply.result() for reply in more if reply.done()]
+        assert {reply.status_code for reply in refused} == {429}
+        assert all(1 <= int(reply.headers["retry-after"]) <= 60 for reply in refused)
+        assert refused[0].json()["error"]["code"] == "queue_full"
+        student.may_go_on.set()
+        statuses = [reply.result().status_code for reply in [*running, *more]]
+        assert statuses.count(200) == 12 - statuses.count(429)
+        assert statuses.count(200) >= 4
+        counts = httpx.get(f"{address}/metrics").text
+        assert f"kard_refused_total {statuses.count(429)}.0" in counts
+
+
+def test_a_late_answer_is_504_and_the_next_one_is_on_time(slow):
+    kard, student = slow
+    with serving(kard, Settings(timeout=1.5)) as address:
+        student.may_go_on.clear()
+        for body in (BODY, {**BODY, "stream": True}):
+            reply = httpx.post(f"{address}/v1/answer", json=body)
+            late = (
+                reply.status_code == 504 or 'event: error\ndata: {"error": {"message": "no answer within' in reply.text
+            )
+            assert late, reply.text
+        student.may_go_on.set()
+        wait_for(lambda: httpx.post(f"{address}/v1/answer", json=BODY).status_code == 200)
+
+
+def test_who_has_gone_is_not_answered(slow):
+    kard, student = slow
+    with serving(kard, Settings(batch_size=1, timeout=3.0)) as address:
+        student.may_go_on.clear()
+        with ThreadPoolExecutor(4) as threads:
+            statuses = {
+                r.status_code for r in threads.map(lambda _: httpx.post(f"{address}/v1/answer", json=BODY), "abcd")
+            }
+        assert statuses == {504}
+        student.may_go_on.set()
+        wait_for(lambda: httpx.post(f"{address}/v1/answer", json=BODY).status_code == 200)
+        assert len(student.batches) == 1 + 1 + 1, "warm-up, the one that was running, the last one"
+
+
+def test_one_bad_question_leaves_the_others_of_its_batch_alone(slow):
+    kard, student = slow
+    with serving(kard) as address, ThreadPoolExecutor(4) as threads:
+        student.may_go_on.clear()
+        first = threads.submit(httpx.post, f"{address}/v1/answer", json=BODY, timeout=60)
+        wait_for(lambda: len(student.batches) == 2)
+        bodies = [BODY, {**BODY, "question": "long " * 1000}, BODY]
+        replies = [threads.submit(httpx.post, f"{address}/v1/answer", json=body, timeout=60) for body in bodies]
+        wait_for(lambda: "kard_queue 3.0" in httpx.get(f"{address}/metrics").text)
+        student.may_go_on.set()
+        assert [reply.result().status_code for reply in [first, *replies]] == [200, 200, 400, 200]
+
+
+def test_a_failure_is_told_and_survived(kard, caplog):
+    def fail(*args, **kwargs):
+        raise RuntimeError("broken")
+
+    broken = replace(kard, student=kard.student)
+    with serving(broken) as address:
+        object.__setattr__(broken, "answer_each", fail)
+        reply = httpx.post(f"{address}/v1/answer", json=BODY)
+        assert (reply.status_code, reply.json()["error"]["type"]) == (500, "server_error")
+        assert "broken" not in reply.text
+        assert "broken" in caplog.text
+        object.__delattr__(broken, "answer_each")
+        assert httpx.post(f"{address}/v1/answer", json=BODY).status_code == 200
+
+
+def test_keys_open_what_they_should(kard):
+    with serving(kard, Settings(keys=KEYS)) as address:
+        for path in ("/health", "/ready", "/metrics", "/", "/docs", "/openapi.json"):
+            assert httpx.get(address + path).status_code == 200
+        for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": KEYS[0]}, {"authorization": "Bearer x"}):
+            for reply in (
+                httpx.get(f"{address}/v1/models", headers=given),
+                httpx.post(f"{address}/v1/answer", json=BODY, headers=given),
+                httpx.get(f"{address}/v1/models/x", headers=given),
+            ):
+                assert reply.status_code == 401
+                assert reply.json()["error"]["code"] == "invalid_api_key"
+        for key in KEYS:
+            assert httpx.get(f"{address}/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+
+
+def test_keys_are_compared_in_constant_time(kard, monkeypatch):
+    import hmac
+
+    compared = []
+    real = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(b) or real(a, b))
+    with serving(kard, Settings(keys=KEYS)) as address:
+        assert httpx.get(f"{address}/v1/models", headers={"authorization": f"Bearer {KEYS[0]}"}).status_code == 200
+    assert compared == [key.encode() for key in KEYS], "every key is compared, also after the right one"
+
+
+def test_reading_keys(tmp_path):
+    file = tmp_path / "keys é.txt"
+    file.write_text(f"# people\n{KEYS[0]}\n\n", encoding="utf-8")
+    assert read_keys(file, f" {KEYS[1]} ,") == KEYS
+    assert read_keys(None, None) == ()
+    for text, says in (("# none\n", "holds no key"), ("short\n", "shorter than 16")):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=says):
+            read_keys(file, None)
+    with pytest.raises(UserError, match="no such file"):
+        read_keys(tmp_path / "nothing", None)
+
+
+def test_long_bodies_are_refused_with_and_without_their_length(address):
+    long = b'{"question": "' + b"x" * 1_000_000 + b'"}'
+    headers = {"content-type": "application/json"}
+    for content in (long, iter([long[:70_000], long[70_000:]])):
+        try:
+            reply = httpx.post(f"{address}/v1/answer", content=content, headers=headers)
+        except httpx.TransportError:  # the server closed the connection while we were still sending
+            continue
+        assert reply.status_code == 413
+        assert "65,536 bytes" in reply.json()["error"]["message"]
+    assert httpx.get(f"{address}/health").status_code == 200
+
+
+def test_a_body_that_does_not_come_is_given_up(address, monkeypatch):
+    monkeypatch.setattr("kard.serving.guard.BODY_SECONDS", 0.2)
+    assert BODY_SECONDS > 1
+    host, _, port = address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        assert b" 408 " in connection.recv(4096)
+
+
+def test_other_names_of_the_host_are_refused_where_it_is_loopback(kard):
+    """A web page whose name leads to 127.0.0.1 cannot ask."""
+    with serving(kard, Settings(hosts=("localhost", "127.0.0.1"))) as address:
+        assert httpx.get(f"{address}/health").status_code == 200
+        assert httpx.get(f"{address}/v1/models", headers={"host": "evil.example"}).status_code == 400
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def test_a_terminated_server_answers_all_that_it_accepted(answering_run):
+    """The real command, killed with SIGTERM under load: it ends with 0, and no accepted question is lost."""
+    port = free_port()
+    command = [sys.executable, "-m", "kard.cli", "serve", str(answering_run), "--port", str(port), "--batch-size", "4"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"})
+    try:
+        statuses: list[int] = []
+
+        def ask_until_it_ends() -> None:
+            while True:
+                try:
+                    statuses.append(httpx.post(f"http://127.0.0.1:{port}/v1/answer", json=BODY, timeout=60).status_code)
+                except httpx.ConnectError:
+                    if process.poll() is not None or statuses:
+                        return
+                    time.sleep(0.1)
+                except httpx.TransportError:  # a connection that was open, but whose question had not been read
+                    return
+
+        threads = [threading.Thread(target=ask_until_it_ends) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: len(statuses) > 30, seconds=120)
+        process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(timeout=60)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    accepted = int(re.search(r"Stopped: ([\d,]+) questions were accepted", said)[1].replace(",", ""))
+    assert set(statuses) == {200}
+    assert accepted == len(statuses)
+
+
+def test_an_address_that_is_taken_is_a_clear_error(answering_run):
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = str(listening.getsockname()[1])
+        command = [sys.executable, "-m", "kard.cli", "serve", str(answering_run), "--port", port]
+        result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "Choose another --port or --host." in result.stderr
+    assert "Traceback" not in result.stderr

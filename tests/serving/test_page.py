@@ -1,0 +1,285 @@
+"""The page in a real browser: ask, see what was read, flip the switch, go back; hostile text stays text."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from kard.serving.app import Settings
+from tests.serving.conftest import ASKED, COLOURS, serving
+from tests.serving.test_hostile import HOSTILE, hostile_kard
+
+CHROMIUM = os.environ.get("KARD_CHROMIUM") or shutil.which("chromium")
+KEY = "a-key-of-sixteen-letters"
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium: install Debian's package chromium, or name a binary in KARD_CHROMIUM"
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page that collects what the browser complains about; a test that passes has seen no complaint."""
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.complaints = complaints
+    yield page
+    assert complaints == []
+    context.close()
+
+
+def ask(page, question=ASKED, choices=tuple(COLOURS)) -> None:
+    page.get_by_label("Your question").fill(question)
+    for number, choice in enumerate(choices, start=1):
+        if number > 2:
+            page.get_by_role("button", name="Add a choice").click()
+        page.get_by_label(f"Choice {number}", exact=True).fill(choice)
+    page.get_by_role("button", name="Ask").click()
+
+
+def cards(page) -> list[str]:
+    """Models of the cards, once all are answered."""
+    page.locator(".card").first.wait_for()
+    expect(page.locator(".card.busy")).to_have_count(0)
+    return [card.get_attribute("data-model") for card in page.locator(".card").all()]
+
+
+def test_a_question_is_answered_with_its_passages_highlighted(page, address, kard):
+    page.goto(address)
+    ask(page)
+    assert cards(page) == ["kard_reranker"]
+    expected = kard.answer(ASKED, COLOURS)
+    card = page.locator(".card")
+    assert card.locator(".answer strong").inner_text() == expected.answer
+    assert card.locator(".rationale").inner_text() == expected.rationale
+    read = card.locator(".evidence > .passages > li")
+    assert [item.locator(".text").inner_text() for item in read.all()] == [f.passage.text for f in expected.passages]
+    in_passage = {word.lower() for word in read.locator("mark").all_inner_texts()}
+    in_rationale = {word.lower() for word in card.locator(".rationale mark").all_inner_texts()}
+    words = set(expected.rationale.lower().replace(".", " ").split())
+    assert {word for text in in_passage for word in text.split()} <= words
+    assert {word for text in in_rationale for word in text.split()} <= words
+    assert bool(in_passage) == bool(
+        words & set(expected.passages[0].passage.text.lower().rstrip(".").split()) - {"the", "of", "is"}
+    )
+    assert "place 1" in read.first.locator(".scores").inner_text()
+    card.locator("summary").click()
+    assert card.locator(".others li").count() == 4
+    assert "queue" in card.locator(".times").inner_text()
+    assert page.locator("[role=status]").inner_text().endswith(expected.answer)
+
+
+def test_the_switch_shows_what_it_would_say_otherwise(page, address):
+    page.goto(address)
+    ask(page)
+    assert cards(page) == ["kard_reranker"]
+    page.get_by_role("radio", name="No passages").click()
+    page.wait_for_selector(".card[data-model=no_passages]:not(.busy)")
+    assert not page.locator(".evidence").is_visible()
+    page.get_by_role("radio", name="Side by side").click()
+    expect(page.locator(".card")).to_have_count(3)
+    assert cards(page) == ["kard_reranker", "kard_bm25", "no_passages"]
+    boxes = [card.bounding_box() for card in page.locator(".card").all()]
+    assert len({round(box["y"]) for box in boxes}) == 1, "they stand beside each other"
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_role("radio", name="Passages, reranked").click()
+    expect(page.locator(".card")).to_have_count(1)
+    assert asked == [], "what was answered before is not asked again"
+
+
+def test_the_keyboard_is_enough(page, address):
+    page.goto(address)
+    page.wait_for_selector("#switch label")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_label("Your question").focus()
+    page.keyboard.type(ASKED)
+    page.keyboard.press("Tab")
+    page.keyboard.type("red")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.type("blue")
+    page.get_by_role("radio", name="Passages, reranked").focus()
+    page.keyboard.press("ArrowRight")
+    page.get_by_label("Your question").focus()
+    page.keyboard.press("Enter")
+    assert cards(page) == ["kard_bm25"]
+    assert page.locator(".answer strong").inner_text() in ("red", "blue")
+
+
+def test_history_comes_back_and_can_be_forgotten(page, address):
+    page.goto(address)
+    ask(page)
+    cards(page)
+    page.reload()
+    page.get_by_role("button", name=ASKED).last.click()
+    cards(page)
+    assert page.get_by_label("Choice 3", exact=True).input_value() == COLOURS[2]
+    page.get_by_role("button", name="Forget them").click()
+    page.reload()
+    assert page.locator("#history li").count() == 0
+
+
+def test_copies_are_what_was_asked_and_answered(page, address):
+    page.goto(address)
+    ask(page, question=f"{ASKED} It's 'quoted'.")
+    cards(page)
+    page.get_by_role("button", name="Copy JSON").click()
+    page.get_by_text("Copied").wait_for()
+    copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
+    assert copied["answer"] == page.locator(".answer strong").inner_text()
+    page.get_by_role("button", name="Copy curl").click()
+    expect(page.get_by_role("button", name="Copy curl")).to_have_count(0)
+    import shlex
+
+    command = shlex.split(page.evaluate("navigator.clipboard.readText()"))
+    assert command[:2] == ["curl", f"{address}/v1/answer"]
+    sent = json.loads(command[command.index("-d") + 1])
+    assert sent["question"] == f"{ASKED} It's 'quoted'."
+    assert sent["choices"] == COLOURS
+
+
+def test_pasted_lines_become_choices(page, address):
+    page.goto(address)
+    page.evaluate("navigator.clipboard.writeText('- red\\n- green\\n\\n- dark blue')")
+    page.get_by_label("Choice 1", exact=True).focus()
+    page.keyboard.press("Control+V")
+    expect(page.locator("#choice-list li")).to_have_count(3)
+    assert page.get_by_label("Choice 3", exact=True).input_value() == "dark blue"
+
+
+def test_examples_can_be_tried(page, address, questions):
+    page.goto(address)
+    page.get_by_role("button", name=questions[1].question).click()
+    cards(page)
+    assert page.get_by_label("Your question").input_value() == questions[1].question
+    assert page.locator(".answer strong").inner_text() in questions[1].choices
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab_only(page, kard):
+    with serving(kard, Settings(keys=(KEY,))) as address:
+        page.goto(address)
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_label("API key").press("Tab")
+        page.wait_for_selector("#switch label")
+        ask(page)
+        assert cards(page) == ["kard_reranker"]
+        assert page.evaluate("JSON.stringify(localStorage)").count(KEY) == 0
+    page.complaints[:] = [text for text in page.complaints if "401" not in text]
+
+
+def test_errors_are_said_where_they_are_seen(page, address):
+    page.goto(address)
+    ask(page, question="long " * 1500, choices=())
+    page.wait_for_selector("#error:not([hidden])")
+    assert "longer than student.max_input_tokens" in page.locator("#error").inner_text()
+    assert page.locator(".card").count() == 0
+    assert page.get_by_role("button", name="Ask").is_enabled()
+    page.complaints[:] = [text for text in page.complaints if "400" not in text]
+
+
+def test_hostile_text_is_shown_as_text(page, kard):
+    with serving(hostile_kard(kard)) as address:
+        page.goto(address)
+        texts = [HOSTILE["html"], HOSTILE["right to left"], HOSTILE["json"]]
+        ask(page, question=f"{ASKED} {HOSTILE['html']}", choices=texts)
+        cards(page)
+        page.locator("summary").click()
+        shown = page.locator(".card").inner_text()
+        assert HOSTILE["html"] in shown
+        assert page.locator(".card img, .card script, .card a, #history img").count() == 0
+        isolated = page.locator(".passages .text").evaluate_all("all => all.map(e => getComputedStyle(e).unicodeBidi)")
+        assert set(isolated) == {"isolate"}
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_inline_script_would_not_run(page, address):
+    """The policy itself: a script that gets into the page is refused by the browser."""
+    page.goto(address)
+    page.evaluate(
+        """() => { const made = document.createElement('p'); document.body.append(made);
+        try { made.setAttribute('onclick', 'window.ran = 1'); } catch (error) { console.error(String(error)); } made.click(); }"""
+    )
+    assert page.evaluate("window.ran") is None
+    assert any("Content Security Policy" in text or "Trusted" in text for text in page.complaints)
+    page.complaints.clear()
+
+
+def contrast(first: list[float], second: list[float]) -> float:
+    def luminance(colour: list[float]) -> float:
+        parts = [c / 255 for c in colour[:3]]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)])
+def test_light_and_dark_wide_and_phone(browser, address, scheme, size, tmp_path):
+    """Nothing is cut off, text has the contrast that WCAG AA asks for, and what is pressed is large enough.
+
+    KARD_SCREENSHOTS names a folder to keep the pictures in.
+    """
+    context = browser.new_context(color_scheme=scheme, viewport={"width": size[0], "height": size[1]})
+    page = context.new_page()
+    page.goto(address)
+    ask(page)
+    cards(page)
+    page.locator("summary").click()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    colours = page.evaluate(
+        """() => { const rgb = (text) => text.match(/[0-9.]+/g).map(Number);
+        const behind = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
+            if (c.length < 4 || c[3] > 0) return c; } return rgb(getComputedStyle(document.documentElement).backgroundColor); };
+        const shown = [...document.querySelectorAll('body *')].filter((e) => e.offsetParent && !e.closest('.off-screen, .skip')
+            && [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()));
+        return shown.map((e) => [e.textContent.slice(0, 40), rgb(getComputedStyle(e).color), behind(e)]); }"""
+    )
+    assert len(colours) > 20
+    assert [text for text, front, back in colours if contrast(front, back) < 4.5] == []
+    small = page.evaluate(
+        "[...document.querySelectorAll('button')].filter((b) => b.offsetParent && b.getBoundingClientRect().height < 24).length"
+    )
+    assert small == 0
+    folder = Path(os.environ.get("KARD_SCREENSHOTS") or tmp_path)
+    page.screenshot(path=folder / f"page-{scheme}-{size[0]}.png", full_page=True)
+    context.close()
+
+
+def test_everything_has_a_name_for_a_screen_reader(page, address):
+    page.goto(address)
+    ask(page)
+    cards(page)
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, textarea, meter, a, section')].filter((e) => e.offsetParent
+        && !(e.textContent.trim() || e.getAttribute('aria-label') || e.getAttribute('aria-labelledby')
+        || (e.labels && e.labels.length))).map((e) => e.outerHTML)"""
+    )
+    assert unnamed == []
+    assert page.locator("html").get_attribute("lang") == "en"
+    levels = page.evaluate(
+        "[...document.querySelectorAll('h1, h2, h3, h4')].filter((h) => h.offsetParent).map((h) => +h.tagName[1])"
+    )
+    assert all(after - before <= 1 for before, after in pairwise(levels))
