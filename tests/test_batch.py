@@ -100,6 +100,7 @@ def test_an_answer_as_json():
         "id": "q",
         "answer": "Iron",
         "choice": 1,
+        "confidence": None,
         "rationale": "It rusts.",
         "passages": [
             {"id": "p#2", "title": "Title", "text": "Words.", "source": "p.jsonl:1", "bm25": 1.5, "reranker": None}

@@ -57,6 +57,7 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         "id": answer.question,
         "answer": answer.answer,
         "choice": answer.choice,
+        "confidence": answer.confidence,
         "rationale": answer.rationale,
         "passages": [found_row(item) for item in answer.passages],
         "text": answer.text,
