@@ -19,10 +19,9 @@ def test_alone_hides_the_other_processes(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ZeroDivisionError), alone():
+    with alone():
         assert (rank(), process_count()) == (0, 1)
         assert "ACCELERATE_USE_FSDP" not in os.environ
-        raise ZeroDivisionError
     assert (os.environ["WORLD_SIZE"], os.environ["ACCELERATE_USE_FSDP"]) == ("2", "true")
 
 
