@@ -150,11 +150,10 @@ def test_training_stops_when_the_dev_loss_does_not_sink(decoder_folder, request,
     taught = [Example(f"Question: {thing}\nAnswer:", " red") for thing in THINGS[:8]]
     dev = [Example(f"Question: {thing}\nAnswer:", " the blue house") for thing in THINGS[:8]]
     keys = {"epochs": 30, "batch_size": 8, "lr": 2e-3}
-    _, stopped = trained("decoder_folder", request, tmp_path / "a", taught, dev, early_stopping=2, **keys)
+    kept, stopped = trained("decoder_folder", request, tmp_path / "a", taught, dev, early_stopping=2, **keys)
     losses = [row["loss"] for row in stopped["dev_loss"]]
     best = losses.index(min(losses))
     assert len(losses) == best + 3 < 30
-    kept, _ = trained("decoder_folder", request, tmp_path / "a", taught, dev, early_stopping=2, **keys)
     model, _, batch = first_batch(request.getfixturevalue("decoder_folder"), dev)
     model.load_state_dict(kept.model.state_dict())
     assert loss_of(model, batch, tmp_path).item() == pytest.approx(min(losses), rel=1e-3)

@@ -138,7 +138,8 @@ def student_trainer(
         gradient_checkpointing_kwargs={"use_reentrant": False},
         **stopping,
     )
-    filler = [{"input_ids": [tokenizer.eos_token_id], "labels": [IGNORED]}] if process_count() > 1 else []
+    # Two tokens: the logits before the one that could be a target.
+    filler = [{"input_ids": [tokenizer.eos_token_id] * 2, "labels": [IGNORED]}] if process_count() > 1 else []
     return StudentTrainer(
         model=model,
         args=arguments,
