@@ -80,6 +80,7 @@ def train_student(
     trainer = student_trainer(trained, tokenizer, examples, dev, section, dtype, seed, folder / "checkpoints")
     curve = train(trainer, label, section.checkpoint_minutes)
     trainer.save_model(str(folder / "weights"))
+    trainer.accelerator.wait_for_everyone()
     if rank() > 0:
         return
     (folder / "weights" / "training_args.bin").unlink()  # it holds paths of this machine, and nobody reads it
