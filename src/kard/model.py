@@ -256,14 +256,15 @@ class Kard:
         texts = written.samples or [written.text]
         read = [extract(text, question.choices, self.method.writes, form) for text in texts]
         place, votes = majority([item.answer for item in read])
-        choice = read[place].answer if isinstance(read[place].answer, int) else None
-        answer = question.choices[choice] if choice is not None else read[place].answer
+        best = read[place]
+        choice = best.answer if isinstance(best.answer, int) else None
+        answer = question.choices[choice] if choice is not None else best.answer
         assert answer is None or isinstance(answer, str)
         return Answer(
             question=question.id,
             answer=answer,
             choice=choice,
-            rationale=read[place].rationale,
+            rationale=best.rationale,
             passages=tuple(found),
             prompt=written.prompt,
             text=texts[place],
