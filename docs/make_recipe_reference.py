@@ -58,8 +58,6 @@ MEANINGS = {
     "student.lora_alpha": "lora: the adapters' scale is this over the rank",
     "student.lora_dropout": "lora: dropout in front of the adapters",
     "student.epochs": "passes over the training examples",
-    "student.batch_size": "examples a step; lower it where memory is short",
-    "student.gradient_accumulation": "steps whose gradients are added up before the weights change",
     "student.lr": "peak learning rate",
     "student.warmup": "share of the steps in which the learning rate rises to its peak",
     "student.weight_decay": "AdamW's weight decay",

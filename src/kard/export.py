@@ -160,7 +160,7 @@ def prompt_of(kard: Kard) -> dict[str, Any]:
     template = render("{question}", ["{choice 1}", "{choice 2}"], passages, kard.method.writes, settings.answer_as)
     return {
         "template": template,
-        "decoding": "greedy",
+        "decoding": "greedy" if kard.recipe.evaluation.samples == 1 else "majority of samples",
         "answer_by": kard.recipe.student.answer_by,
         "max_input_tokens": settings.max_input_tokens,
         "max_output_tokens": settings.max_output_tokens,

@@ -13,7 +13,7 @@ from kard.artifacts import check_run, manifest_of
 from kard.errors import UserError
 from kard.knowledge import Passage, Passages, read_passages
 from kard.methods import Method, methods_named, without_passages
-from kard.prompt import check_letters, extract, shown_answer
+from kard.prompt import check_letters, extract, same_answer, shown_answer
 from kard.questions import Question
 from kard.recipe import Recipe, recipe_from_run
 
@@ -49,8 +49,8 @@ class Answer:
         text: The whole text that it wrote.
         cut: The explanation ended without ``Answer:``, which was written for it.
         seconds: Its share of the time of writing.
-        confidence: How probable the student finds its answer among the choices, after its own explanation (0 to 1). None
-            for open questions and where no answer was read off.
+        confidence: How probable the student finds its answer among the choices, after its own explanation (0 to 1; None for
+            open questions and where no answer was read off). Of several samples, the share that came to this one.
         candidates: All that was considered, best first; `passages` are its first ones.
         steps: Seconds that finding, reranking and writing took, for all questions that were answered together.
     """
@@ -107,9 +107,7 @@ class Kard:
         recipe = recipe_from_run(folder)
         chosen = _method_for(recipe, method)
         parts = load_readers(folder, recipe, [chosen])
-        from kard.student.generation import Student
-
-        return cls(chosen, Student.load(finished(folder, f"students/{chosen.trained_on}")), *parts, recipe)
+        return cls(chosen, load_student(folder, recipe, chosen.trained_on), *parts, recipe)
 
     def answer(self, question: str, choices: Sequence[str] | None = None) -> Answer:
         """Answer one question, with choices or without."""
@@ -171,13 +169,21 @@ class Kard:
         check_letters(question.choices, self.student.settings.answer_as, "question")
         self.prompts([question], [[]])
 
-    def read(self, questions: Sequence[Question]) -> list[list[Found]]:
-        """Find the passages that go into each question's prompt, best first (KARD equation 5: BM25 top κ*, reranker, top k)."""
-        return [row[: self.recipe.evaluation.passages] for row in self.candidates(questions, {})]
+    def read(self, questions: Sequence[Question], wanted: int | None = None) -> list[list[Found]]:
+        """Find the passages that go into each question's prompt, best first (KARD equation 5: BM25 top κ*, reranker, top k).
 
-    def candidates(self, questions: Sequence[Question], steps: dict[str, float]) -> list[list[Found]]:
-        """All passages that are considered for each question, best first; the seconds of ``search`` and ``rerank`` are added
-        to `steps`."""
+        Args:
+            questions: Whose choices may be a part of the query.
+            wanted: k; None: ``evaluation.passages``.
+        """
+        wanted = wanted or self.recipe.evaluation.passages
+        return [row[:wanted] for row in self.candidates(questions, {}, wanted)]
+
+    def candidates(
+        self, questions: Sequence[Question], steps: dict[str, float], wanted: int | None = None
+    ) -> list[list[Found]]:
+        """All passages that are considered for each question, at least `wanted` (None: ``evaluation.passages``), best first;
+        the seconds of ``search`` and ``rerank`` are added to `steps`."""
         if self.method.reads == "nothing":
             return [[] for _ in questions]
         if self.method.is_oracle:
@@ -187,7 +193,7 @@ class Kard:
         assert self.retriever is not None
         queries = [question.query(self.recipe.retriever.query) for question in questions]
         start = monotonic()
-        considered, read = self.recipe.retriever.candidates, self.recipe.evaluation.passages
+        considered, read = self.recipe.retriever.candidates, wanted or self.recipe.evaluation.passages
         hits = self.retriever.search(queries, considered if self.method.reads == "reranker" else max(considered, read))
         found = monotonic()
         steps["search"] = steps.get("search", 0.0) + found - start
@@ -224,37 +230,48 @@ class Kard:
         prompts: Sequence[str],
         done: Callable[[list[Written]], None] = lambda written: None,
         known: Mapping[str, Written] = MappingProxyType({}),
+        share: tuple[int, int] = (0, 1),
         hear: Mapping[str, Hear] = MappingProxyType({}),
     ) -> dict[str, Written]:
         """What the student writes after each distinct prompt; see `Student.write`."""
-        answers = [self._answers(question) for question in questions]
-        distinct = dict(zip(prompts, answers, strict=True))
-        return self.student.write(distinct, self.method.writes, self.recipe.evaluation.batch_size, done, known, hear)
+        from kard.student.generation import Writing
+        from kard.student.sampling import Sampling
 
-    def _answers(self, question: Question) -> list[str]:
-        """The answers that may be written, in the form that the student learned; none where any may."""
-        if self.recipe.student.answer_by == "generate":
-            return []
+        section = self.recipe.evaluation
+        drawn = Sampling(section.samples, section.temperature, section.top_k, section.top_p, self.recipe.seed)
+        how = Writing(
+            self.method.writes,
+            section.batch_size,
+            section.batch_tokens,
+            self.recipe.student.answer_by,
+            drawn if section.samples > 1 else None,
+            share,
+        )
         form = self.student.settings.answer_as
-        return [shown_answer(question.choices, index, form) for index in range(len(question.choices))]
+        answers = [[shown_answer(q.choices, index, form) for index in range(len(q.choices))] for q in questions]
+        return self.student.write(dict(zip(prompts, answers, strict=True)), how, done, known, hear)
 
     def parse(self, question: Question, found: Sequence[Found], written: Written) -> Answer:
-        """Read rationale and answer off what the student wrote."""
-        read = extract(written.text, question.choices, self.method.writes, self.student.settings.answer_as)
-        choice = read.answer if isinstance(read.answer, int) else None
-        answer = question.choices[choice] if choice is not None else read.answer
+        """Read rationale and answer off what the student wrote; of several samples the majority decides."""
+        form = self.student.settings.answer_as
+        texts = written.samples or [written.text]
+        read = [extract(text, question.choices, self.method.writes, form) for text in texts]
+        place, votes = majority([item.answer for item in read])
+        best = read[place]
+        choice = best.answer if isinstance(best.answer, int) else None
+        answer = question.choices[choice] if choice is not None else best.answer
         assert answer is None or isinstance(answer, str)
         return Answer(
             question=question.id,
             answer=answer,
             choice=choice,
-            rationale=read.rationale,
+            rationale=best.rationale,
             passages=tuple(found),
             prompt=written.prompt,
-            text=written.text,
+            text=texts[place],
             cut=written.cut,
             seconds=written.seconds,
-            confidence=written.confidence if choice is not None else None,
+            confidence=votes / len(texts) if written.samples else written.confidence if choice is not None else None,
         )
 
     def with_method(self, method: Method) -> Kard:
@@ -279,6 +296,16 @@ def _both(first: Hear | None, second: Hear) -> Hear:
     return tell
 
 
+def majority(answers: Sequence[int | str | None]) -> tuple[int, int]:
+    """The first place of the most frequent answer, and how often it is there; None is no answer, the earliest wins a tie."""
+    same = [
+        [place for place, other in enumerate(answers) if other is not None and same_answer(answer, other)]
+        for answer in answers
+    ]
+    best = max(range(len(answers)), key=lambda place: (len(same[place]), -place))
+    return best, len(same[best])
+
+
 def found_row(item: Found) -> dict[str, Any]:
     """A passage with its scores, as predictions, reports and the command line show it."""
     passage = item.passage
@@ -293,6 +320,18 @@ def reranker_queries(question: Question, form: str) -> tuple[str, ...]:
     if form == "together":
         return (question.query("question_and_choices"),)
     return tuple(f"{question.question} {choice}" for choice in question.choices)
+
+
+def load_student(folder: Path, recipe: Recipe, trained_on: str) -> Student:
+    """A trained student of a run, ready to write with the engine that the recipe names."""
+    student = finished(folder, f"students/{trained_on}")
+    if recipe.evaluation.engine == "vllm":
+        from kard.student.vllm import VllmStudent
+
+        return VllmStudent.load(student)
+    from kard.student.generation import Student
+
+    return Student.load(student)
 
 
 def load_readers(

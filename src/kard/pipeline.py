@@ -6,6 +6,7 @@ questions → knowledge → index → rationales → candidates → reranker →
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from kard.artifacts import (
 from kard.errors import UserError, nearest
 from kard.memory import release_memory
 from kard.methods import Method, methods_named
+from kard.processes import alone, rank, wait_until
 from kard.progress import duration, say
 from kard.recipe import QuestionsSection, Recipe, RetrieverSection, Section, dump_recipe
 from kard.teacher.collect import deciding_settings
@@ -45,7 +47,7 @@ STAGES = (
 )
 
 # Raised when what a stage writes changes, so that folders of an older kind are made again.
-VERSIONS = dict.fromkeys(STAGES, 1) | {"questions": 2, "knowledge": 2, "index": 2, "reranker": 2, "predictions": 2}
+VERSIONS = dict.fromkeys(STAGES, 1) | {"questions": 2, "knowledge": 2, "index": 2, "reranker": 2, "students": 2, "predictions": 3}
 
 _LARGE_FILE = 256 * 2**20
 
@@ -59,12 +61,14 @@ class Step:
         key: All that decides whether it is still right.
         make: Writes it into the folder that it is given.
         about: Its size, for the dry run.
+        shared: All processes of the command work on it together.
     """
 
     name: str
     key: dict[str, Any]
     make: Callable[[Path], None]
     about: str = ""
+    shared: bool = False
 
     @property
     def stage(self) -> str:
@@ -84,13 +88,18 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
         until: Name of the last stage to run.
 
     Returns:
-        The content of results.json, or None where the run ended before the report.
+        The content of results.json, or None where the run ended before the report, and in all processes but the first.
 
     Raises:
         UserError: Something that the user can mend.
     """
     _check_stage(until)
     steps = plan(recipe, folder)
+    if rank() > 0:
+        for step in steps:
+            if until is None or STAGES.index(step.stage) <= STAGES.index(until):
+                _join(step, folder)
+        return None
     open_run(folder)
     done: list[Artifact] = []
     with locked(folder):
@@ -109,10 +118,29 @@ def _run_step(step: Step, folder: Path) -> Artifact:
     path = folder / step.name
     if _state(step, folder) != "done":
         say(step.name)
-    artifact = build(step.name, path, step.key, step.make)
+    with nullcontext() if step.shared else alone():
+        artifact = build(step.name, path, step.key, step.make)
     release_memory()
     say(f"{step.name}: {'is there' if artifact.skipped else 'took ' + duration(artifact.seconds)}")
     return artifact
+
+
+def _join(step: Step, folder: Path) -> None:
+    """What a process other than the first does: it takes part in what is shared, and waits for the rest."""
+    partial = folder / f"{step.name}.partial"
+
+    def state() -> str:
+        try:
+            found = _state(step, folder)
+            return "done" if found == "begun" and manifest_of(partial) is not None else found
+        except FileNotFoundError:  # the first process is renaming the folder
+            return "to do"
+
+    wait_until(lambda: state() in (("begun", "done") if step.shared else ("done",)))
+    if state() == "begun":
+        step.make(partial)
+        release_memory()
+    wait_until(lambda: not partial.exists() and state() == "done")
 
 
 def _report(recipe: Recipe, folder: Path, done: list[Artifact]) -> dict[str, Any]:
@@ -170,6 +198,7 @@ def _data_steps(recipe: Recipe, folder: Path, methods: list[Method]) -> Iterator
     )
     knowledge, index = _knowledge_steps(recipe, folder)
     with_test = not recipe.teacher.asks or any(method.reads == "silver" for method in methods)
+    with_dev = recipe.student.early_stopping is not None
     rationales = _step(
         "rationales",
         {
@@ -179,6 +208,7 @@ def _data_steps(recipe: Recipe, folder: Path, methods: list[Method]) -> Iterator
             "seed": recipe.seed,
             "with_test": with_test and recipe.evaluation.split,
             "questions_explained": stages.explained_count(recipe),
+            **({"with_dev": True} if with_dev else {}),
         },
         lambda target: stages.make_rationales(recipe, folder, with_test, target),
         f"teacher: {recipe.teacher.kind}",
@@ -293,7 +323,7 @@ def _student_step(recipe: Recipe, folder: Path, method: Method, keys: dict[str, 
         "rationales_silver": ("questions", "candidates"),
     }[method.trained_on]
     # Keys that leave this student as it is (those of other training sets, or of how and when it is saved) are not in its key.
-    unused = ["checkpoint_minutes", "answer_by"]
+    unused = ["checkpoint_minutes", "answer_by", "train_passages"]
     unused += ["passages"] if method.trained_on in ("answers", "rationales") else []
     unused += ["rationales"] if method.trained_on.startswith("answers") else []
     key = {
@@ -304,12 +334,17 @@ def _student_step(recipe: Recipe, folder: Path, method: Method, keys: dict[str, 
         "prompt": prompt.FORMAT,
         "query": recipe.retriever.query if method.trained_on == "answers_passages" else "",
     }
+    if method.trained_on == "rationales_silver" and recipe.student.train_passages == "mixed":
+        reader = keys.get("reranker", keys["index"])
+        searched = [recipe.retriever.query, recipe.retriever.candidates, _fusion(recipe.retriever)]
+        key["mixed"] = [reader, *searched, recipe.reranker.choices]
     about = f"{recipe.student.train_questions or 'all'} questions, {recipe.student.epochs:g} epochs"
     return _step(
         f"students/{method.trained_on}",
         key,
         lambda target: stages.make_student(recipe, folder, method.trained_on, target),
         about,
+        shared=True,
     )
 
 
@@ -321,11 +356,13 @@ def _predictions_step(recipe: Recipe, folder: Path, methods: list[Method], stude
     }
     if "reranker" in reads:
         inputs |= {"reranker": keys["reranker"]}
+    unused = ["temperature", "top_k", "top_p"] if recipe.evaluation.samples == 1 else []
     key = {
         "student": student.hash,
         "methods": [method.name for method in methods],
         "answer_by": recipe.student.answer_by,
-        "section": _fields(recipe.evaluation, "methods"),
+        "section": _fields(recipe.evaluation, "methods", *unused),
+        "seed": recipe.seed if recipe.evaluation.samples > 1 else None,
         "retriever": [recipe.retriever.query, recipe.retriever.candidates, _fusion(recipe.retriever)],
         "inputs": inputs,
     }
@@ -335,12 +372,13 @@ def _predictions_step(recipe: Recipe, folder: Path, methods: list[Method], stude
         key,
         lambda target: stages.make_predictions(recipe, folder, trained_on, methods, target),
         about,
+        shared=True,
     )
 
 
-def _step(name: str, key: dict[str, Any], make: Callable[[Path], None], about: str) -> Step:
+def _step(name: str, key: dict[str, Any], make: Callable[[Path], None], about: str, shared: bool = False) -> Step:
     stage = name.split("/")[0]
-    return Step(name, {"stage": name, "version": VERSIONS[stage], "run_format": RUN_FORMAT, **key}, make, about)
+    return Step(name, {"stage": name, "version": VERSIONS[stage], "run_format": RUN_FORMAT, **key}, make, about, shared)
 
 
 def _fields(section: Section, *without: str) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from kard.processes import rank
+
 LINE_EVERY_SECONDS = 10.0
 
-console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True, quiet=rank() > 0)
 
 Advance = Callable[[int], None]
 

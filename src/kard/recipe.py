@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kard.errors import UserError, nearest
 
@@ -298,18 +298,35 @@ class StudentSection(Section):
     train_questions: Size | None = Field(None, description="how many training questions it learns from; null: all")
     rationales: Size | None = Field(None, description="l: rationales a question in an epoch; null: all that were kept")
     passages: Size = Field(1, description="k: silver passages in a training prompt")
+    train_passages: Literal["silver", "mixed"] = Field(
+        "silver",
+        description="mixed: half of the examples, by the seed, see what is found by the question, as at test time",
+    )
     answer_as: Literal["text", "letter", "both"] = Field("text", description="how the answer is written")
-    answer_by: Literal["choices", "generate"] = Field(
-        "choices", description="choices: once it writes the answer, only a choice can follow; generate: anything can"
+    answer_by: Literal["choices", "generate", "likelihood"] = Field(
+        "choices",
+        description="choices: once it writes the answer, only a choice can follow; generate: anything can; "
+        "likelihood: the choice that is likeliest as a whole",
     )
     method: Literal["lora", "full"] = "lora"
     lora_rank: Size = 16
     lora_alpha: Size = 32
     lora_targets: Literal["all", "attention"] = Field("all", description="which linear layers get adapters")
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rationales_per_epoch: Literal["all", "one"] = Field(
+        "all", description="one: of a question's rationales one is drawn each epoch, by the seed"
+    )
     epochs: Positive = 1.0
-    batch_size: Size = 8
-    gradient_accumulation: Size = 1
+    early_stopping: Size | None = Field(
+        None, description="stop when the dev loss has not sunk for so many epochs, and keep the best; null: do not"
+    )
+    batch_size: Size = Field(8, description="examples that are computed at once")
+    batch_tokens: Size | None = Field(
+        None, description="most tokens that are computed at once, padding included; the steps stay the same"
+    )
+    gradient_accumulation: Size = Field(1, description="a step is on batch_size times this many examples")
+    gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
+    compile: bool = Field(False, description="torch.compile: for long trainings; the first steps take minutes")
     lr: Positive = 5e-4
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -318,6 +335,13 @@ class StudentSection(Section):
     max_output_tokens: Size = 128
     trim_vocabulary: bool = Field(False, description="keep only the tokens that questions, passages and rationales use")
     checkpoint_minutes: Positive = Field(2.0, description="how much training a killed run may lose")
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _not_fp16(cls, value: Any) -> Any:
+        if value == "fp16":
+            raise ValueError("in fp16 T5's activations overflow and training turns to NaN: take auto, bf16 or fp32")
+        return value
 
 
 class EvaluationSection(Section):
@@ -328,7 +352,17 @@ class EvaluationSection(Section):
         "test", description="dev: compare settings without looking at the test questions"
     )
     passages: Size = Field(1, description="k: passages in a test prompt")
-    batch_size: Size = Field(64, description="prompts written at once")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what writes; vllm: for decoders on a GPU, has to be installed"
+    )
+    batch_size: Size = Field(64, description="texts written at once")
+    batch_tokens: Size | None = Field(None, description="most tokens of prompts read at once, padding included")
+    samples: Size = Field(
+        1, description="texts drawn for each prompt; the answer is their majority's. 1: the likeliest text"
+    )
+    temperature: Positive = Field(1.0, description="samples: below 1 likely words are drawn more often still")
+    top_k: Size | None = Field(50, description="samples: only the likeliest tokens are drawn; null: any")
+    top_p: Share = Field(0.95, description="samples: only the likeliest tokens with this probability together")
 
 
 class Recipe(Section):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kard.artifacts import Log, read_jsonl, write_jsonl
+import numpy as np
+
+from kard.artifacts import Log, read_json, read_jsonl, write_json, write_jsonl
 from kard.errors import UserError
 from kard.knowledge import make_passages, read_passages
 from kard.memory import release_memory
-from kard.methods import Method, TrainedOn
-from kard.model import Found, Kard, found_row, load_readers
+from kard.methods import METHODS, Method, TrainedOn, Writes, methods_named
+from kard.model import Found, Kard, found_row, load_readers, load_student
+from kard.processes import process_count, rank, wait_until
 from kard.progress import say
 from kard.prompt import check_letters, same_answer, shown_answer, target
 from kard.questions import SPLITS, Question, load_splits, read_questions, write_questions
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from kard.teacher.collect import Models
 
 SILVER_DEPTH = 10
+MIXED_SHARE = 0.5  # of the examples, with student.train_passages: mixed
 
 
 def make_questions(recipe: Recipe, folder: Path) -> None:
@@ -58,10 +62,16 @@ def make_index(recipe: Recipe, run: Path, folder: Path) -> None:
 
 
 def explained_questions(recipe: Recipe, run: Path, with_test: bool) -> list[Question]:
-    """Questions that need rationales: the training questions that student or reranker learn from, and those that are
-    evaluated where rationales cost nothing or an oracle method reads them."""
+    """Questions that need rationales: the training questions that student or reranker learn from, those that are
+    evaluated where rationales cost nothing or an oracle method reads them, and dev questions for early stopping."""
     train = read_questions(run / "questions" / "train.jsonl")[: explained_count(recipe)]
-    return [*train, *(evaluation_questions(recipe, run) if with_test else [])]
+    asked = [*train, *(evaluation_questions(recipe, run) if with_test else []), *stopping_questions(recipe, run)]
+    return list({question.id: question for question in asked}.values())
+
+
+def stopping_questions(recipe: Recipe, run: Path) -> list[Question]:
+    """The dev questions whose loss stops the training; none where the recipe does not ask for it."""
+    return read_questions(run / "questions" / "dev.jsonl") if recipe.student.early_stopping is not None else []
 
 
 def explained_count(recipe: Recipe) -> int | None:
@@ -207,7 +217,14 @@ def make_student(recipe: Recipe, run: Path, trained_on: TrainedOn, folder: Path)
     )
     tokenizer = base_tokenizer(base)
     examples = list(training_examples(recipe, run, trained_on, tokenizer))
-    train_student(examples, base, saved_as, recipe.student, recipe.seed, folder, f"train student on {trained_on}")
+    dev = list(training_examples(recipe, run, trained_on, tokenizer, stopping_questions(recipe, run)))
+    if recipe.student.early_stopping is not None and not dev:
+        raise UserError(
+            "student.early_stopping: no dev question has an example to look at. Give questions.dev or dev_size, and dev "
+            "questions what a rationale needs, or set student.early_stopping: null."
+        )
+    label = f"train student on {trained_on}"
+    train_student(examples, base, saved_as, recipe.student, recipe.seed, folder, label, dev)
 
 
 @dataclass(frozen=True)
@@ -219,14 +236,26 @@ class Lesson:
     rationale: str
 
 
-def training_examples(recipe: Recipe, run: Path, trained_on: TrainedOn, tokenizer: Any) -> Iterator[Any]:
-    """Prompts and targets of a training set, rendered as they will be at test time."""
+def training_examples(
+    recipe: Recipe, run: Path, trained_on: TrainedOn, tokenizer: Any, questions: Sequence[Question] | None = None
+) -> Iterator[Any]:
+    """Prompts and targets of a training set, rendered as they will be at test time.
+
+    Args:
+        recipe: The recipe.
+        run: The run's folder.
+        trained_on: Which training set.
+        tokenizer: The student's; prompts are shortened to what it may read.
+        questions: Whose examples; None: the training questions that students learn from.
+    """
     from kard.student.generation import fitting_prompt
     from kard.student.training import Example
 
     section = recipe.student
-    writes = "answer" if trained_on.startswith("answers") else "rationale"
-    for lesson in lessons(recipe, run, trained_on):
+    writes: Writes = "answer" if trained_on.startswith("answers") else "rationale"
+    if questions is None:
+        questions = read_questions(run / "questions" / "train.jsonl")[: section.train_questions]
+    for lesson in lessons(recipe, run, trained_on, questions):
         question = lesson.question
         assert question.answer is not None
         prompt = fitting_prompt(
@@ -235,16 +264,15 @@ def training_examples(recipe: Recipe, run: Path, trained_on: TrainedOn, tokenize
             question.question,
             question.choices,
             lesson.passages,
-            writes,  # type: ignore[arg-type]
+            writes,
             section.answer_as,
         )
         answer = shown_answer(question.choices, question.answer, section.answer_as)
-        yield Example(prompt, target(lesson.rationale, answer, writes))  # type: ignore[arg-type]
+        yield Example(prompt, target(lesson.rationale, answer, writes), question.id)
 
 
-def lessons(recipe: Recipe, run: Path, trained_on: TrainedOn) -> Iterator[Lesson]:
+def lessons(recipe: Recipe, run: Path, trained_on: TrainedOn, questions: Sequence[Question]) -> Iterator[Lesson]:
     """What a student learns from: questions alone, with passages by question, with rationales, or with their silver passages."""
-    questions = read_questions(run / "questions" / "train.jsonl")[: recipe.student.train_questions]
     if trained_on == "answers":
         yield from (Lesson(question, [], "") for question in questions)
         return
@@ -260,10 +288,31 @@ def lessons(recipe: Recipe, run: Path, trained_on: TrainedOn) -> Iterator[Lesson
     for rationale in read_rationales(run / "rationales" / "rationales.jsonl"):
         if rationale.status == "kept":
             kept.setdefault(rationale.question, []).append(rationale)
+    pairs = [(q, rationale) for q in questions for rationale in kept.get(q.id, [])[: recipe.student.rationales]]
+    by_question = mixed_in(recipe, run, pairs) if trained_on == "rationales_silver" else {}
     depth = recipe.student.passages if trained_on == "rationales_silver" else 0
-    for question in questions:
-        for rationale in kept.get(question.id, [])[: recipe.student.rationales]:
-            yield Lesson(question, [texts[p] for p in silver[rationale.id][:depth]], rationale.text)
+    for question, rationale in pairs:
+        passages = by_question.get(rationale.id) or [texts[p] for p in silver[rationale.id][:depth]]
+        yield Lesson(question, passages, rationale.text)
+
+
+def mixed_in(recipe: Recipe, run: Path, pairs: Sequence[tuple[Question, Rationale]]) -> dict[str, list[str]]:
+    """For half of the rationales, drawn by the seed, the passages that their question finds, as at test time.
+
+    They come by the reranker where a method uses it, by the retriever otherwise; none with ``student.train_passages: silver``.
+    """
+    if recipe.student.train_passages == "silver" or not pairs:
+        return {}
+    drawn = np.random.default_rng(recipe.seed).random(len(pairs)) < MIXED_SHARE
+    chosen = [pair for pair, is_drawn in zip(pairs, drawn, strict=True) if is_drawn]
+    used = methods_named(recipe.evaluation.methods)
+    method = METHODS["kard_reranker" if any(method.reads == "reranker" for method in used) else "kard_bm25"]
+    kard = Kard(method, None, *load_readers(run, recipe, [method]), recipe)  # type: ignore[arg-type]  # nothing is written
+    passages = kard.read([question for question, _ in chosen], recipe.student.passages)
+    return {
+        rationale.id: [item.passage.full_text for item in row]
+        for (_, rationale), row in zip(chosen, passages, strict=True)
+    }
 
 
 def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: Sequence[Method], folder: Path) -> None:
@@ -273,33 +322,54 @@ def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: 
     logged: a run that was killed goes on with the same batches.
     """
     from kard.progress import progress
-    from kard.student.generation import Student, Written
+    from kard.student.generation import Written
 
     questions = evaluation_questions(recipe, run)
-    student = Student.load(run / "students" / trained_on)
+    student = load_student(run, recipe, trained_on)
     kard = Kard(methods[0], student, *load_readers(run, recipe, methods), recipe)
     found = {method.name: _read(kard.with_method(method), run, questions) for method in methods}
     # An oracle that has nothing to read for any question cannot be run; results.json says so.
     methods = [method for method in methods if not method.is_oracle or any(found[method.name])]
     prompts = {method.name: kard.with_method(method).prompts(questions, found[method.name]) for method in methods}
-    log = Log(folder / "written.jsonl")
+    log = Log(_written_log(folder, rank()))
     known = {row["prompt"]: Written(**row) for row in log.read()}
     asked = [pair for method in methods for pair in zip(questions, prompts[method.name], strict=True)]
     distinct = {prompt for _, prompt in asked}
-    with progress(f"answer as {trained_on}", len(distinct), "prompts") as advance:
+    with progress(f"answer as {trained_on}", -(-len(distinct) // process_count()), "prompts") as advance:
 
         def keep(batch: list[Written]) -> None:
             log.append(asdict(item) for item in batch if item.prompt not in known)
             advance(len(batch))
             release_memory()
 
-        written = kard.write([question for question, _ in asked], [prompt for _, prompt in asked], keep, known)
+        share = (rank(), process_count())
+        written = kard.write([question for question, _ in asked], [prompt for _, prompt in asked], keep, known, share)
     log.close()
+    if rank() > 0:
+        write_json(_share_done(folder, rank()), {"processes": process_count()})
+        return
+    for other in range(1, process_count()):
+        wait_until(partial(_is_written, folder, other))
+        written |= {row["prompt"]: Written(**row) for row in Log(_written_log(folder, other)).read()}
     for method in methods:
         answering = kard.with_method(method)
         rows = zip(questions, found[method.name], prompts[method.name], strict=True)
         answers = (_prediction(answering, q, passages, written[prompt]) for q, passages, prompt in rows)
         write_jsonl(folder / f"{method.name}.jsonl", answers)
+
+
+def _written_log(folder: Path, process: int) -> Path:
+    return folder / ("written.jsonl" if process == 0 else f"written-{process}.jsonl")
+
+
+def _share_done(folder: Path, process: int) -> Path:
+    return folder / f"written-{process}.done.json"
+
+
+def _is_written(folder: Path, process: int) -> bool:
+    """Whether another process has written all of its batches (they are others with another number of processes)."""
+    done = _share_done(folder, process)
+    return done.exists() and read_json(done)["processes"] == process_count()
 
 
 def _read(kard: Kard, run: Path, questions: Sequence[Question]) -> list[list[Found]]:
@@ -331,5 +401,6 @@ def _prediction(kard: Kard, question: Question, found: Sequence[Found], written:
         "prompt": answer.prompt,
         "text": answer.text,
         "cut": answer.cut,
+        "confidence": answer.confidence,
         "seconds": round(answer.seconds, 4),
     }

@@ -13,6 +13,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from kard.errors import UserError
+from kard.processes import process_count
 from kard.progress import progress
 
 Dtype = Literal["auto", "bf16", "fp32"]
@@ -41,6 +42,7 @@ def training_arguments(folder: Path, dtype: torch.dtype, seed: int, **settings: 
         output_dir=str(folder),
         bf16=dtype == torch.bfloat16,
         use_cpu=not torch.cuda.is_available(),
+        ddp_backend="gloo" if process_count() > 1 and not torch.cuda.is_available() else None,
         seed=seed,
         data_seed=seed,
         save_strategy=settings.pop("save_strategy", "no"),  # Checkpoints are asked for by the clock, in `_Watch`.
@@ -91,6 +93,15 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
+def _as_the_first_process(decision: bool, device: torch.device) -> bool:
+    """What rank 0 decided: clocks differ, and processes must save together."""
+    if process_count() == 1:
+        return decision
+    flag = torch.tensor(int(decision), device=device)
+    torch.distributed.broadcast(flag, src=0)
+    return bool(flag.item())
+
+
 class _Watch(TrainerCallback):
     """Shows progress, asks for checkpoints by the clock, and stops on a loss that is not a number."""
 
@@ -106,7 +117,8 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.advance(1)
-        if time.monotonic() - self.saved >= self.checkpoint_seconds and state.global_step < state.max_steps:
+        due = _as_the_first_process(time.monotonic() - self.saved >= self.checkpoint_seconds, args.device)
+        if due and state.global_step < state.max_steps:
             control.should_save = True
             self.saved = time.monotonic()
 

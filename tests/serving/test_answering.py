@@ -125,7 +125,7 @@ def test_what_is_heard_on_the_way_ends_in_the_answer(kind, request, kard):
     """Decoders and T5s: each state of the text begins the next one, and the last one is what was written."""
     import torch
 
-    from kard.student.generation import Student
+    from kard.student.generation import Student, Writing
     from kard.student.loading import StudentSettings, base_model, base_tokenizer
 
     folder = str(request.getfixturevalue(kind))
@@ -133,7 +133,7 @@ def test_what_is_heard_on_the_way_ends_in_the_answer(kind, request, kard):
     student = Student(base_model(folder, torch.float32).eval(), base_tokenizer(folder), settings)
     heard: dict[str, list[str]] = {"a question": [], "another": []}
     hear = {prompt: states.append for prompt, states in heard.items()}
-    written = student.write(dict.fromkeys([*heard, "nobody listens"], ()), "rationale", 2, hear=hear)
+    written = student.write(dict.fromkeys([*heard, "nobody listens"], ()), Writing("rationale", 2), hear=hear)
     for prompt, states in heard.items():
         assert len(states) > 3
         assert all(after.startswith(before) for before, after in pairwise(states))

@@ -12,16 +12,10 @@ from torch.nn import functional
 from kard.errors import UserError
 from kard.prompt import extract
 from kard.recipe import StudentSection
-from kard.student.generation import Student, Written, batches, fitting_prompt
+from kard.student.batching import IGNORED, Collator
+from kard.student.generation import Student, Writing, Written, batches, fitting_prompt
 from kard.student.loading import base_model, base_tokenizer
-from kard.student.training import (
-    IGNORED,
-    Collator,
-    Example,
-    StudentTrainer,
-    encode_examples,
-    train_student,
-)
+from kard.student.training import Example, StudentTrainer, encode_examples, train_student
 from kard.training import training_arguments
 from tests.conftest import COLOURS, THINGS, project_rows
 
@@ -90,23 +84,106 @@ def test_labels_are_masked_by_length_so_that_the_end_is_learned(decoder_folder):
     assert (batch["labels"] == IGNORED).any()
 
 
+def trained(kind, request, folder, examples, dev=(), **keys):
+    """A student that saw every example twice, and its training.json."""
+    model = str(request.getfixturevalue(kind))
+    section = StudentSection(model=model, method="full", dtype="fp32", lr=1e-3, **{"epochs": 2, **keys})
+    train_student(examples, model, model, section, 0, folder, "train", dev)
+    return Student.load(folder), json.loads((folder / "training.json").read_text(encoding="utf-8"))
+
+
+def assert_same_training(one, other):
+    (student, curve), (twin, twins_curve) = one, other
+    assert [row["loss"] for row in curve["loss"]] == pytest.approx(
+        [row["loss"] for row in twins_curve["loss"]], rel=1e-4
+    )
+    for name, value in student.model.state_dict().items():
+        torch.testing.assert_close(value, twin.model.state_dict()[name], atol=2e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["decoder_folder", "t5_folder"])
-def test_a_batch_equals_two_halves_accumulated(kind, request, tmp_path):
-    folder = request.getfixturevalue(kind)
+def test_a_batch_equals_its_pieces(kind, request, tmp_path):
+    """Accumulated, by token budget, with gradient checkpointing, and after running out of memory."""
     examples = [*lookup_task()[:13], *EXAMPLES]
-    states = []
-    for name, size, accumulated in (("whole", 8, 1), ("halves", 4, 2)):
-        section = StudentSection(
-            model=str(folder), method="full", dtype="fp32", epochs=2, batch_size=size, gradient_accumulation=accumulated,
-            lr=1e-3,
-        )  # fmt: skip
-        train_student(examples, str(folder), str(folder), section, 0, tmp_path / name, "train")
-        curve = json.loads((tmp_path / name / "training.json").read_text(encoding="utf-8"))["loss"]
-        states.append((Student.load(tmp_path / name).model.state_dict(), curve))
-    (whole, curve), (halves, other) = states
-    assert [row["loss"] for row in curve] == pytest.approx([row["loss"] for row in other], rel=1e-4)
-    for name, value in whole.items():
-        torch.testing.assert_close(value, halves[name], atol=2e-4, rtol=1e-3)
+    whole = trained(kind, request, tmp_path / "whole", examples, batch_size=8)
+    halves = trained(kind, request, tmp_path / "halves", examples, batch_size=4, gradient_accumulation=2)
+    assert_same_training(whole, halves)
+    budget = trained(kind, request, tmp_path / "budget", examples, batch_size=8, batch_tokens=150)
+    assert_same_training(whole, budget)
+    again = trained(kind, request, tmp_path / "again", examples, batch_size=8, gradient_checkpointing=True)
+    assert_same_training(whole, again)
+
+
+def test_out_of_memory_halves_what_is_computed_at_once(decoder_folder, request, tmp_path, monkeypatch, capsys):
+    examples = [*lookup_task()[:13], *EXAMPLES]
+    whole = trained("decoder_folder", request, tmp_path / "whole", examples, batch_size=8)
+    original, sizes = StudentTrainer.compute_loss, []
+
+    def short_of_memory(self, model, inputs, *args, **kwargs):
+        sizes.append(len(inputs["labels"]))
+        loss = original(self, model, inputs, *args, **kwargs)
+        if sizes[-1] > 2 or len(sizes) == 4:  # also in the middle of a step, with gradients of its first pieces there
+            raise torch.OutOfMemoryError("simulated")
+        return loss
+
+    monkeypatch.setattr(StudentTrainer, "compute_loss", short_of_memory)
+    halved = trained("decoder_folder", request, tmp_path / "halved", examples, batch_size=8)
+    assert sizes[:4] == [8, 4, 2, 2]
+    assert set(sizes[4:]) == {1}
+    assert_same_training(whole, halved)
+    said = capsys.readouterr().err
+    assert "out of memory with 8 examples at once: going on with 4" in said
+    assert "out of memory with 2 examples at once: going on with 1" in said
+
+
+def test_no_memory_for_a_single_example_is_an_error(decoder_folder, request, tmp_path, monkeypatch):
+    def no_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("simulated")
+
+    monkeypatch.setattr(StudentTrainer, "compute_loss", no_memory)
+    with pytest.raises(UserError, match="gradient_checkpointing"):
+        trained("decoder_folder", request, tmp_path, EXAMPLES)
+
+
+def test_training_stops_when_the_dev_loss_does_not_sink(decoder_folder, request, tmp_path):
+    """Dev says the opposite of what is taught: the first epoch was the best, and its weights are kept."""
+    taught = [Example(f"Question: {thing}\nAnswer:", " red") for thing in THINGS[:8]]
+    dev = [Example(f"Question: {thing}\nAnswer:", " the blue house") for thing in THINGS[:8]]
+    keys = {"epochs": 30, "batch_size": 8, "lr": 2e-3}
+    kept, stopped = trained("decoder_folder", request, tmp_path / "a", taught, dev, early_stopping=2, **keys)
+    losses = [row["loss"] for row in stopped["dev_loss"]]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 3 < 30
+    model, _, batch = first_batch(request.getfixturevalue("decoder_folder"), dev)
+    model.load_state_dict(kept.model.state_dict())
+    assert loss_of(model, batch, tmp_path).item() == pytest.approx(min(losses), rel=1e-3)
+
+
+def test_one_rationale_of_a_question_is_drawn_each_epoch(decoder_folder, request, tmp_path):
+    several = [Example(f"Question: {n}\nAnswer:", f" {text}", f"q{n}") for n in range(4) for text in ("red", "blue")]
+    every = trained("decoder_folder", request, tmp_path / "all", several, batch_size=2, epochs=4)[0].model
+    drawn = trained(
+        "decoder_folder", request, tmp_path / "one", several, batch_size=2, epochs=4, rationales_per_epoch="one"
+    )
+    assert drawn[1]["loss"]  # 8 steps, not 16
+    assert drawn[1]["loss"][-1]["step"] <= 8
+    assert not torch.equal(next(every.parameters()), next(drawn[0].model.parameters()))
+
+
+def test_compiled_training_is_the_same(decoder_folder, request, tmp_path, monkeypatch):
+    """Each kind of block is compiled in place (here without generating code, which takes minutes)."""
+    compiled = []
+    original = torch.nn.Module.compile
+
+    def eager(self, **settings):
+        compiled.append(type(self).__name__)
+        original(self, backend="eager", **settings)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", eager)
+    plain = trained("decoder_folder", request, tmp_path / "plain", EXAMPLES)
+    other = trained("decoder_folder", request, tmp_path / "compiled", EXAMPLES, compile=True)
+    assert compiled == ["LlamaDecoderLayer", "LlamaDecoderLayer"]
+    assert_same_training(plain, other)
 
 
 def lookup_task() -> list[Example]:
@@ -132,7 +209,7 @@ def test_a_student_learns_a_small_task(kind, request, tmp_path):
     train_student(examples, str(folder), str(folder), section, 0, tmp_path, "train")
     student = Student.load(tmp_path)
     prompts = list(dict.fromkeys(example.prompt for example in examples))
-    written = student.write(dict.fromkeys(prompts, ()), "answer", 2)
+    written = student.write(dict.fromkeys(prompts, ()), Writing("answer", 2))
     right = sum(written[example.prompt].text == example.target.strip() for example in examples)
     assert right == len(examples)
 
@@ -160,24 +237,27 @@ def test_writing_does_not_depend_on_the_batch(decoder_folder, tmp_path):
     train_student(lookup_task(), str(decoder_folder), str(decoder_folder), section, 0, tmp_path, "train")
     student = Student.load(tmp_path)
     prompts = [example.prompt for example in lookup_task()][:12]
-    together = student.write(dict.fromkeys(prompts, ()), "answer", 12)
-    alone = student.write(dict.fromkeys(prompts[::-1], ()), "answer", 1)
+    together = student.write(dict.fromkeys(prompts, ()), Writing("answer", 12))
+    alone = student.write(dict.fromkeys(prompts[::-1], ()), Writing("answer", 1))
     assert {p: w.text for p, w in together.items()} == {p: w.text for p, w in alone.items()}
 
 
-def test_decoding_equals_generate(decoder_folder, tmp_path):
-    section = StudentSection(model=str(decoder_folder), dtype="fp32", epochs=3, lr=5e-3, max_output_tokens=20)
+@pytest.mark.parametrize("kind", ["t5_folder", "decoder_folder"])
+def test_decoding_equals_generate(kind, request, tmp_path):
+    folder = str(request.getfixturevalue(kind))
+    section = StudentSection(model=folder, dtype="fp32", epochs=3, lr=5e-3, max_output_tokens=20)
     examples = [*lookup_task(), *EXAMPLES * 4]
-    train_student(examples, str(decoder_folder), str(decoder_folder), section, 0, tmp_path, "train")
+    train_student(examples, folder, folder, section, 0, tmp_path, "train")
     student = Student.load(tmp_path)
     prompts = sorted({example.prompt for example in examples})[:16]
-    ours = student.write(dict.fromkeys(prompts, ()), "answer", 16)
+    ours = student.write(dict.fromkeys(prompts, ()), Writing("answer", 16))
     for prompt in prompts:
         inputs = student.tokenizer(prompt, return_tensors="pt")
         output = student.model.generate(
             input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=20, do_sample=False
         )
-        text = student.tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True).strip()
+        begin = 0 if student.model.config.is_encoder_decoder else inputs.input_ids.shape[1]
+        text = student.tokenizer.decode(output[0, begin:], skip_special_tokens=True).strip()
         assert ours[prompt].text == text
 
 
@@ -194,10 +274,10 @@ def test_answers_are_written_from_the_choices_alone(kind, writes, request, tmp_p
     prompts = [f"Question: {thing}\n{asks}" for thing in THINGS[:8]]
     train_student([Example(p, told) for p in prompts], str(folder), str(folder), section, 0, tmp_path, "train")
     student = Student.load(tmp_path)
-    free = student.write(dict.fromkeys(prompts, ()), writes, 4)
+    free = student.write(dict.fromkeys(prompts, ()), Writing(writes, 4))
     assert all(free[prompt].text.endswith("purple") for prompt in prompts)
     choices = ["red", "red stone", "the blue house"]
-    written = student.write(dict.fromkeys(prompts, choices), writes, 4)
+    written = student.write(dict.fromkeys(prompts, choices), Writing(writes, 4))
     for prompt in prompts:
         assert (
             written[prompt].text.removeprefix("It is so.\nAnswer:").removeprefix("It is so. Answer:").strip() in choices
@@ -217,8 +297,8 @@ def test_a_rationale_that_names_no_answer_comes_to_one(kind, told, request, tmp_
     train_student([Example(p, told) for p in prompts], str(folder), str(folder), section, 0, tmp_path, "train")
     student = Student.load(tmp_path)
     choices = ["red", "blue"]
-    written = student.write(dict.fromkeys(prompts, choices), "rationale", 4)
-    free = student.write(dict.fromkeys(prompts, ()), "rationale", 4)
+    written = student.write(dict.fromkeys(prompts, choices), Writing("rationale", 4))
+    free = student.write(dict.fromkeys(prompts, ()), Writing("rationale", 4))
     for prompt in prompts:
         read = extract(written[prompt].text, choices, "rationale")
         assert read.answer in (0, 1)
@@ -235,7 +315,7 @@ def test_known_batches_are_not_written_again(decoder_folder, tmp_path):
     prompts = [example.prompt for example in lookup_task()[:6]]
     plan = list(batches(prompts, 2))
     known = {prompt: Written(prompt, "remembered", False, 1.0) for prompt in [*plan[0], plan[1][0]]}
-    written = student.write(dict.fromkeys(prompts, ()), "answer", 2, known=known)
+    written = student.write(dict.fromkeys(prompts, ()), Writing("answer", 2), known=known)
     assert [written[prompt].text for prompt in plan[0]] == ["remembered", "remembered"]
     assert "remembered" not in [written[prompt].text for batch in plan[1:] for prompt in batch]
 

@@ -33,8 +33,8 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """A conversation. The last user message is the question: the student answers one question at a time, always with its most
-    likely words, so earlier turns, temperature and the like are accepted and change nothing."""
+    """A conversation. The last user message is the question: the student answers one question at a time, always as its recipe
+    says, so earlier turns, temperature and the like are accepted and change nothing."""
 
     model_config = ConfigDict(extra="allow")
     model: str = Field(max_length=200)

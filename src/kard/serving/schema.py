@@ -73,7 +73,8 @@ class AnswerReply(BaseModel):
     answer: str | None = Field(description="Null where none could be read off the text")
     choice: int | None = Field(description="Index of the answer into the choices")
     confidence: float | None = Field(
-        description="How probable the student finds its choice among the choices, after its rationale; null for open questions"
+        description="How probable the student finds its choice among the choices, after its rationale; null for open "
+        "questions. With evaluation.samples: the share of the samples that came to the answer"
     )
     rationale: str
     passages: list[Passage]

@@ -16,6 +16,7 @@ from kard.methods import Method
 from kard.model import Answer, Found, Kard, Listener
 from kard.questions import Question
 from kard.serving.metrics import Metrics
+from kard.student.generation import Writing
 
 _log = logging.getLogger("kard.serving")
 _WARM_UP = Question(id="warm up", question="Is it warm?", choices=("yes", "no"))
@@ -130,7 +131,7 @@ class Worker:
 
     def _warm_up(self) -> None:
         self.kard.candidates([_WARM_UP], {})
-        self.kard.student.write({_WARM_UP.question: _WARM_UP.choices}, "answer", 1)
+        self.kard.student.write({_WARM_UP.question: _WARM_UP.choices}, Writing("answer", 1))
 
     def _run(self) -> None:
         try:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
-from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.errors import UserError
 from kard.methods import Writes
 from kard.prompt import render, shorten_passages
-from kard.student.decoding import greedy
-from kard.student.guide import AnswerGuide
+from kard.student.decoding import continuations, likelihoods
+from kard.student.guide import AnswerGuide, answer_paths, likeliest
 from kard.student.loading import StudentSettings, trained_model
+from kard.student.sampling import Sampling
+
+AnswerBy = Literal["choices", "generate", "likelihood"]
+_RANKED_AT_ONCE = 8  # prompts; each of their choices has scores over the whole vocabulary for every token
 
 
 @dataclass(frozen=True)
@@ -26,21 +30,44 @@ class Written:
 
     Attributes:
         prompt: What was read.
-        text: What was written.
+        text: What was written; of several samples the first.
         cut: The rationale ended without ``Answer:`` (most often at ``max_output_tokens``), which was written for it.
         seconds: Its share of the batch's time.
-        confidence: How probable the answer was among the choices; None where any answer may follow.
+        samples: All that was written, where several samples were drawn.
+        confidence: How probable the answer was among the choices; None where any may follow, and of several samples.
     """
 
     prompt: str
     text: str
     cut: bool
     seconds: float
+    samples: Sequence[str] = ()
     confidence: float | None = None
 
 
 Hear = Callable[[str], None]
 """Takes all of the text that has been written so far."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How prompts are continued.
+
+    Attributes:
+        writes: What they ask for.
+        batch_size: How many texts are written at once.
+        batch_tokens: How many tokens are read at once at most, padding included; None: any.
+        answer_by: choices: only a choice can follow ``Answer:``; generate: anything; likelihood: the likeliest whole choice.
+        sampling: How several texts are drawn for each prompt; None: one, always the likeliest token.
+        share: Which batches are written here: (2, 3) means the third of every three.
+    """
+
+    writes: Writes
+    batch_size: int
+    batch_tokens: int | None = None
+    answer_by: AnswerBy = "choices"
+    sampling: Sampling | None = None
+    share: tuple[int, int] = (0, 1)
 
 
 class Student:
@@ -74,18 +101,16 @@ class Student:
     def write(
         self,
         prompts: Mapping[str, Sequence[str]],
-        writes: Writes,
-        batch_size: int,
+        how: Writing,
         done: Callable[[list[Written]], None] = lambda written: None,
         known: Mapping[str, Written] = MappingProxyType({}),
         hear: Mapping[str, Hear] = MappingProxyType({}),
     ) -> dict[str, Written]:
-        """Continue each prompt greedily until the end token.
+        """Continue each prompt until the end token.
 
         Args:
             prompts: Texts from `prompt`, each with the answers that may be written (none where any may).
-            writes: What they ask for.
-            batch_size: How many are written at once.
+            how: What they ask for, and how they are continued.
             done: Called with each finished batch.
             known: What an interrupted call has written already; a batch that is known as a whole is not written again, so
                 that batches, and with them rounding, do not depend on the interruption.
@@ -95,67 +120,114 @@ class Student:
             What was written, by prompt.
         """
         found: dict[str, Written] = {}
-        for batch in batches(list(prompts), batch_size):
+        first, every = how.share
+        for batch in self._batches(list(prompts), how)[first::every]:
             if all(prompt in known for prompt in batch):
                 written = [known[prompt] for prompt in batch]
             else:
-                written = self._continue(batch, [prompts[prompt] for prompt in batch], writes, hear)
+                start = monotonic()
+                written = self._continue(batch, [prompts[prompt] for prompt in batch], how, hear)
+                seconds = (monotonic() - start) / len(batch)
+                written = [replace(item, seconds=seconds) for item in written]
             found |= {item.prompt: item for item in written}
             done(written)
         return found
 
+    def _batches(self, prompts: list[str], how: Writing) -> list[list[str]]:
+        size = max(1, how.batch_size // (how.sampling.samples if how.sampling else 1))
+        if how.batch_tokens is None:
+            return list(batches(prompts, size))
+        lengths = [len(ids) for ids in self.tokenizer(prompts).input_ids] if prompts else []
+        return list(batches(prompts, size, how.batch_tokens, dict(zip(prompts, lengths, strict=True))))
+
     def _continue(
-        self, prompts: list[str], answers: list[Sequence[str]], writes: Writes, hear: Mapping[str, Hear]
+        self, prompts: list[str], answers: list[Sequence[str]], how: Writing, hear: Mapping[str, Hear]
     ) -> list[Written]:
-        decoder = not self.model.config.is_encoder_decoder
-        self.tokenizer.padding_side = "left" if decoder else "right"
-        inputs = self.tokenizer(prompts, padding=True, return_tensors="pt").to(self.model.device)
+        inputs = self._encoded(prompts)
+        samples = how.sampling.samples if how.sampling else 1
         end, limit = int(self.tokenizer.eos_token_id), self.settings.max_output_tokens
-        guide = AnswerGuide(self.tokenizer, answers, writes, limit, skip=0 if decoder else 1)
-        heard = [(row, hear[prompt]) for row, prompt in enumerate(prompts) if prompt in hear]
-        start = monotonic()
+        guide = AnswerGuide(
+            self.tokenizer,
+            [paths for row in answers for paths in [self._paths(row, how)] * samples],
+            how.writes,
+            limit,
+            how.sampling.pick(prompts, limit) if how.sampling else likeliest,
+        )
+        # Of several samples none is the answer yet, so there is nothing to tell on the way.
+        heard = [(row, hear[prompt]) for row, prompt in enumerate(prompts) if prompt in hear and not how.sampling]
 
         def step(written: list[list[int]]) -> None:
             for row, tell in heard:
-                tell(self._text(written[row]).rstrip("\ufffd").strip())
+                text = self.tokenizer.decode(written[row], skip_special_tokens=True)
+                tell(text.rstrip("\ufffd").strip())
 
-        if decoder:
-            tokens: Any = greedy(self.model, inputs.input_ids, inputs.attention_mask, limit, end, guide, step)
-        else:
-            tokens = self.model.generate(
-                input_ids=inputs.input_ids,
-                attention_mask=inputs.attention_mask,
-                max_new_tokens=limit,
-                do_sample=False,
-                num_beams=1,
-                eos_token_id=end,
-                pad_token_id=self.tokenizer.pad_token_id,
-                logits_processor=LogitsProcessorList([guide, *([_Steps(step)] if heard else [])]),
+        tokens = continuations(self.model, inputs.input_ids, inputs.attention_mask, limit, end, guide, samples, step)
+        confidence = guide.confidences()
+        if how.answer_by == "likelihood":
+            tokens, confidence = self._ranked(prompts, tokens, answers, samples)
+        texts = [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return [
+            Written(
+                prompt,
+                texts[row * samples],
+                any(place in guide.cut for place in range(row * samples, (row + 1) * samples)),
+                0.0,
+                tuple(texts[row * samples : (row + 1) * samples]) if how.sampling else (),
+                None if how.sampling else confidence[row],
             )
-        seconds = (monotonic() - start) / len(prompts)
-        rows = enumerate(zip(prompts, tokens, guide.confidences(), strict=True))
-        return [Written(p, self._text(ids).strip(), row in guide.cut, seconds, sure) for row, (p, ids, sure) in rows]
+            for row, prompt in enumerate(prompts)
+        ]
 
-    def _text(self, tokens: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+    def _encoded(self, prompts: list[str]) -> Any:
+        self.tokenizer.padding_side = "right" if self.model.config.is_encoder_decoder else "left"
+        return self.tokenizer(prompts, padding=True, return_tensors="pt").to(self.model.device)
+
+    def _paths(self, answers: Sequence[str], how: Writing) -> list[list[int]]:
+        if not answers or how.answer_by == "generate":
+            return []
+        if how.answer_by == "likelihood":  # the text ends after "Answer:", and is ended by `_ranked`
+            return [[int(self.tokenizer.eos_token_id)]]
+        return answer_paths(self.tokenizer, answers)
+
+    def _ranked(
+        self, prompts: list[str], tokens: list[list[int]], answers: list[Sequence[str]], samples: int
+    ) -> tuple[list[list[int]], list[float | None]]:
+        """What was written with the likeliest choice at its end, and that choice's probability among the choices."""
+        ended: list[list[int]] = list(tokens)
+        confidence: list[float | None] = [None] * len(tokens)
+        rows = [row for row in range(len(tokens)) if answers[row // samples]]
+        for begin in range(0, len(rows), _RANKED_AT_ONCE):
+            block = rows[begin : begin + _RANKED_AT_ONCE]
+            paths = [answer_paths(self.tokenizer, answers[row // samples]) for row in block]
+            inputs = self._encoded([prompts[row // samples] for row in block])
+            begun = [tokens[row] for row in block]
+            found = likelihoods(self.model, inputs.input_ids, inputs.attention_mask, begun, paths)
+            for row, ways, scores in zip(block, paths, found, strict=True):
+                best = max(range(len(ways)), key=scores.__getitem__)
+                ended[row] = tokens[row] + ways[best][:-1]
+                confidence[row] = 1 / sum(math.exp(score - scores[best]) for score in scores)
+        return ended, confidence
 
 
-class _Steps(LogitsProcessor):
-    """Tells after each token of ``generate`` what has been written; the first token of a row is the model's start token."""
+def batches(
+    prompts: Sequence[str], size: int, tokens: int | None = None, lengths: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[list[str]]:
+    """Prompts in batches of similar length, longest first; the same prompts always give the same batches.
 
-    def __init__(self, step: Callable[[list[list[int]]], None]) -> None:
-        self.step = step
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.step([row[1:] for row in input_ids.tolist()])
-        return scores
-
-
-def batches(prompts: Sequence[str], size: int) -> Iterator[list[str]]:
-    """Prompts in batches of similar length, longest first; the same prompts always give the same batches."""
-    order = sorted(prompts, key=lambda prompt: (-len(prompt), prompt))
-    for begin in range(0, len(order), size):
-        yield order[begin : begin + size]
+    Args:
+        prompts: Distinct texts.
+        size: Most prompts of a batch.
+        tokens: Most tokens of a batch, padding included (a longer prompt is a batch of its own); None: any.
+        lengths: Tokens of each prompt, where `tokens` is given; their characters order them otherwise.
+    """
+    batch: list[str] = []
+    for prompt in sorted(prompts, key=lambda prompt: (-lengths.get(prompt, len(prompt)), prompt)):
+        if batch and (len(batch) == size or (tokens is not None and (len(batch) + 1) * lengths[batch[0]] > tokens)):
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield batch
 
 
 def fitting_prompt(

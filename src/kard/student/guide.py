@@ -8,68 +8,66 @@ that would end without ``Answer:``, by itself or because it repeats itself up to
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from kard.methods import Writes
 from kard.prompt import ANSWER_CUE
 
+# From row numbers, how many tokens each of them has, and scores (rows, vocabulary) to the tokens to write (rows,).
+Pick = Callable[[Sequence[int], Sequence[int], Tensor], Tensor]
+
 _CUE_TOKENS = 8  # more than "Answer:" ever has
 
 
-class AnswerGuide(LogitsProcessor):
-    """Masks the tokens that would leave the choices; rows are those of one batch.
+def likeliest(rows: Sequence[int], places: Sequence[int], scores: Tensor) -> Tensor:
+    """Greedy: the token with the highest score."""
+    return scores.argmax(dim=-1)
+
+
+def answer_paths(tokenizer: PreTrainedTokenizerFast, answers: Sequence[str]) -> list[list[int]]:
+    """The tokens of each answer after ``Answer:``, with the end token."""
+    return [
+        [*tokenizer(f" {answer}", add_special_tokens=False).input_ids, tokenizer.eos_token_id] for answer in answers
+    ]
+
+
+class AnswerGuide:
+    """Chooses each next token, and keeps the answer to the choices; rows are those of one batch.
 
     Args:
         tokenizer: The student's.
-        answers: For each row the answers that may be written, none where any may.
+        paths: For each row the tokens of the answers that may be written, each with the end token; none where any may.
         writes: ``"answer"``: the answer begins at once; ``"rationale"``: after ``Answer:``.
         limit: Most tokens of a row; the last of them are kept free for ``Answer:`` and the longest choice.
-        skip: Tokens at the front of a row that were not written by the student (a T5's start token).
+        pick: How a token is chosen among those that may follow.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerFast,
-        answers: Sequence[Sequence[str]],
+        paths: Sequence[Sequence[list[int]]],
         writes: Writes,
         limit: int,
-        skip: int = 0,
+        pick: Pick = likeliest,
     ) -> None:
         self.tokenizer = tokenizer
         self.end = int(tokenizer.eos_token_id)
-        self.paths = [
-            [[*tokenizer(f" {answer}", add_special_tokens=False).input_ids, self.end] for answer in row]
-            for row in answers
-        ]
+        self.paths = paths
         self.cue: list[int] = tokenizer(f"\n{ANSWER_CUE}", add_special_tokens=False).input_ids
         self.limit = limit
+        self.pick = pick
         self.cut: dict[int, int] = {}
         """Rows whose ``Answer:`` is written for them, and how many tokens they had written themselves."""
         begin = 0 if writes == "answer" else None
-        self.begins: list[int | None] = [begin for _ in answers]
-        self.skip = skip
-        self._log_probability = [0.0 for _ in answers]
+        self.begins: list[int | None] = [begin for _ in paths]
+        self._log_probability = [0.0 for _ in paths]
         self._ended: set[int] = set()
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Mask next-token scores (rows, vocabulary), for ``generate``."""
-        written = [row[self.skip :] for row in input_ids.tolist()]
-        wanted = scores.argmax(dim=-1).tolist()
-        for row, tokens in enumerate(written):
-            allowed = self._allowed(row, tokens, wanted[row])
-            if allowed:
-                only = torch.full_like(scores[row], -math.inf)
-                self._weigh(row, allowed, scores[row, allowed])
-                only[allowed] = scores[row, allowed]
-                scores[row] = only
-        return scores
-
     def choose(self, rows: Sequence[int], written: Sequence[list[int]], scores: Tensor) -> Tensor:
-        """The likeliest token of each row that may follow.
+        """The next token of each row, one that may follow.
 
         Args:
             rows: Which rows of the batch.
@@ -79,11 +77,12 @@ class AnswerGuide(LogitsProcessor):
         Returns:
             Token ids (rows,).
         """
-        chosen = scores.argmax(dim=-1)
-        for place, (row, tokens, wanted) in enumerate(zip(rows, written, chosen.tolist(), strict=True)):
+        places = [len(tokens) for tokens in written]
+        chosen = self.pick(rows, places, scores)
+        for index, (row, tokens, wanted) in enumerate(zip(rows, written, chosen.tolist(), strict=True)):
             allowed = self._allowed(row, tokens, wanted)
             if allowed:
-                chosen[place] = self._weigh(row, allowed, scores[place, allowed])
+                chosen[index] = self._weigh(row, places[index], allowed, scores[index : index + 1, allowed])
         return chosen
 
     def confidences(self) -> list[float | None]:
@@ -91,13 +90,13 @@ class AnswerGuide(LogitsProcessor):
         rows = zip(self.paths, self.begins, self._log_probability, strict=True)
         return [math.exp(logarithm) if paths and begin is not None else None for paths, begin, logarithm in rows]
 
-    def _weigh(self, row: int, allowed: list[int], scores: Tensor) -> int:
-        """The likeliest of the allowed tokens, which is the one that is written; it counts in the row's probability."""
-        best = int(scores.argmax())
-        self._log_probability[row] += float(scores.float().log_softmax(dim=-1)[best])
-        if allowed[best] == self.end:
+    def _weigh(self, row: int, place: int, allowed: list[int], scores: Tensor) -> int:
+        """The one of the allowed tokens that is written (scores: (1, allowed)); it counts in the row's probability."""
+        index = int(self.pick([row], [place], scores))
+        self._log_probability[row] += float(scores[0].float().log_softmax(dim=-1)[index])
+        if allowed[index] == self.end:
             self._ended.add(row)
-        return allowed[best]
+        return allowed[index]
 
     def _allowed(self, row: int, tokens: list[int], wanted: int) -> list[int]:
         """Tokens that keep the row on the way to one of its answers; none where it is free."""

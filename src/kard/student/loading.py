@@ -18,6 +18,7 @@ from transformers import (
 
 from kard.artifacts import read_json
 from kard.errors import UserError
+from kard.processes import local_rank
 from kard.prompt import AnswerAs
 from kard.weights import loading_explained, model_location
 
@@ -64,7 +65,7 @@ def base_model(location: str, dtype: torch.dtype, attention: str = "sdpa", key: 
         config = AutoConfig.from_pretrained(location)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = kind.from_pretrained(location, dtype=dtype, attn_implementation=attention)
-    return model.to("cuda") if torch.cuda.is_available() else model
+    return model.to(f"cuda:{local_rank()}") if torch.cuda.is_available() else model
 
 
 def trained_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, StudentSettings]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer
+from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerFast, Trainer
 
 from kard.artifacts import write_json
 from kard.errors import UserError
+from kard.processes import process_count, rank
+from kard.progress import say
 from kard.recipe import StudentSection
+from kard.student.batching import IGNORED, Batch, Collator, EpochOrder, pieces
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.training import compute_dtype, train, training_arguments
 
-IGNORED = -100
 # Sequences are short here, and the backward pass of the fused kernel is the slower one on CPUs (measured: half the speed).
 ATTENTION_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "q", "k", "v", "o"]
 ATTENTION_CPU, ATTENTION_GPU = "eager", "sdpa"
@@ -28,10 +31,14 @@ ATTENTION_CPU, ATTENTION_GPU = "eager", "sdpa"
 
 @dataclass(frozen=True)
 class Example:
-    """One training example: what is read and what is to be written."""
+    """One training example: what is read and what is to be written.
+
+    `group` names examples of which one may be drawn each epoch (a question's rationales), "" where there are none.
+    """
 
     prompt: str
     target: str
+    group: str = ""
 
 
 def train_student(
@@ -42,6 +49,7 @@ def train_student(
     seed: int,
     folder: Path,
     label: str,
+    dev: Sequence[Example] = (),
 ) -> None:
     """Fine-tune a student and write it to a folder that `Student.load` reads.
 
@@ -56,6 +64,10 @@ def train_student(
         seed: Order of the examples and initial adapters.
         folder: Gets the weights (or adapters), ``student.json`` and the loss curve; checkpoints while training.
         label: What is trained, for the progress line.
+        dev: Examples that early stopping looks at; the weights with the lowest loss on them are kept.
+
+    Raises:
+        UserError: There is no example, or the batch cannot be shared between the processes.
     """
     torch.manual_seed(seed)
     dtype = compute_dtype(section.dtype)
@@ -63,27 +75,15 @@ def train_student(
     attention = ATTENTION_GPU if torch.cuda.is_available() else ATTENTION_CPU
     model = base_model(base, dtype if section.method == "lora" else torch.float32, attention)
     trained = with_adapters(model, section) if section.method == "lora" else model
-    rows = encode_examples(examples, tokenizer, model.config.is_encoder_decoder)
-    arguments = training_arguments(
-        folder / "checkpoints",
-        dtype,
-        seed,
-        num_train_epochs=section.epochs,
-        per_device_train_batch_size=section.batch_size,
-        gradient_accumulation_steps=section.gradient_accumulation,
-        learning_rate=section.lr,
-        warmup_steps=section.warmup,
-        weight_decay=section.weight_decay,
-        train_sampling_strategy="group_by_length",
-    )
-    trainer = StudentTrainer(
-        model=trained,
-        args=arguments,
-        train_dataset=rows,
-        data_collator=Collator(tokenizer.pad_token_id, model.config.is_encoder_decoder),
-    )
+    if section.compile:
+        compile_layers(model)
+    trainer = student_trainer(trained, tokenizer, examples, dev, section, dtype, seed, folder / "checkpoints")
     curve = train(trainer, label, section.checkpoint_minutes)
-    trained.save_pretrained(folder / "weights")
+    trainer.save_model(str(folder / "weights"))
+    trainer.accelerator.wait_for_everyone()
+    if rank() > 0:
+        return
+    (folder / "weights" / "training_args.bin").unlink()  # it holds paths of this machine, and nobody reads it
     tokenizer.save_pretrained(folder / "tokenizer")
     settings = StudentSettings(
         base=saved_as if section.method == "lora" else "weights",
@@ -94,8 +94,86 @@ def train_student(
         max_output_tokens=section.max_output_tokens,
     )
     write_json(folder / "student.json", asdict(settings))
-    write_json(folder / "training.json", {"examples": len(examples), "loss": curve})
+    dev_loss = [
+        {"step": row["step"], "loss": row["eval_loss"]} for row in trainer.state.log_history if "eval_loss" in row
+    ]
+    write_json(
+        folder / "training.json", {"examples": len(examples), "loss": curve} | ({"dev_loss": dev_loss} if dev else {})
+    )
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def student_trainer(
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    examples: Sequence[Example],
+    dev: Sequence[Example],
+    section: StudentSection,
+    dtype: torch.dtype,
+    seed: int,
+    checkpoints: Path,
+) -> StudentTrainer:
+    """A Trainer for a student; `model` is what `with_adapters` gives, or the model itself where all weights are trained."""
+    encoder_decoder = model.config.is_encoder_decoder
+    rows = encode_examples(examples, tokenizer, encoder_decoder)
+    step = section.batch_size * section.gradient_accumulation
+    if step % process_count():
+        raise UserError(
+            f"student.batch_size: {step} examples a step cannot be shared by {process_count()} processes. "
+            "Set student.batch_size to a multiple of them."
+        )
+    stopping: dict[str, Any] = {}
+    if dev:
+        stopping = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+        stopping |= {"metric_for_best_model": "loss", "per_device_eval_batch_size": section.batch_size}
+    arguments = training_arguments(
+        checkpoints,
+        dtype,
+        seed,
+        num_train_epochs=section.epochs,
+        per_device_train_batch_size=step // process_count(),
+        learning_rate=section.lr,
+        warmup_steps=section.warmup,
+        weight_decay=section.weight_decay,
+        gradient_checkpointing=section.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        **stopping,
+    )
+    # Two tokens: the logits before the one that could be a target.
+    filler = [{"input_ids": [tokenizer.eos_token_id] * 2, "labels": [IGNORED]}] if process_count() > 1 else []
+    return StudentTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows + filler,
+        eval_dataset=encode_examples(dev, tokenizer, encoder_decoder) if dev else None,
+        data_collator=Collator(tokenizer.pad_token_id, encoder_decoder),
+        callbacks=[EarlyStoppingCallback(section.early_stopping)] if dev and section.early_stopping else [],
+        order=EpochOrder(
+            [len(row["input_ids"]) + (len(row["labels"]) if encoder_decoder else 0) for row in rows],
+            _groups(examples, section.rationales_per_epoch),
+            step,
+            seed,
+            len(rows) if filler else None,
+        ),
+        piece_rows=max(1, section.batch_size // process_count()),
+        piece_tokens=section.batch_tokens,
+    )
+
+
+def _groups(examples: Sequence[Example], rationales_per_epoch: str) -> list[list[int]]:
+    if rationales_per_epoch == "all":
+        return [[row] for row in range(len(examples))]
+    groups: dict[str, list[int]] = {}
+    for row, example in enumerate(examples):
+        groups.setdefault(example.group or f"alone {row}", []).append(row)
+    return list(groups.values())
+
+
+def compile_layers(model: PreTrainedModel) -> None:
+    """Compile the model's blocks in place, each kind once for any length: parameters keep their names."""
+    for module in model.modules():
+        if type(module).__name__ in (model._no_split_modules or ()):
+            module.compile(dynamic=True)
 
 
 def with_adapters(model: PreTrainedModel, section: StudentSection) -> Any:
@@ -131,42 +209,67 @@ def encode_examples(
     return [{"input_ids": prompt + ids, "labels": ids} for prompt, ids in zip(prompts, ended, strict=True)]
 
 
-@dataclass(frozen=True)
-class Collator:
-    """Pads a batch. Decoders are padded on the left, so that all targets end at the same place.
+class StudentTrainer(Trainer):
+    """A Trainer whose loss looks at target positions only, and whose batches are computed in pieces that fit.
 
-    Labels are masked by length, never by pad id: where pad and end are the same token, the end is still learned.
+    No logits are computed for prompts or padding. A step's gradients are those of its whole batch, whatever the pieces.
+
+    Args:
+        order: Which examples come when; None: the Trainer's own order.
+        piece_rows: Most examples that are computed at once.
+        piece_tokens: Most tokens, padding included; None: any.
+        settings: Trainer's own.
     """
 
-    pad: int
-    encoder_decoder: bool
+    def __init__(
+        self,
+        *,
+        order: EpochOrder | None = None,
+        piece_rows: int = sys.maxsize,
+        piece_tokens: int | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.order = order
+        self.piece_rows = piece_rows
+        self.piece_tokens = piece_tokens
+        self.model_accepts_loss_kwargs = True  # the loss is a sum over the step's tokens, for every architecture
 
-    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        inputs = _padded([row["input_ids"] for row in rows], self.pad, left=not self.encoder_decoder)
-        ones = [[1] * len(row["input_ids"]) for row in rows]
-        mask = _padded(ones, 0, left=not self.encoder_decoder)
-        # Trainer leaves a decoder's first label out when it counts what a step's loss is divided by: none may stand there.
-        gap = [] if self.encoder_decoder else [IGNORED]
-        labels = _padded([gap + row["labels"] for row in rows], IGNORED, left=not self.encoder_decoder)
-        batch = {"input_ids": inputs, "attention_mask": mask, "labels": labels}
-        if not self.encoder_decoder:
-            batch["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        return batch
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.order or super()._get_train_sampler(train_dataset)
 
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
+        count = num_items_in_batch if num_items_in_batch is not None else (inputs["labels"] != IGNORED).sum()
+        while True:
+            parts = pieces(inputs, self.piece_rows, self.piece_tokens)
+            try:
+                return self._add_up(model, parts, count)
+            except torch.OutOfMemoryError as error:
+                largest = max(len(part["labels"]) for part in parts)
+                if largest == 1 or process_count() > 1:
+                    raise UserError(
+                        f"out of memory with {largest} examples at once. Lower student.batch_size (and raise "
+                        "student.gradient_accumulation), or set student.gradient_checkpointing: true."
+                    ) from error
+            # Out of the handler the failed pieces are free again; gradients of a part of the batch must go as well.
+            model.zero_grad()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.piece_rows = largest // 2
+            say(f"  out of memory with {largest} examples at once: going on with {self.piece_rows}, same batch a step")
 
-def _padded(rows: list[list[int]], filler: int, left: bool) -> torch.Tensor:
-    width = max(len(row) for row in rows)
-    fill = [[filler] * (width - len(row)) for row in rows]
-    return torch.tensor([gap + row if left else row + gap for row, gap in zip(rows, fill, strict=True)])
-
-
-class StudentTrainer(Trainer):
-    """A Trainer whose loss looks at target positions only: no logits are computed for prompts or padding."""
+    def _add_up(self, model: Any, parts: list[Batch], count: Any) -> torch.Tensor:
+        total = torch.zeros((), device=self.args.device)
+        for place, part in enumerate(parts):
+            last = place == len(parts) - 1
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                total += super().training_step(model, dict(part), count)
+        return total
 
     def compute_loss(
         self,
         model: Any,
-        inputs: dict[str, torch.Tensor],
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
@@ -180,11 +283,17 @@ class StudentTrainer(Trainer):
             extra: dict[str, Any] = {"logits_to_keep": width + 1, "use_cache": False}
         else:
             select = _inputs_at(inner.get_output_embeddings(), lambda hidden: hidden[is_target])
-            extra = {"decoder_input_ids": inner.prepare_decoder_input_ids_from_labels(labels=labels)}
+            extra = {
+                "decoder_input_ids": inner.prepare_decoder_input_ids_from_labels(labels=labels),
+                "use_cache": False,
+            }
         with select:
             outputs = model(**inputs, **extra)
         total = functional.cross_entropy(outputs.logits.float(), labels[is_target], reduction="sum")
-        loss = total / (num_items_in_batch if num_items_in_batch is not None else is_target.sum())
+        if num_items_in_batch is None:
+            loss = total / is_target.sum()
+        else:  # counted over all processes, whose gradients are averaged
+            loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
 

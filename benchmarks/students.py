@@ -1,0 +1,50 @@
+"""What the student benchmarks share: the quickstart's examples and models, T5-base from random weights, the bf16 peak."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
+
+from kard.pipeline import run_recipe
+from kard.recipe import Recipe, load_recipe
+from kard.stages import make_base, training_examples
+from kard.student.loading import base_tokenizer
+from kard.student.training import Example
+from kard.training import compute_dtype
+
+
+def quickstart(folder: Path) -> tuple[Recipe, list[Example], Path]:
+    """The quickstart up to its candidates: recipe, KARD's training examples, and the folder of the trimmed base model."""
+    recipe = load_recipe("quickstart")
+    run_recipe(recipe, folder, until="candidates")
+    base = folder / "students" / "base"
+    base.mkdir(parents=True)
+    make_base(recipe, folder, base)
+    return recipe, list(training_examples(recipe, folder, "rationales_silver", base_tokenizer(str(base)))), base
+
+
+def t5_base(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A T5 v1.1 of base size (248M weights), random: speed does not depend on what the weights are."""
+    torch.manual_seed(0)
+    config = T5Config(
+        d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_heads=12, vocab_size=32128,
+        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0,
+    )  # fmt: skip
+    return T5ForConditionalGeneration(config).to(dtype)
+
+
+def bf16_peak() -> float:
+    """Multiply-adds, times two, a second of the fastest matrix product of the shapes that occur (FLOP/s)."""
+    dtype, best = compute_dtype("auto"), 0.0
+    for rows, inner, columns in ((1600, 640, 2048), (1600, 2048, 640), (1600, 768, 768), (2048, 2048, 2048)):
+        left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(columns, inner, dtype=dtype)
+        for _ in range(10):
+            start = time.perf_counter()
+            for _ in range(5):
+                functional.linear(left, right)
+            best = max(best, 5 * 2 * rows * inner * columns / (time.perf_counter() - start))
+    return best

@@ -1,0 +1,50 @@
+"""Several processes on one recipe, as ``accelerate launch -m kard run …`` starts them.
+
+The first process (rank 0) does what cannot be shared and is the only one that writes artifacts; the others join it where a
+student is trained or prompts are answered, and wait on the run's files in between. All processes see the same run folder.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_POLL_SECONDS = 0.2
+# What makes accelerate and transformers join a group of processes, or wrap a model for one.
+_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+_WRAPPING = "ACCELERATE_USE_"
+
+
+def rank() -> int:
+    """This process's number among those of the command."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Its number on its machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def process_count() -> int:
+    """How many processes work on the recipe."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let the libraries that are called in here know nothing of the other processes, which do not take part."""
+    hidden = {name: value for name, value in os.environ.items() if name in _GROUP or name.startswith(_WRAPPING)}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for another process; if that one fails, the launcher ends this one."""
+    while not condition():
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,124 @@
+"""Which examples are trained on together: the order of an epoch, padding, and pieces that fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+IGNORED = -100
+
+Row = dict[str, list[int]]
+Batch = dict[str, Tensor]
+
+
+class EpochOrder(Sampler[int]):
+    """Examples in batches of similar length; seed and epoch alone decide the order.
+
+    So every process of a group, and a run that goes on after it was killed, sees the same order.
+
+    Args:
+        lengths: Tokens of each example.
+        groups: Examples of which one is drawn each epoch; one group for each example where all are wanted.
+        batch_size: Examples a step.
+        seed: Of the drawing and the order.
+        filler: An example without a target, put at the end so that the last batch is whole; None: it may be smaller.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        groups: Sequence[Sequence[int]],
+        batch_size: int,
+        seed: int,
+        filler: int | None = None,
+    ) -> None:
+        self.lengths = lengths
+        self.groups = groups
+        self.batch_size = batch_size
+        self.seed = seed
+        self.filler = filler
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.groups) + self._missing()
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        drawn = [group[int(torch.randint(len(group), (), generator=generator))] for group in self.groups]
+        lengths = [self.lengths[row] for row in drawn]
+        yield from (drawn[place] for place in get_length_grouped_indices(lengths, self.batch_size, generator=generator))
+        yield from [self.filler] * self._missing() if self.filler is not None else []
+
+    def _missing(self) -> int:
+        return 0 if self.filler is None else -len(self.groups) % self.batch_size
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads a batch. Decoders are padded on the left, so that all targets end at the same place.
+
+    Labels are masked by length, never by pad id: where pad and end are the same token, the end is still learned.
+    """
+
+    pad: int
+    encoder_decoder: bool
+
+    def __call__(self, rows: list[Row]) -> Batch:
+        inputs = _padded([row["input_ids"] for row in rows], self.pad, left=not self.encoder_decoder)
+        ones = [[1] * len(row["input_ids"]) for row in rows]
+        mask = _padded(ones, 0, left=not self.encoder_decoder)
+        # Trainer leaves a decoder's first label out when it counts what a step's loss is divided by: none may stand there.
+        gap = [] if self.encoder_decoder else [IGNORED]
+        labels = _padded([gap + row["labels"] for row in rows], IGNORED, left=not self.encoder_decoder)
+        batch = {"input_ids": inputs, "attention_mask": mask, "labels": labels}
+        if not self.encoder_decoder:
+            batch["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        return batch
+
+
+def _padded(rows: list[list[int]], filler: int, left: bool) -> Tensor:
+    width = max(len(row) for row in rows)
+    fill = [[filler] * (width - len(row)) for row in rows]
+    return torch.tensor([gap + row if left else row + gap for row, gap in zip(rows, fill, strict=True)])
+
+
+def pieces(batch: Batch, rows: int, tokens: int | None) -> list[Batch]:
+    """A batch in pieces of similar length, each without the padding that only the others need.
+
+    Args:
+        batch: From `Collator`.
+        rows: Most examples of a piece.
+        tokens: Most tokens of a piece, padding included (a single longer example is a piece of its own); None: any.
+    """
+    count = len(batch["labels"])
+    decoder = "position_ids" in batch
+    read = batch["attention_mask"].sum(dim=1)
+    written = (batch["labels"] != IGNORED).sum(dim=1)
+    lengths = (read if decoder else read + written).tolist()
+    if count <= rows and (tokens is None or count * max(lengths) <= tokens):
+        return [batch]
+    cuts: list[list[int]] = [[]]
+    for row in sorted(range(count), key=lambda row: -lengths[row]):
+        piece = cuts[-1]
+        full = len(piece) == rows or (tokens is not None and (len(piece) + 1) * lengths[(piece or [row])[0]] > tokens)
+        if piece and full:
+            cuts.append([])
+        cuts[-1].append(row)
+    return [_cut(batch, cut, decoder, int(read[cut].max()), int(written[cut].max())) for cut in cuts]
+
+
+def _cut(batch: Batch, rows: list[int], decoder: bool, read: int, written: int) -> Batch:
+    # A decoder's labels keep one ignored place in front: see `Collator`.
+    widths = dict.fromkeys(batch, read) | {"labels": written + 1 if decoder else max(written, 1)}
+    return {
+        name: values[rows, -widths[name] :] if decoder else values[rows, : widths[name]]
+        for name, values in batch.items()
+    }

@@ -1,0 +1,161 @@
+"""Samples, votes, likelihood: what is written depends on seed and prompt alone, not on the batch."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from kard.model import majority
+from kard.recipe import StudentSection
+from kard.student.generation import Student, Writing, batches
+from kard.student.sampling import Sampling
+from kard.student.training import Example, train_student
+from tests.conftest import THINGS
+
+PROMPTS = [f"Question: {thing}\nExplanation:" for thing in THINGS[:6]]
+CHOICES = ["red", "red stone", "the blue house"]
+
+
+@pytest.fixture(scope="module", params=["t5_folder", "decoder_folder"])
+def student(request, tmp_path_factory):
+    """Taught to say different things, and not to the end."""
+    folder = tmp_path_factory.mktemp("student")
+    base = str(request.getfixturevalue(request.param))
+    section = StudentSection(
+        model=base, method="full", dtype="fp32", epochs=6, batch_size=4, lr=4e-3, max_output_tokens=32
+    )
+    told = [" It is so.\nAnswer: red", " It is so.\nAnswer: the blue house", " It was the stone.\nAnswer: red stone"]
+    examples = [Example(prompt, text) for prompt in PROMPTS for text in told]
+    train_student(examples, base, base, section, 0, folder, "train")
+    return Student.load(folder)
+
+
+def texts(student, prompts, how, choices=CHOICES):
+    return {p: (w.text, tuple(w.samples)) for p, w in student.write(dict.fromkeys(prompts, choices), how).items()}
+
+
+@pytest.mark.parametrize("answer_by", ["choices", "generate", "likelihood"])
+@pytest.mark.parametrize("sampling", [None, Sampling(3, 1.0, 50, 0.95, seed=1)])
+def test_writing_depends_neither_on_the_batch_nor_on_the_order(student, answer_by, sampling):
+    together = texts(student, PROMPTS, Writing("rationale", 64, None, answer_by, sampling))
+    alone = texts(student, PROMPTS[::-1], Writing("rationale", 1, None, answer_by, sampling))
+    by_tokens = texts(student, PROMPTS[2:], Writing("rationale", 64, 90, answer_by, sampling))
+    assert together == alone
+    assert by_tokens == {prompt: together[prompt] for prompt in PROMPTS[2:]}
+
+
+def test_samples_follow_the_seed_and_differ(student):
+    drawn = [
+        texts(student, PROMPTS, Writing("rationale", 8, None, "generate", Sampling(4, seed=seed))) for seed in (0, 0, 1)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    samples = [set(found) for _, found in drawn[0].values()]
+    assert all(len(found) == 4 for _, found in drawn[0].values())
+    assert max(map(len, samples)) > 1
+    first = texts(student, PROMPTS, Writing("rationale", 8, None, "generate", Sampling(2, seed=0)))
+    assert all(first[prompt][1] == drawn[0][prompt][1][:2] for prompt in PROMPTS)  # more samples leave the first ones
+
+
+def test_cold_samples_are_the_likeliest_text(student):
+    greedy = texts(student, PROMPTS, Writing("rationale", 8))
+    cold = texts(student, PROMPTS, Writing("rationale", 8, sampling=Sampling(2, temperature=1e-4)))
+    narrow = texts(student, PROMPTS, Writing("rationale", 8, sampling=Sampling(2, top_k=1)))
+    for prompt in PROMPTS:
+        assert cold[prompt][1] == narrow[prompt][1] == (greedy[prompt][0],) * 2
+
+
+def test_sampling_draws_with_the_models_probabilities():
+    """10,000 draws from one distribution, cut by top_k and top_p."""
+    scores = torch.tensor([[1.0, 3.0, 2.0, 0.0]]).expand(10_000, 4)
+    pick = Sampling(10_000, temperature=2.0).pick(["prompt"], 1)
+    found = pick(range(10_000), [0] * 10_000, scores).bincount(minlength=4) / 10_000
+    torch.testing.assert_close(found, (scores[0] / 2).softmax(0), atol=0.02, rtol=0)
+    two = Sampling(10_000, top_k=2).pick(["prompt"], 1)(range(10_000), [0] * 10_000, scores).unique()
+    assert two.tolist() == [1, 2]
+    # 64 %, 24 %, 9 %, 3 %: the first two have 88 % together
+    three = Sampling(10_000, top_p=0.9).pick(["prompt"], 1)(range(10_000), [0] * 10_000, scores).unique()
+    assert three.tolist() == [0, 1, 2]
+
+
+def test_likelihood_ranks_whole_choices(student):
+    """Against the model's own loss on prompt, rationale and choice."""
+    written = student.write(dict.fromkeys(PROMPTS, CHOICES), Writing("rationale", 8, answer_by="likelihood"))
+    for prompt in PROMPTS:
+        rationale, _, answer = written[prompt].text.rpartition("Answer:")
+        begun = student.write({prompt: CHOICES}, Writing("rationale", 1, answer_by="choices"))[prompt].text
+        assert begun.startswith(rationale)
+        start = student.tokenizer(
+            begun[: len(rationale)] and f" {rationale}Answer:", add_special_tokens=False
+        ).input_ids
+        scores = [log_probability(student, prompt, start, choice) for choice in CHOICES]
+        assert CHOICES[scores.index(max(scores))] == answer.strip()
+        share = math.exp(max(scores)) / sum(map(math.exp, scores))
+        assert written[prompt].confidence == pytest.approx(share, rel=1e-3)
+
+
+def test_confidence_is_the_choices_probability_and_counts_each_token_once(student):
+    """Rows that have ended stay in the batch for a while, and are not weighed again; samples have no confidence of their own."""
+    together = student.write(dict.fromkeys(PROMPTS, CHOICES), Writing("rationale", 8))
+    for prompt in PROMPTS:
+        alone = student.write({prompt: CHOICES}, Writing("rationale", 1))[prompt]
+        assert 0 < alone.confidence <= 1
+        assert together[prompt].confidence == pytest.approx(alone.confidence, rel=1e-3)
+    sampled = student.write(dict.fromkeys(PROMPTS, CHOICES), Writing("rationale", 8, sampling=Sampling(2)))
+    assert {written.confidence for written in sampled.values()} == {None}
+
+
+@pytest.mark.parametrize("answer_by", ["choices", "likelihood"])
+def test_one_text_is_heard_on_the_way_and_samples_are_not(student, answer_by):
+    heard: list[str] = []
+    hear = {PROMPTS[0]: heard.append}
+    written = student.write(dict.fromkeys(PROMPTS, CHOICES), Writing("rationale", 4, answer_by=answer_by), hear=hear)
+    assert len(heard) > 3
+    assert written[PROMPTS[0]].text.startswith(heard[-1])
+    heard.clear()
+    how = Writing("rationale", 4, answer_by=answer_by, sampling=Sampling(2))
+    student.write({PROMPTS[0]: CHOICES}, how, hear=hear)
+    assert heard == []
+
+
+def log_probability(student, prompt, begun, choice):
+    tokenizer, model = student.tokenizer, student.model
+    path = [*tokenizer(f" {choice}", add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    read = tokenizer(prompt, return_tensors="pt").input_ids
+    if model.config.is_encoder_decoder:
+        fed = torch.tensor([[model.config.decoder_start_token_id, *begun, *path]])
+        logits = model(input_ids=read, decoder_input_ids=fed).logits
+    else:
+        fed = torch.cat([read, torch.tensor([[*begun, *path]])], dim=1)
+        logits = model(input_ids=fed).logits
+    scores = logits[0, -len(path) - 1 : -1].log_softmax(dim=-1)
+    return sum(float(scores[place, token]) for place, token in enumerate(path))
+
+
+def test_batches_keep_to_the_token_budget():
+    lengths = {"a": 9, "b": 4, "c": 4, "d": 3, "e": 20}
+    assert list(batches("abcde", 3, 12, lengths)) == [["e"], ["a"], ["b", "c", "d"]]
+    assert list(batches("abcde", 2, 12, lengths)) == [["e"], ["a"], ["b", "c"], ["d"]]
+
+
+def test_shares_are_the_whole(student):
+    how = Writing("rationale", 2)
+    whole = texts(student, PROMPTS, how)
+    shares = [texts(student, PROMPTS, Writing("rationale", 2, share=(place, 2))) for place in (0, 1)]
+    assert shares[0] | shares[1] == whole
+    assert not set(shares[0]) & set(shares[1])
+
+
+@pytest.mark.parametrize(
+    ("answers", "place", "votes"),
+    [
+        ([1, 0, 0], 1, 2),
+        ([None, None, 2], 2, 1),
+        ([None, None], 0, 0),
+        ([2, 1], 0, 1),
+        (["The Sea", "a lake", "sea"], 0, 2),
+    ],
+)
+def test_the_majority_decides(answers, place, votes):
+    assert majority(answers) == (place, votes)

@@ -1,0 +1,70 @@
+"""Two processes on one recipe do what one does: same order of the data, same losses, same predictions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kard.processes import alone, process_count, rank
+from kard.recipe import load_recipe
+
+METHODS = "evaluation.methods=[distill,kard_bm25,kard_reranker]"
+
+
+def test_alone_hides_the_other_processes(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with alone():
+        assert (rank(), process_count()) == (0, 1)
+        assert "ACCELERATE_USE_FSDP" not in os.environ
+    assert (os.environ["WORLD_SIZE"], os.environ["ACCELERATE_USE_FSDP"]) == ("2", "true")
+
+
+def test_a_batch_that_cannot_be_shared_is_an_error(decoder_folder, tmp_path, monkeypatch):
+    from kard.errors import UserError
+    from kard.recipe import StudentSection
+    from kard.student.training import Example, train_student
+
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    section = StudentSection(model=str(decoder_folder), dtype="fp32", batch_size=8)
+    with pytest.raises(UserError, match="multiple"):
+        train_student([Example("a", "b")], str(decoder_folder), "x", section, 0, tmp_path, "train")
+
+
+def launched(recipe, output, *launcher):
+    command = [sys.executable, *launcher, "-m", "kard", "run", str(recipe), "--output", str(output), "--set", METHODS]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+def test_two_processes_do_what_one_does(project):
+    one, two = project.parent / "one", project.parent / "two"
+    launched(project, one)
+    done = launched(project, two, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert done.stdout.count("Report:") == 1  # the first process alone speaks
+    assert done.stderr.count("students/rationales: took") == 1
+    for name in ("rationales", "rationales_silver"):
+        curves = [
+            json.loads((run / "students" / name / "training.json").read_text(encoding="utf-8")) for run in (one, two)
+        ]
+        losses = [[row["loss"] for row in curve["loss"]] for curve in curves]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        assert [row["step"] for row in curves[0]["loss"]] == [row["step"] for row in curves[1]["loss"]]
+        assert curves[0]["examples"] == curves[1]["examples"]
+    methods = load_recipe(str(project), [METHODS]).evaluation.methods
+    for path in [path for method in methods for path in one.glob(f"predictions/*/{method}.jsonl")]:
+        assert texts(path) == texts(two / path.relative_to(one))
+    shares = [two / "predictions" / "rationales_silver" / name for name in ("written.jsonl", "written-1.jsonl")]
+    assert all(path.stat().st_size for path in shares)  # both wrote
+
+
+def texts(path):
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [(row["question"], row["prompt"], row["text"], row["correct"]) for row in rows]
