@@ -81,8 +81,10 @@ async def load(
 
 
 async def watch_memory(process: psutil.Process, samples: list[float]) -> None:
+    """The server's own memory: files that it has mapped (passage vectors) count as long as there is room, not as its need."""
     while True:
-        samples.append(process.memory_info().rss / 2**20)
+        memory = process.memory_info()
+        samples.append((memory.rss - memory.shared) / 2**20)
         await asyncio.sleep(1)
 
 

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def browser():
+    expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -86,6 +87,38 @@ def test_a_question_is_answered_with_its_passages_highlighted(page, address, kar
     assert card.locator(".others li").count() == 4
     assert "queue" in card.locator(".times").inner_text()
     assert page.locator("[role=status]").inner_text().endswith(expected.answer)
+
+
+def test_words_that_the_rationale_took_are_marked_in_both(page, address):
+    """With an answer of known words: case and punctuation do not matter, stop words and the unread passage do not count."""
+    scores = {"source": "s", "bm25": 1.0, "bm25_rank": 2, "reranker": 0.5}
+    passages = [
+        {
+            "id": "1",
+            "title": "Ships",
+            "text": "The Ship of the north <b>is</b> GREEN, 船舶.",
+            "rank": 1,
+            "read": True,
+            **scores,
+        },
+        {"id": "2", "title": "Other", "text": "A lamp is green.", "rank": 2, "read": False, **scores},
+    ]
+    reply = {
+        "model": "kard_reranker", "answer": "green", "choice": 1, "confidence": 0.75, "passages": passages,
+        "rationale": "It is a green ship, 船舶, not a lamp.", "text": "", "milliseconds": {"write": 1.0},
+    }  # fmt: skip
+    events = [("passages", passages), ("text", "It is a green"), ("answer", reply)]
+    body = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+    page.route("**/v1/answer", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    page.goto(address)
+    ask(page)
+    cards(page)
+    assert page.locator(".rationale mark").all_inner_texts() == ["green", "ship", "船舶"]
+    assert page.locator(".evidence > .passages mark").all_inner_texts() == ["Ship", "GREEN", "船舶"]
+    page.locator("summary").click()
+    assert page.locator(".others mark").all_inner_texts() == ["lamp", "green"]
+    assert page.locator(".passages .text").first.inner_text() == passages[0]["text"]
+    assert page.get_by_label("Confidence 75 %").count() == 1
 
 
 def test_the_switch_shows_what_it_would_say_otherwise(page, address):
