@@ -16,9 +16,7 @@ PLANTED = "sk-planted-0815-4711"
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
-def test_the_key_is_in_no_artifact_log_report_or_error(
-    server, project, monkeypatch, capfd, caplog, tmp_path, endpoint
-):
+def test_the_key_is_in_no_artifact_log_report_or_error(server, project, monkeypatch, capfd, caplog, tmp_path, endpoint):
     def answer(body, attempt):
         echo = f"the key {PLANTED} is known"
         if attempt == 1:
