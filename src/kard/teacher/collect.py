@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -104,20 +103,21 @@ def _asked(
     write: Write | None,
 ) -> list[Rationale]:
     _say_without_passages(questions, passages_of, section)
-    requests = partial(requests_of, questions, passages_of, section, seed)
+    keys: dict[str, list[str]] = {}
 
     def groups() -> Iterator[Sequence[Request]]:
-        for _, group in requests():
+        for question, group in requests_of(questions, passages_of, section, seed):
+            keys[question.id] = [request.key for request in group]
             yield from [group] if section.several == "n" else ([request] for request in group)
 
     with closing(ReplyCache(path)) as cache, _asker(section, cache, write) as ask:
         failures = ask(groups, len(questions) * (section.rationales or 1))
         rationales = [
             rationale
-            for question, group in requests()
+            for question in questions
             for rationale in sift(
                 question,
-                [_draft(cache.reply(request.key), failures.get(request.key, "")) for request in group],
+                [_draft(cache.reply(key), failures.get(key, "")) for key in keys[question.id]],
                 section,
                 model_name(section),
             )
