@@ -100,8 +100,8 @@ def _sketch(codes: np.ndarray, bands: np.ndarray) -> None:
             code = (code ^ np.uint64(codes[place])) * np.uint64(1099511628211)
         code ^= code >> np.uint64(31)
         code *= np.uint64(0x9E3779B97F4A7C15)
-        place = np.int64(code >> np.uint64(58))
-        smallest[place] = min(smallest[place], code)
+        slot = np.int64(code >> np.uint64(58))
+        smallest[slot] = min(smallest[slot], code)
     for band in range(_BANDS):
         code = np.uint64(band + 1)
         for place in range(band * _BINS // _BANDS, (band + 1) * _BINS // _BANDS):

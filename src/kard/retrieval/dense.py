@@ -134,6 +134,7 @@ def _faiss_index(vectors: np.ndarray, exact_up_to: int) -> Any:
     import faiss
 
     count, dimension = vectors.shape
+    index: Any
     if count <= exact_up_to:
         index = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     else:
