@@ -111,11 +111,7 @@ def evaluate_file(model: str, source: Path) -> list[dict[str, Any]]:
     from kard.weights import loading_explained
 
     texts: dict[str, int] = {}
-    judged = _judged(read_candidates(source, texts))
-    if not any(judged.relevant["right"]):
-        raise UserError(
-            f"{source}: no line has 'relevant' or 'scores', so nothing says which passage is right. Add them."
-        )
+    judged = _judged(source, texts)
     inside = Path(model) / "model"
     location = inside if inside.is_dir() else Path(model)
     with tempfile.TemporaryDirectory() as vectors, loading_explained(model, "MODEL"):

@@ -31,7 +31,7 @@ KINDS = {
 
 @pytest.fixture(params=KINDS)
 def section(request, encoder_folder) -> RerankerSection:
-    changes = {"epochs": 2, "batch_size": 5, "lr": 3e-3, "tau_rationale": 2.0, "question_tokens": 24} | KINDS[
+    changes = {"epochs": 4, "batch_size": 5, "lr": 3e-3, "tau_rationale": 2.0, "question_tokens": 24} | KINDS[
         request.param
     ]
     return RerankerSection(model=str(encoder_folder), passage_tokens=32, **changes)
@@ -89,7 +89,7 @@ def test_training_moves_what_it_should_and_saves_an_ordinary_model(section, tmp_
         reranker = open_reranker(str(tmp_path / "model"), section, tmp_path / "newer", TEXTS)
     questions, positions = [QUESTIONS[0], QUESTIONS[1]], [[3, 1, 4], [1, 5, 9, 2]]
     for old, new in zip(reranker.score(questions, positions), again.score(questions, positions), strict=True):
-        np.testing.assert_array_equal(old, new)
+        np.testing.assert_allclose(old, new, atol=1e-4)  # another attention kernel, the same weights
     loss = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["loss"]
     assert loss[-1]["loss"] < loss[0]["loss"]
 

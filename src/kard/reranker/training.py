@@ -105,6 +105,7 @@ class _DevTrainer(Trainer):
     """A Trainer that is judged by how well it ranks, not by its loss."""
 
     dev_hits: Callable[[], float] | None = None
+    control: Any
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         assert self.dev_hits is not None
