@@ -31,7 +31,7 @@ KINDS = {
 
 @pytest.fixture(params=KINDS)
 def section(request, encoder_folder) -> RerankerSection:
-    changes = {"epochs": 2, "batch_size": 5, "lr": 3e-3, "tau_rationale": 2.0, "question_tokens": 24} | KINDS[
+    changes = {"epochs": 4, "batch_size": 5, "lr": 3e-3, "tau_rationale": 2.0, "question_tokens": 24} | KINDS[
         request.param
     ]
     return RerankerSection(model=str(encoder_folder), passage_tokens=32, **changes)

@@ -7,9 +7,7 @@ may be read as several queries (the question with each choice); a passage's scor
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from kard.weights import loading_explained, model_location
 
 KEY = "reranker.model"
 _LENGTH_KEYS = ("reranker.question_tokens", "reranker.passage_tokens")
-_QUERIES_AT_ONCE = 64
+_QUERIES_AT_ONCE = 128
 
 Queries = tuple[str, ...]
 """A question as the reranker reads it: one text, or one for each choice."""
@@ -100,8 +98,7 @@ class Reranker:
         """
         self.prepare([position for row in positions for position in row])
         encoded = self._encode_questions(questions)
-        with ThreadPoolExecutor(os.cpu_count()) as threads:  # numpy lets other threads run while it computes
-            return list(threads.map(self._score, encoded, positions))
+        return [self._score(queries, row) for queries, row in zip(encoded, positions, strict=True)]
 
     def _encode_questions(self, questions: Sequence[Queries]) -> list[list[np.ndarray]]:
         texts = [text for queries in questions for text in queries]
@@ -114,7 +111,9 @@ class Reranker:
         if not len(positions):
             return np.zeros(0, dtype=np.float32)
         tokens, first = self.vectors.joined(positions)
-        best = np.maximum.reduceat(np.concatenate(queries) @ tokens.T, first, axis=1)
+        # torch multiplies on all cores, twice as fast as numpy does here.
+        similarity = torch.from_numpy(np.concatenate(queries)) @ torch.from_numpy(tokens).T
+        best = np.maximum.reduceat(similarity.numpy(), first, axis=1)
         ends = np.cumsum([len(query) for query in queries])[:-1]
         return np.max([part.mean(axis=0) for part in np.split(best, ends)], axis=0)
 

@@ -106,6 +106,7 @@ class _DevTrainer(Trainer):
 
     control: TrainerControl
     dev_hits: Callable[[], float] | None = None
+    control: Any
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         assert self.dev_hits is not None
