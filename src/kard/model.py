@@ -186,8 +186,9 @@ class Kard:
         texts = written.samples or [written.text]
         read = [extract(text, question.choices, self.method.writes, form) for text in texts]
         place, votes = majority([item.answer for item in read])
-        choice = read[place].answer if isinstance(read[place].answer, int) else None
-        answer = question.choices[choice] if choice is not None else read[place].answer
+        stated = read[place].answer
+        choice = stated if isinstance(stated, int) else None
+        answer = question.choices[choice] if choice is not None else stated
         assert answer is None or isinstance(answer, str)
         return Answer(
             question=question.id,

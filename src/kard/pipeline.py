@@ -346,9 +346,10 @@ def _predictions_step(recipe: Recipe, folder: Path, methods: list[Method], stude
     )
 
 
-def _step(name: str, key: dict[str, Any], make: Callable[[Path], None], about: str) -> Step:
+def _step(name: str, key: dict[str, Any], make: Callable[[Path], None], about: str, shared: bool = False) -> Step:
     stage = name.split("/")[0]
-    return Step(name, {"stage": name, "version": VERSIONS[stage], "run_format": RUN_FORMAT, **key}, make, about)
+    key = {"stage": stage, "version": VERSIONS[stage], "run_format": RUN_FORMAT, **key}
+    return Step(name, key, make, about, shared)
 
 
 def _fields(section: Section, *without: str) -> dict[str, Any]:

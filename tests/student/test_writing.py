@@ -95,6 +95,7 @@ def test_likelihood_ranks_whole_choices(student):
         assert written[prompt].confidence == pytest.approx(share, rel=1e-3)
 
 
+@torch.no_grad()
 def log_probability(student, prompt, begun, choice):
     tokenizer, model = student.tokenizer, student.model
     path = [*tokenizer(f" {choice}", add_special_tokens=False).input_ids, tokenizer.eos_token_id]
