@@ -96,7 +96,12 @@ def plain_trainer(model: Any, rows: list[dict[str, list[int]]], pad: int, batch_
 def share_of_peak(trainer: Trainer, peak: float) -> dict[str, float]:
     """A step's matrix products at the measured peak, as a share of the step's time."""
     batch = next(iter(trainer.get_train_dataloader()))
-    step: Callable[[], Any] = lambda: (trainer.training_step(trainer.model, dict(batch)), trainer.model.zero_grad())  # noqa: E731
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=trainer.args.bf16):
+            trainer.training_step(trainer.model, dict(batch))
+        trainer.model.zero_grad()
+
     step()
     with FlopCounterMode(display=False) as counter:
         step()

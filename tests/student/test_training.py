@@ -87,7 +87,7 @@ def test_labels_are_masked_by_length_so_that_the_end_is_learned(decoder_folder):
 def trained(kind, request, folder, examples, dev=(), **keys):
     """A student that saw every example twice, and its training.json."""
     model = str(request.getfixturevalue(kind))
-    section = StudentSection(model=model, method="full", dtype="fp32", lr=1e-3, **{"epochs": 2, **keys})
+    section = StudentSection(model=model, method="full", dtype="fp32", **{"epochs": 2, "lr": 1e-3, **keys})
     train_student(examples, model, model, section, 0, folder, "train", dev)
     return Student.load(folder), json.loads((folder / "training.json").read_text(encoding="utf-8"))
 

@@ -119,6 +119,7 @@ def test_one_text_is_heard_on_the_way_and_samples_are_not(student, answer_by):
     assert heard == []
 
 
+@torch.no_grad()
 def log_probability(student, prompt, begun, choice):
     tokenizer, model = student.tokenizer, student.model
     path = [*tokenizer(f" {choice}", add_special_tokens=False).input_ids, tokenizer.eos_token_id]

@@ -135,8 +135,7 @@ def student_trainer(
         learning_rate=section.lr,
         warmup_steps=section.warmup,
         weight_decay=section.weight_decay,
-        gradient_checkpointing=section.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing=section.gradient_checkpointing,
         **stopping,
     )
     # Two tokens: the logits before the one that could be a target.
