@@ -47,7 +47,14 @@ STAGES = (
 )
 
 # Raised when what a stage writes changes, so that folders of an older kind are made again.
-VERSIONS = dict.fromkeys(STAGES, 1) | {"questions": 2, "knowledge": 2, "index": 2, "reranker": 2, "students": 2, "predictions": 3}
+VERSIONS = dict.fromkeys(STAGES, 1) | {
+    "questions": 2,
+    "knowledge": 2,
+    "index": 2,
+    "reranker": 2,
+    "students": 2,
+    "predictions": 3,
+}
 
 _LARGE_FILE = 256 * 2**20
 
