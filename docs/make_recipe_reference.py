@@ -49,7 +49,6 @@ MEANINGS = {
     "reranker.lora_rank": "lora: rank of the adapters",
     "reranker.lora_alpha": "lora: the adapters' scale is this over the rank",
     "reranker.epochs": "passes over the candidate sets",
-    "reranker.batch_size": "candidate sets a step",
     "reranker.lr": "peak learning rate",
     "reranker.question_tokens": "longer questions are cut",
     "reranker.passage_tokens": "longer passages are cut, for the reranker only",

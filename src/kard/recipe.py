@@ -261,7 +261,7 @@ class RerankerSection(Section):
     tau_rationale: Positive | Literal["auto"] = Field("auto", description="τ1, over BM25 scores")
     tau_question: Positive | Literal["auto"] = Field("auto", description="τ2, over the reranker's scores")
     epochs: Positive = 1.0
-    batch_size: Size = 16
+    batch_size: Size = Field(16, description="candidate sets a step")
     lr: Positive = 1e-4
     frozen_layers: Annotated[int, Field(ge=0)] = Field(
         0, description="lowest layers of the question side that stay as they are, with the embeddings: faster"

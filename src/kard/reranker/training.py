@@ -104,7 +104,6 @@ def _arguments(section: RerankerSection, seed: int, folder: Path, examples: int)
 class _DevTrainer(Trainer):
     """A Trainer that is judged by how well it ranks, not by its loss."""
 
-    control: TrainerControl
     dev_hits: Callable[[], float] | None = None
     control: Any
 
