@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, Trainer, TrainerControl
+from transformers import EarlyStoppingCallback, Trainer
 
 from kard.artifacts import write_json
 from kard.errors import UserError

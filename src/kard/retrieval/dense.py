@@ -136,7 +136,7 @@ def _faiss_index(vectors: np.ndarray, exact_up_to: int) -> Any:
     count, dimension = vectors.shape
     index: Any
     if count <= exact_up_to:
-        index: Any = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     else:
         clusters = int(4 * count**0.5)
         quantizer = faiss.IndexFlatIP(dimension)
