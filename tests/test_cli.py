@@ -109,7 +109,10 @@ def test_batch_answers_as_the_evaluation_did_and_goes_on(run, tmp_path):
     torn = output.read_text(encoding="utf-8").splitlines(keepends=True)
     output.write_text("".join(torn[:5]) + torn[5][:20], encoding="utf-8")
     assert "7 answered, 5 were there" in kard("batch", run, source, output).stdout
-    assert [json.loads(line) for line in output.open(encoding="utf-8")] == rows
+    again = [json.loads(line) for line in output.open(encoding="utf-8")]
+    # The last digits of a probability depend on what else is in the batch.
+    assert [row.pop("confidence") for row in again] == pytest.approx([row.pop("confidence") for row in rows], rel=1e-3)
+    assert again == rows
 
 
 @pytest.mark.parametrize(

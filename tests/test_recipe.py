@@ -180,7 +180,7 @@ def test_knowledge_takes_a_path_where_its_kind_does(write, knowledge, fits):
     if fits:
         load_recipe(path)
     else:
-        assert "knowledge: kind jsonl takes a path, and the other kinds take none" in complaint(path)
+        assert "knowledge: kind wikivital takes no path, and the other kinds take one" in complaint(path)
 
 
 def test_no_secret_is_shown(write):
