@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -111,6 +112,7 @@ def run_and_die(recipe_path: str, stage: str | None) -> None:
     from kard.pipeline import run_recipe
     from kard.recipe import load_recipe
 
+    gc.freeze()  # what the fork server has loaded need not be walked through after each stage
     if stage is not None:
         KILLS[stage]()
     often = ["student.checkpoint_minutes=1.0e-9", "reranker.checkpoint_minutes=1.0e-9"]

@@ -127,7 +127,8 @@ def _run_step(step: Step, folder: Path) -> Artifact:
         say(step.name)
     with nullcontext() if step.shared else alone():
         artifact = build(step.name, path, step.key, step.make)
-    release_memory()
+    if not artifact.skipped:
+        release_memory()
     say(f"{step.name}: {'is there' if artifact.skipped else 'took ' + duration(artifact.seconds)}")
     return artifact
 

@@ -340,7 +340,7 @@ def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: 
         def keep(batch: list[Written]) -> None:
             log.append(asdict(item) for item in batch if item.prompt not in known)
             advance(len(batch))
-            release_memory()
+            release_memory(cycles=False)
 
         share = (rank(), process_count())
         written = kard.write([question for question, _ in asked], [prompt for _, prompt in asked], keep, known, share)

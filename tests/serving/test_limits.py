@@ -192,16 +192,22 @@ def test_a_terminated_server_answers_all_that_it_accepted(answering_run):
         statuses: list[int] = []
 
         def ask_until_it_ends() -> None:
-            while True:
-                try:
-                    statuses.append(httpx.post(f"http://127.0.0.1:{port}/v1/answer", json=BODY, timeout=60).status_code)
-                except httpx.ConnectError:
-                    if process.poll() is not None or statuses:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                while True:
+                    try:
+                        statuses.append(client.post("/v1/answer", json=BODY).status_code)
+                    except httpx.TransportError:  # no connection, or an open one whose question had not been read
                         return
-                    time.sleep(0.1)
-                except httpx.TransportError:  # a connection that was open, but whose question had not been read
-                    return
 
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+
+            def is_up() -> bool:
+                try:
+                    return client.get("/ready").status_code == 200
+                except httpx.ConnectError:
+                    return False
+
+            wait_for(is_up, seconds=120)
         threads = [threading.Thread(target=ask_until_it_ends) for _ in range(12)]
         for thread in threads:
             thread.start()
