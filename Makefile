@@ -19,7 +19,7 @@ quickstart: setup
 	"$(BIN)/kard" run quickstart --output "$(OUTPUT)"
 
 test: setup
-	"$(BIN)/python" -m pytest
+	"$(BIN)/python" -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: setup
 	"$(BIN)/ruff" check .

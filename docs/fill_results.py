@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from kard.artifacts import read_jsonl
 from kard.methods import METHODS
 from kard.progress import duration
 
@@ -20,7 +22,7 @@ def main(runs: list[str]) -> None:
     for run in runs:
         results = json.loads((Path(run) / "results.json").read_text(encoding="utf-8"))
         name = results["recipe"]
-        for block, lines in blocks(results).items():
+        for block, lines in (blocks(results) | {"rationales": rationales(Path(run))}).items():
             fill(ROOT / "docs" / "results.md", f"{name}-{block}", lines)
         if name == "quickstart":
             fill(ROOT / "README.md", "scoreboard", scoreboard(results))
@@ -64,6 +66,20 @@ def blocks(results: dict[str, Any]) -> dict[str, list[str]]:
         ],
         "environment": [environment(results)],
     }
+
+
+def rationales(run: Path) -> list[str]:
+    """How many rationales of the training questions were kept, and why the others were not."""
+    asked = {row["id"] for row in read_jsonl(run / "questions" / "train.jsonl")}
+    rows = [row for row in read_jsonl(run / "rationales" / "rationales.jsonl") if row["question"] in asked]
+    counts = Counter(row["status"] for row in rows)
+    kinds = Counter(row["kind"] for row in rows if row["status"] == "kept")
+    return [
+        "| rationales | number | share |",
+        "|---|--:|--:|",
+        *(f"| {status} | {count} | {100 * count / len(rows):.1f} % |" for status, count in counts.most_common()),
+        *(f"| kept and {kind} | {count} | {100 * count / len(rows):.1f} % |" for kind, count in kinds.most_common()),
+    ]
 
 
 def scoreboard(results: dict[str, Any]) -> list[str]:
