@@ -64,7 +64,6 @@ def continuations(
         for row, token in zip(rows[running].tolist(), chosen[running].tolist(), strict=True):
             written[row].append(token)
         step(written)
-        step(written)
         if not running.any():
             break
         if running.sum() <= (1 - _ENDED_SHARE) * len(rows):
