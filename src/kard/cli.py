@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import warnings
@@ -286,6 +287,8 @@ def serve(
     from kard.serving.guard import read_keys
 
     known = read_keys(keys, os.environ.get("KARD_API_KEYS"))
+    # What is loaded stays: looking through it for garbage, again and again, is a quarter of the start. `serve` looks again.
+    gc.disable()
     from kard.serving.app import Settings
     from kard.serving.server import serve as serve_run
 
