@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
+
 from kard.errors import UserError
 from kard.progress import duration
 from kard.recipe import KnowledgeSection, Recipe
@@ -105,7 +107,8 @@ def _installed(package: str) -> bool:
 
 
 def _memory_gigabytes() -> float:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    """What a new process can have: files that are cached for speed make room for it."""
+    return psutil.virtual_memory().available / 1e9
 
 
 def _speed() -> str:
