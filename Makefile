@@ -19,7 +19,7 @@ quickstart: setup
 	"$(BIN)/kard" run quickstart --output "$(OUTPUT)"
 
 test: setup
-	"$(BIN)/python" -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	"$(BIN)/python" -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	"$(BIN)/ruff" check .

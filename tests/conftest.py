@@ -17,6 +17,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first: no worker is left with one of them at the end."""
+    long = (
+        "test_pipeline.py",
+        "test_limits.py",
+        "test_cli.py",
+        "test_processes.py",
+        "test_client.py",
+        "test_export.py",
+    )
+    items.sort(key=lambda item: item.path.name not in long)
+
+
 def pytest_collection_finish() -> None:
     """What the tests have imported stays: the many collections in them need not walk through it."""
     gc.freeze()
