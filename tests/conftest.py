@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+gc.set_threshold(100_000, 50, 100)  # as the command line does
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny models are slower on several threads, and far slower where the machine is shared.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import ipaddress
 import signal
 import sys
@@ -33,8 +32,6 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
         # A page of another site cannot make a browser talk to this server under the site's own name.
         settings = replace(settings, hosts=("localhost", "127.0.0.1", host))
     app = create_app(kard, settings, examples(run))
-    gc.freeze()
-    gc.enable()
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     class Server(uvicorn.Server):
