@@ -97,7 +97,7 @@ async def measure(run: Path, clients: int, seconds: float, alone_seconds: float,
     command = [
         sys.executable,
         "-m",
-        "kard.cli",
+        "kard",
         "serve",
         str(run),
         "--port",

@@ -2,8 +2,8 @@
 
 import os
 
-# Huge pages for large tensors, read by torch at its first one: a quarter less time for writing on CPUs (measured: 40 s to 30 s
-# for 100 texts), most of it spent by the system in handing out small pages.
+# Huge pages for large tensors, read by torch at its first one: writing on CPUs spends much of its time in being handed small
+# pages otherwise. THP_MEM_ALLOC_ENABLE=0 before benchmarks/write.py shows how much.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from kard.errors import UserError

@@ -346,7 +346,3 @@ def _show_results(results: dict[str, Any]) -> None:
     from kard.report.table import summary_table
 
     Console().print(summary_table(results))
-
-
-if __name__ == "__main__":
-    main()

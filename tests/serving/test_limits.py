@@ -186,7 +186,7 @@ def free_port() -> int:
 def test_a_terminated_server_answers_all_that_it_accepted(answering_run):
     """The real command, killed with SIGTERM under load: it ends with 0, and no accepted question is lost."""
     port = free_port()
-    command = [sys.executable, "-m", "kard.cli", "serve", str(answering_run), "--port", str(port), "--batch-size", "4"]
+    command = [sys.executable, "-m", "kard", "serve", str(answering_run), "--port", str(port), "--batch-size", "4"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"})
     try:
         statuses: list[int] = []
@@ -229,7 +229,7 @@ def test_an_address_that_is_taken_is_a_clear_error(answering_run):
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         port = str(listening.getsockname()[1])
-        command = [sys.executable, "-m", "kard.cli", "serve", str(answering_run), "--port", port]
+        command = [sys.executable, "-m", "kard", "serve", str(answering_run), "--port", port]
         result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     assert "Choose another --port or --host." in result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ def kl_loss(target: Tensor, scores: Tensor, present: Tensor, tau_rationale: floa
     return terms.masked_fill(absent, 0.0).sum(dim=-1).mean()
 
 
-class Learner(nn.Module):
+class Learner(nn.Module, ABC):
     """An encoder with the loss on top; each kind says how a batch is scored."""
 
     def __init__(self, encoder: nn.Module, section: RerankerSection, tau_rationale: float, tau_question: float) -> None:
@@ -70,9 +71,9 @@ class Learner(nn.Module):
         """The parts that learn."""
         yield self.encoder
 
+    @abstractmethod
     def scores(self, **inputs: Any) -> Tensor:
         """Scores of a batch, (rationales, candidates)."""
-        raise NotImplementedError
 
     def train(self, mode: bool = True) -> Learner:
         """Without dropout: the target is a full distribution, and the untrained scores are the starting point."""

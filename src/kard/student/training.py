@@ -176,7 +176,7 @@ def compile_layers(model: PreTrainedModel) -> None:
 
 
 def with_adapters(model: PreTrainedModel, section: StudentSection) -> Any:
-    """The model with LoRA adapters on all of its linear layers; only they are trained, in float32."""
+    """The model with LoRA adapters on the layers that ``lora_targets`` names; only they are trained, in float32."""
     from peft import LoraConfig, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
