@@ -10,12 +10,12 @@ from torch.nn import functional
 from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 from kard.pipeline import run_recipe
+from kard.precision import compute_dtype
 from kard.recipe import Recipe
 from kard.recipe_file import load_recipe
 from kard.stages import make_base, training_examples
 from kard.student.loading import base_tokenizer
 from kard.student.training import Example
-from kard.training import compute_dtype
 
 
 def quickstart(folder: Path) -> tuple[Recipe, list[Example], Path]:

@@ -23,11 +23,11 @@ from students import bf16_peak, quickstart, t5_base
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from kard.precision import compute_dtype
 from kard.recipe import StudentSection
 from kard.student.batching import IGNORED
 from kard.student.loading import base_model, base_tokenizer
 from kard.student.training import ATTENTION_CPU, Example, encode_examples, student_trainer, with_adapters
-from kard.training import compute_dtype
 from kard.weights import model_location
 
 GOALS = {"gemma": 6.0, "t5_base": 3.0}

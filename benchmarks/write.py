@@ -22,10 +22,10 @@ import torch
 from students import quickstart, t5_base
 from torch import Tensor
 
+from kard.precision import compute_dtype
 from kard.student.generation import Student, Writing
 from kard.student.guide import Pick
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
-from kard.training import compute_dtype
 from kard.weights import model_location
 
 GOAL = 8.0

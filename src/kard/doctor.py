@@ -25,7 +25,7 @@ def findings() -> Iterator[tuple[str, str]]:
     """Names and values to print, one a line."""
     import torch
 
-    from kard.training import compute_dtype
+    from kard.precision import compute_dtype
     from kard.weights import cache_folder
 
     yield "kard", version("kard")

@@ -15,7 +15,7 @@ from kard.sweep import Sweep, manifests, sweep_states
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kard.training import Dtype
+    from kard.precision import Dtype
 
 # Tokens of an average example (prompt with a passage, target), for sizing up work that has not been tokenized yet.
 TOKENS_TRAINED, TOKENS_READ, TOKENS_WRITTEN = 220, 180, 45
@@ -171,7 +171,7 @@ def matmul_flops(dtype: Dtype) -> float:
     """Floating-point operations a second of a matrix product of the size that training does, in a number format."""
     import torch
 
-    from kard.training import compute_dtype
+    from kard.precision import compute_dtype
 
     left = torch.randn(1024, 1024).to(compute_dtype(dtype))
     for _ in range(3):

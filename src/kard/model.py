@@ -376,13 +376,17 @@ def load_readers(
 
 def load_reranker(folder: Path, recipe: Recipe, passages: Passages) -> Reranker | CrossReranker:
     """The trained reranker of a run, with the passage vectors that the run has computed so far."""
-    from kard.reranker import open_reranker
-
     trained, section = finished(folder, "reranker"), recipe.reranker
     own = own_vectors(folder)
     has_own = section.kind == "cross_encoder" or section.train == "both" or own.exists()
     store = own if has_own else passage_store(folder, recipe)
-    return open_reranker(str(trained / "model"), section, store, passages.texts)
+    if section.kind == "cross_encoder":
+        from kard.reranker import open_reranker
+
+        return open_reranker(str(trained / "model"), section, store, passages.texts)
+    from kard.reranker.model import trained_reranker
+
+    return trained_reranker(trained / "model", store, passages.texts, section.vectors)
 
 
 def passage_store(folder: Path, recipe: Recipe) -> Path:

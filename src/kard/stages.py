@@ -183,10 +183,10 @@ def silver_depth(recipe: Recipe) -> int:
 
 def make_base(recipe: Recipe, run: Path, folder: Path) -> None:
     """students/base: the model with its vocabulary trimmed to passages, training questions and rationales."""
+    from kard.precision import compute_dtype
     from kard.prompt import ANSWER_CUE, RATIONALE_CUE
     from kard.student.loading import KEY, base_model, base_tokenizer
     from kard.student.vocabulary import trim
-    from kard.training import compute_dtype
     from kard.weights import model_location
 
     location = model_location(recipe.student.model, KEY)
@@ -240,8 +240,8 @@ def base_student(recipe: Recipe, run: Path) -> tuple[str, str]:
 
 def make_prompted(recipe: Recipe, run: Path, folder: Path) -> None:
     """students/nothing: the model as it is, with worked examples to show in front of a question."""
+    from kard.precision import compute_dtype
     from kard.student.loading import StudentSettings, base_tokenizer
-    from kard.training import compute_dtype
 
     base, saved_as = base_student(recipe, run)
     base_tokenizer(base).save_pretrained(folder / "tokenizer")

@@ -1,4 +1,4 @@
-"""What every training here shares: number format, Trainer arguments, checkpoints that survive being killed, progress."""
+"""What every training here shares: Trainer arguments, checkpoints that survive being killed, progress."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -15,25 +15,6 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from kard.errors import UserError
 from kard.processes import process_count
 from kard.progress import progress
-
-Dtype = Literal["auto", "bf16", "fp32"]
-
-
-def compute_dtype(wanted: Dtype) -> torch.dtype:
-    """bfloat16 where the recipe asks for it, or leaves it open and the hardware computes in it; otherwise float32.
-
-    float16 is not offered: T5's activations overflow in it and training turns to NaN.
-    """
-    if wanted == "auto":
-        return torch.bfloat16 if _computes_in_bf16() else torch.float32
-    return torch.bfloat16 if wanted == "bf16" else torch.float32
-
-
-def _computes_in_bf16() -> bool:
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def training_arguments(folder: Path, dtype: torch.dtype, seed: int, **settings: Any) -> TrainingArguments:

@@ -14,6 +14,7 @@ from kard.recipe import RerankerSection
 from kard.reranker import learners, new_reranker, open_reranker
 from kard.reranker.cross import CrossReranker
 from kard.reranker.learners import CandidateSet, Collator, learner_of
+from kard.reranker.model import trained_reranker
 from kard.reranker.training import train_reranker
 from tests.conftest import project_rows
 
@@ -94,6 +95,10 @@ def test_training_moves_what_it_should_and_saves_an_ordinary_model(section, tmp_
     questions, positions = [QUESTIONS[0], QUESTIONS[1]], [[3, 1, 4], [1, 5, 9, 2]]
     for old, new in zip(reranker.score(questions, positions), again.score(questions, positions), strict=True):
         np.testing.assert_allclose(old, new, atol=1e-2)  # the vectors were encoded in other batches
+    if section.kind == "late_interaction":  # its question side alone
+        answering = trained_reranker(tmp_path / "model", tmp_path / "answering", TEXTS, section.vectors)
+        for old, new in zip(again.score(questions, positions), answering.score(questions, positions), strict=True):
+            np.testing.assert_array_equal(old, new)
     loss = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["loss"]
     assert loss[-1]["loss"] < loss[0]["loss"]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
 from torch.nn import functional
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from kard.errors import UserError
 from kard.prompt import extract
@@ -18,7 +20,7 @@ from kard.student.generation import Student, Writing, Written, batches, fitting_
 from kard.student.loading import base_model, base_tokenizer
 from kard.student.training import Example, StudentTrainer, encode_examples, train_student
 from kard.training import training_arguments
-from tests.conftest import COLOURS, THINGS, project_rows
+from tests.conftest import COLOURS, THINGS, byte_level_tokenizer, project_rows
 
 EXAMPLES = [
     Example("Question: the stone\nAnswer:", " red"),
@@ -233,7 +235,19 @@ def test_adapters_learn_and_are_merged_when_loaded(kind, targets, request, tmp_p
     assert all(("mlp" not in name and "Dense" not in name) for name in changed) == (targets == "attention")
 
 
-@pytest.mark.parametrize("kind", ["t5_folder", "decoder_folder"])
+@pytest.fixture
+def gpt2_folder(tmp_path) -> Path:
+    """A GPT-2 of 2 layers: its layers keep their weights the other way round, some of them square."""
+    folder = tmp_path / "gpt2"
+    tokenizer = byte_level_tokenizer()
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eos_token_id)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=512, n_embd=48, n_layer=2, n_head=4, **ends)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["t5_folder", "decoder_folder", "gpt2_folder"])
 def test_adapters_are_merged_without_rounding_twice(kind, request, tmp_path):
     """As peft merges them in float32 into the weights that they were trained on, which are rounded to the student's format."""
     folder = request.getfixturevalue(kind)

@@ -138,7 +138,7 @@ def environment(recipe: Recipe) -> dict[str, Any]:
 
     import torch
 
-    from kard.training import compute_dtype
+    from kard.precision import compute_dtype
 
     return {
         "python": platform.python_version(),

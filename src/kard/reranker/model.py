@@ -8,19 +8,23 @@ may be read as several queries (the question with each choice); a passage's scor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sentence_transformers import MultiVectorEncoder
-from sentence_transformers.base.modules import Normalize, Router, Transformer
-from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from torch import nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
 from kard.errors import UserError
+from kard.precision import compute_dtype
 from kard.reranker.vectors import Format, PassageVectors
-from kard.training import compute_dtype
 from kard.weights import loading_explained, model_location
+
+if TYPE_CHECKING:
+    from sentence_transformers import MultiVectorEncoder
 
 KEY = "reranker.model"
 _LENGTH_KEYS = ("reranker.question_tokens", "reranker.passage_tokens")
@@ -41,6 +45,10 @@ def new_encoder(name: str, question_tokens: int, passage_tokens: int) -> MultiVe
     Raises:
         UserError: The model cannot be loaded, or reads fewer tokens.
     """
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Normalize, Router, Transformer
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
     location = model_location(name, KEY)
     with loading_explained(name, KEY):
         # Questions are short: plain attention trains them faster than a fused kernel does (its backward pass is slow on CPUs).
@@ -69,16 +77,75 @@ def encode_passages(encoder: MultiVectorEncoder, texts: list[str]) -> list[np.nd
     return [tokens.to(torch.float16).cpu().numpy() for tokens in vectors]
 
 
+class QuestionEncoder(nn.Module):
+    """The question side of an encoder that `new_encoder` made, from its saved folder.
+
+    What the whole encoder gives for questions, without sentence-transformers: to import it takes seconds, which a server or a
+    single question would wait for.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        side = folder / "query_0_Transformer"
+        kind = AutoModelForTextEncoding if AutoConfig.from_pretrained(side).is_encoder_decoder else AutoModel
+        self.tokenizer = AutoTokenizer.from_pretrained(side)
+        self.model = kind.from_pretrained(side).to("cuda" if torch.cuda.is_available() else "cpu")
+        self.dimension = int(self.model.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
+    @torch.inference_mode()
+    def encode_query(
+        self, texts: Sequence[str], batch_size: int, show_progress_bar: bool = False
+    ) -> list[torch.Tensor]:
+        """Token vectors of length 1, (tokens, dimension) for each text; batches hold texts of similar length."""
+        order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
+        rows: dict[int, torch.Tensor] = {}
+        for begin in range(0, len(order), batch_size):
+            places = order[begin : begin + batch_size]
+            inputs = self.tokenizer([texts[p] for p in places], padding=True, truncation=True, return_tensors="pt")
+            hidden = self.model(**inputs.to(self.device)).last_hidden_state
+            vectors = functional.normalize(hidden, dim=-1)
+            rows |= {
+                p: row[kept] for p, row, kept in zip(places, vectors, inputs["attention_mask"].bool(), strict=True)
+            }
+        return [rows[place] for place in range(len(texts))]
+
+
+def trained_reranker(folder: Path, store: Path, texts: Sequence[str], form: Format) -> Reranker:
+    """A reranker that `new_encoder` began, from the folder that training saved; its passage side is loaded once it is needed.
+
+    Args:
+        folder: An ordinary sentence-transformers model.
+        store: Folder for passage vectors.
+        texts: All passages' full texts.
+        form: How their vectors are kept.
+    """
+
+    @cache
+    def whole() -> MultiVectorEncoder:
+        from sentence_transformers import MultiVectorEncoder
+
+        return MultiVectorEncoder(str(folder)).eval()
+
+    encoder = QuestionEncoder(folder)
+    vectors = PassageVectors(store, texts, encoder.dimension, lambda batch: encode_passages(whole(), batch), form)
+    return Reranker(encoder, vectors)
+
+
 class Reranker:
     """Scores passages for questions.
 
     Args:
-        encoder: Question side and passage side.
+        encoder: Question side, and passage side where there is one.
         vectors: The passage side's vectors, filled on demand.
     """
 
-    def __init__(self, encoder: MultiVectorEncoder, vectors: PassageVectors) -> None:
-        self.encoder = encoder.eval()
+    def __init__(self, encoder: MultiVectorEncoder | QuestionEncoder, vectors: PassageVectors) -> None:
+        self.encoder: Any = encoder.eval()
         self.vectors = vectors
 
     def prepare(self, positions: Sequence[int]) -> None:

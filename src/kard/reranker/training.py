@@ -13,12 +13,13 @@ from transformers import EarlyStoppingCallback, Trainer
 
 from kard.artifacts import write_json
 from kard.errors import UserError
+from kard.precision import compute_dtype
 from kard.recipe import RerankerSection
 from kard.reranker import open_reranker
 from kard.reranker.cross import CrossReranker
 from kard.reranker.learners import CandidateSet, Collator, learner_of, merge_adapters
 from kard.reranker.model import Reranker
-from kard.training import compute_dtype, train, training_arguments
+from kard.training import train, training_arguments
 
 EVALUATIONS_AN_EPOCH = 4
 

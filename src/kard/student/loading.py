@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.pytorch_utils import Conv1D
 
 from kard.artifacts import read_json
 from kard.errors import UserError
@@ -24,6 +26,8 @@ from kard.prompt import AnswerAs, WorkedExample
 from kard.weights import loading_explained, model_location
 
 KEY = "student.model"
+# How peft names what it saves.
+_PEFT, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
 @dataclass(frozen=True)
@@ -131,22 +135,23 @@ def trained_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFas
     settings = StudentSettings.read(folder / "student.json")
     dtype: torch.dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[settings.dtype]
     tokenizer = base_tokenizer(str(folder / "tokenizer"))
-    model: Any = base_model(_base_location(folder, settings), dtype)
+    model = base_model(_base_location(folder, settings), dtype)
     if settings.adapters:
-        model = _merged(model, folder / "weights")
+        _merge(model, folder / "weights")
     return model.eval(), tokenizer, settings
 
 
-def _merged(model: PreTrainedModel, adapters: Path) -> Any:
-    """The model with what its adapters learned: added in float32, layer by layer, so that nothing is rounded twice and the
-    model is in memory once."""
-    from peft import PeftModel
-    from peft.tuners.lora import LoraLayer
-
-    adapted = PeftModel.from_pretrained(model, adapters)
-    for layer in adapted.modules():
-        if isinstance(layer, LoraLayer):
-            weight = layer.get_base_layer().weight
-            for name in layer.active_adapters:
-                weight.data = (weight.float() + layer.get_delta_weight(name).float()).to(weight.dtype)
-    return adapted.unload()
+def _merge(model: PreTrainedModel, adapters: Path) -> None:
+    """Add what the adapters learned, W + (α / r) B A: in float32, layer by layer, so that nothing is rounded twice and the
+    model is in memory once. peft would build all adapters first, which takes longer than all other loading."""
+    config = read_json(adapters / "adapter_config.json")
+    tensors = load_file(adapters / "adapter_model.safetensors")
+    for name in [name for name in tensors if name.endswith(_DOWN)]:
+        layer = model.get_submodule(name.removeprefix(_PEFT).removesuffix(_DOWN))
+        down, up = tensors.pop(name).float(), tensors.pop(name.removesuffix(_DOWN) + _UP).float()
+        added = (up @ down) * (config["lora_alpha"] / config["r"])
+        added = added.T if isinstance(layer, Conv1D) else added
+        weight: Any = layer.weight
+        weight.data = (weight.float() + added.to(weight.device)).to(weight.dtype)
+    if tensors:
+        raise UserError(f"{adapters}: cannot merge '{next(iter(tensors))}'. Train the student again with this version.")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
+from kard.precision import compute_dtype
 from kard.student.loading import base_model, base_tokenizer
-from kard.training import compute_dtype
 from kard.weights import model_location
 
 

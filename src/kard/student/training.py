@@ -17,12 +17,13 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedToken
 
 from kard.artifacts import write_json
 from kard.errors import UserError
+from kard.precision import compute_dtype
 from kard.processes import process_count, rank
 from kard.progress import say
 from kard.recipe import StudentSection
 from kard.student.batching import IGNORED, Batch, Collator, EpochOrder, pieces
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
-from kard.training import compute_dtype, train, training_arguments
+from kard.training import train, training_arguments
 
 # Sequences are short here, and the backward pass of the fused kernel is the slower one on CPUs (measured: half the speed).
 ATTENTION_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "q", "k", "v", "o"]
