@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from kard.errors import Unfinished, UserError
+from kard.memory import keep_freed_memory
 
 app = typer.Typer(
     name="kard",
@@ -42,6 +43,7 @@ def main() -> None:
     # The libraries make millions of objects that stay: looking through them for garbage as often as Python does by itself
     # is a part of every command's start that one can feel.
     gc.set_threshold(100_000, 50, 100)
+    keep_freed_memory()
     _quieten_libraries()
     try:
         app()
