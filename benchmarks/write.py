@@ -22,6 +22,7 @@ import torch
 from students import quickstart, t5_base
 from torch import Tensor
 
+from kard.memory import keep_freed_memory
 from kard.precision import compute_dtype
 from kard.student.generation import Student, Writing
 from kard.student.guide import Pick
@@ -96,6 +97,7 @@ def some(lengths: dict[str, int], count: int) -> dict[str, int]:
 
 
 def main() -> None:
+    keep_freed_memory()  # as the command line does
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="Gemma alone, fewer questions")
     quick = parser.parse_args().quick
