@@ -82,14 +82,19 @@ class QuestionEncoder(nn.Module):
 
     What the whole encoder gives for questions, without sentence-transformers: to import it takes seconds, which a server or a
     single question would wait for.
+
+    Raises:
+        UserError: It cannot be loaded.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         side = folder / "query_0_Transformer"
-        kind = AutoModelForTextEncoding if AutoConfig.from_pretrained(side).is_encoder_decoder else AutoModel
-        self.tokenizer = AutoTokenizer.from_pretrained(side)
-        self.model = kind.from_pretrained(side).to("cuda" if torch.cuda.is_available() else "cpu")
+        with loading_explained(str(side), KEY):
+            kind = AutoModelForTextEncoding if AutoConfig.from_pretrained(side).is_encoder_decoder else AutoModel
+            self.tokenizer = AutoTokenizer.from_pretrained(side)
+            model = kind.from_pretrained(side, use_safetensors=True)
+        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.dimension = int(self.model.config.hidden_size)
 
     @property
