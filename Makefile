@@ -4,8 +4,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUTPUT ?= runs/quickstart
-# Compiled to bytecode is what gets imported, not all of what is installed: that takes longer than the installation itself.
-PIP := --quiet --no-compile --constraint constraints.txt
 
 .PHONY: setup quickstart test lint docs fuzz clean
 
@@ -13,8 +11,8 @@ setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install $(PIP) torch
-	"$(BIN)/python" -m pip install $(PIP) --editable ".[demo,dev,docs,serve]"
+	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt torch
+	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev,docs,serve]"
 	touch "$@"
 
 quickstart: setup
