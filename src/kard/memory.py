@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     """Let glibc use memory that was freed again, until `release_memory` gives it back.
 
     By itself it gets every large tensor from the system and returns it at once; the system then fills the pages with zeros,
-    again and again: for large batches that is a third of the time of a forward pass (measured).
+    again and again, which takes much of the time of a forward pass on a large batch.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
