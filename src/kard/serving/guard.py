@@ -14,6 +14,7 @@ from kard.errors import UserError
 from kard.serving.metrics import Metrics
 
 BODY_SECONDS = 20.0
+LINGER_BYTES = 4_000_000
 SHORTEST_KEY = 16
 
 # Scripts and styles come from this server alone, nothing is inline, nothing is framed, and no text can become markup.
@@ -67,27 +68,30 @@ class Guard:
             self.metrics.request(path, status, monotonic() - start)
 
     async def _checked(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["path"].startswith("/v1/") and not self._may_ask(scope):
-            text = "the key is missing or wrong. Send it as 'Authorization: Bearer KEY'."
-            await refuse(send, 401, text, "invalid_api_key", {"www-authenticate": "Bearer"})
-            return
-        body = b""
+        known = not scope["path"].startswith("/v1/") or self._may_ask(scope)
+        body, length = b"", 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                while True:
+                more = True
+                while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return
-                    body += message.get("body", b"")
-                    if len(body) > self.most_bytes:
-                        await refuse(
-                            send, 413, f"the body is longer than {self.most_bytes:,} bytes. Shorten it.", "too_long"
-                        )
-                        return
-                    if not message.get("more_body", False):
-                        break
+                    part, more = message.get("body", b""), message.get("more_body", False)
+                    length += len(part)
+                    # A refused body is read to its end all the same, unkept: a connection closed over unread bytes is
+                    # reset, and the asker may never see why. One that does not end is cut off.
+                    body = body + part if known and length <= self.most_bytes else b""
+                    more = more and length <= self.most_bytes + LINGER_BYTES
         except TimeoutError:
             await refuse(send, 408, "the body did not arrive in time. Send it again.", "timeout")
+            return
+        if not known:
+            text = "the key is missing or wrong. Send it as 'Authorization: Bearer KEY'."
+            await refuse(send, 401, text, "invalid_api_key", {"www-authenticate": "Bearer"})
+            return
+        if length > self.most_bytes:
+            await refuse(send, 413, f"the body is longer than {self.most_bytes:,} bytes. Shorten it.", "too_long")
             return
         rest = [{"type": "http.request", "body": body, "more_body": False}]
 
