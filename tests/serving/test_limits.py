@@ -164,9 +164,8 @@ def test_a_body_without_end_is_cut_off(address):
         while True:
             yield b"x" * 65_536
 
-    with contextlib.suppress(
-        httpx.NetworkError, httpx.RemoteProtocolError
-    ):  # whether the reply is read depends on what the asker was just doing
+    # Whether the reply is read depends on what the asker was just doing.
+    with contextlib.suppress(httpx.NetworkError, httpx.RemoteProtocolError):
         assert httpx.post(f"{address}/v1/answer", content=endless(), timeout=20).status_code == 413
     assert httpx.get(f"{address}/health").status_code == 200
 
