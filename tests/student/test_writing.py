@@ -11,6 +11,7 @@ from kard.model import majority
 from kard.prompt import extract, with_rationale
 from kard.recipe import StudentSection
 from kard.student.generation import Student, Writing, batches
+from kard.student.guide import AnswerGuide
 from kard.student.sampling import Sampling
 from kard.student.training import Example, train_student
 from tests.conftest import THINGS
@@ -45,6 +46,25 @@ def test_writing_depends_neither_on_the_batch_nor_on_the_order(student, answer_b
     by_tokens = texts(student, PROMPTS[2:], Writing("rationale", 64, 90, answer_by, sampling))
     assert together == alone
     assert by_tokens == {prompt: together[prompt] for prompt in PROMPTS[2:]}
+
+
+@pytest.mark.parametrize("writes", ["answer", "rationale"])
+@pytest.mark.parametrize("sampling", [None, Sampling(3, 1.0, 50, 0.95, seed=1)])
+def test_what_is_certain_is_not_computed(student, monkeypatch, writes, sampling):
+    """The rest of a choice that nothing else begins like: the same texts and confidences, with fewer steps."""
+    calls, choices = [], ["red things", "the blue house", "stone and sand"]
+    hook = student.model.register_forward_hook(lambda *_: calls.append(1))
+
+    def write():
+        calls.clear()
+        found = student.write(dict.fromkeys(PROMPTS, choices), Writing(writes, 64, sampling=sampling))
+        return {p: (w.text, w.samples, w.confidence) for p, w in found.items()}, len(calls)
+
+    (quick, few), _ = write(), monkeypatch.setattr(AnswerGuide, "rest", lambda *_: [])
+    slow, many = write()
+    hook.remove()
+    assert quick == slow
+    assert few < many
 
 
 def test_samples_follow_the_seed_and_differ(student):
@@ -154,8 +174,8 @@ def log_probability(student, prompt, begun, choice):
 
 def test_batches_keep_to_the_token_budget():
     lengths = {"a": 9, "b": 4, "c": 4, "d": 3, "e": 20}
-    assert list(batches("abcde", 3, 12, lengths)) == [["e"], ["a"], ["b", "c", "d"]]
-    assert list(batches("abcde", 2, 12, lengths)) == [["e"], ["a"], ["b", "c"], ["d"]]
+    assert list(batches(lengths, 3, 12)) == [["e"], ["a"], ["b", "c", "d"]]
+    assert list(batches(lengths, 2, 12)) == [["e"], ["a"], ["b", "c"], ["d"]]
 
 
 def test_shares_are_the_whole(student):

@@ -61,8 +61,15 @@ def continuations(
         here = rows.tolist()
         chosen = guide.choose(here, [written[row] for row in here], logits)
         running &= chosen != end
-        for row, token in zip(rows[running].tolist(), chosen[running].tolist(), strict=True):
-            written[row].append(token)
+        for index in running.nonzero()[:, 0].tolist():
+            text = written[here[index]]
+            text.append(int(chosen[index]))
+            if rest := guide.rest(
+                here[index], text
+            ):  # most choices are certain after a token or two: nothing to compute
+                text.extend(rest[:-1])
+                del text[limit:]
+                running[index] = False
         step(written)
         if not running.any():
             break

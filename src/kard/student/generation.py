@@ -21,6 +21,7 @@ from kard.student.loading import StudentSettings, trained_model
 from kard.student.sampling import Sampling
 
 AnswerBy = Literal["choices", "generate", "likelihood"]
+_WIDTH = 8  # PyTorch's attention on CPUs takes up to four times as long for some other widths
 _RANKED_AT_ONCE = 8  # prompts; each of their choices has scores over the whole vocabulary for every token
 
 
@@ -143,10 +144,8 @@ class Student:
 
     def _batches(self, prompts: list[str], how: Writing) -> list[list[str]]:
         size = max(1, how.batch_size // (how.sampling.samples if how.sampling else 1))
-        if how.batch_tokens is None:
-            return list(batches(prompts, size))
         lengths = [len(ids) for ids in self.tokenizer(prompts).input_ids] if prompts else []
-        return list(batches(prompts, size, how.batch_tokens, dict(zip(prompts, lengths, strict=True))))
+        return list(batches(dict(zip(prompts, lengths, strict=True)), size, how.batch_tokens))
 
     def _continue(
         self, prompts: list[str], answers: list[Sequence[str]], how: Writing, hear: Mapping[str, Hear]
@@ -200,7 +199,8 @@ class Student:
 
     def _encoded(self, prompts: list[str]) -> Any:
         self.tokenizer.padding_side = "right" if self.model.config.is_encoder_decoder else "left"
-        return self.tokenizer(prompts, padding=True, return_tensors="pt").to(self.model.device)
+        inputs = self.tokenizer(prompts, padding=True, pad_to_multiple_of=_WIDTH, return_tensors="pt")
+        return inputs.to(self.model.device)
 
     def _paths(self, answers: Sequence[str], how: Writing) -> list[list[int]]:
         if not answers or how.answer_by == "generate":
@@ -229,19 +229,16 @@ class Student:
         return ended, confidence
 
 
-def batches(
-    prompts: Sequence[str], size: int, tokens: int | None = None, lengths: Mapping[str, int] = MappingProxyType({})
-) -> Iterator[list[str]]:
+def batches(lengths: Mapping[str, int], size: int, tokens: int | None = None) -> Iterator[list[str]]:
     """Prompts in batches of similar length, longest first; the same prompts always give the same batches.
 
     Args:
-        prompts: Distinct texts.
+        lengths: Distinct texts and how many tokens each has.
         size: Most prompts of a batch.
         tokens: Most tokens of a batch, padding included (a longer prompt is a batch of its own); None: any.
-        lengths: Tokens of each prompt, where `tokens` is given; their characters order them otherwise.
     """
     batch: list[str] = []
-    for prompt in sorted(prompts, key=lambda prompt: (-lengths.get(prompt, len(prompt)), prompt)):
+    for prompt in sorted(lengths, key=lambda prompt: (-lengths[prompt], prompt)):
         if batch and (len(batch) == size or (tokens is not None and (len(batch) + 1) * lengths[batch[0]] > tokens)):
             yield batch
             batch = []

@@ -87,6 +87,15 @@ class AnswerGuide:
                 chosen[index] = self._weigh(row, places[index], allowed, scores[index : index + 1, allowed])
         return chosen
 
+    def rest(self, row: int, tokens: list[int]) -> list[int]:
+        """All that must follow what a row has written, up to the end token; nothing as long as the model has a say in it."""
+        begin = self.begins[row]
+        if begin is None or len(tokens) < begin:
+            return []
+        so_far = tokens[begin:]
+        ways = [path[len(so_far) :] for path in self.paths[row] if path[: len(so_far)] == so_far]
+        return ways[0] if len(ways) == 1 else []
+
     def confidences(self) -> list[float | None]:
         """How probable each row's answer was among its choices, after what the row had written; None where any may follow."""
         rows = zip(self.paths, self.begins, self._log_probability, strict=True)
