@@ -34,6 +34,7 @@ def swept(project) -> Path:
     assert result.returncode == 0, result.stderr
     assert "from other runs: questions, knowledge, index, rationales, candidates" in result.stderr
     assert "± " in result.stdout
+    assert result.stderr.count("evaluation.passages (2) is more than student.passages (1)") == 2, "one a run of it"
     return folder
 
 
@@ -176,6 +177,17 @@ def test_a_grid_has_every_combination_in_order(project):
     assert [cell.recipe.student.rationales for cell in sweep.cells] == [1, 1, None, None]
     assert len({cell.folder for cell in sweep.cells}) == 4
     assert sweep.folder == Path("sweeps/recipe")
+
+
+def test_keys_with_commas_between_them_have_one_value(project):
+    sweep = plan_sweep(str(project), ["student.passages, evaluation.passages=1,2", "student.rationales=1"], 1)
+    assert [(cell.recipe.student.passages, cell.recipe.evaluation.passages) for cell in sweep.cells] == [(1, 1), (2, 2)]
+    assert sweep.axes == {"student.passages,evaluation.passages": [1, 2], "student.rationales": [1]}
+    assert sweep.cells[1].folder.name == "student.passages+evaluation.passages-2_student.rationales-1_seed-0"
+    with pytest.raises(UserError, match="twice"):
+        plan_sweep(str(project), ["student.passages,evaluation.passages=1", "student.passages=2"], 1)
+    with pytest.raises(UserError, match="seed is not varied"):
+        plan_sweep(str(project), ["student.passages,seed=1"], 1)
 
 
 def test_without_an_axis_seeds_alone_differ(project):

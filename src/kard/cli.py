@@ -114,7 +114,9 @@ def sweep(
     recipe: RecipeName,
     vary: Annotated[
         list[str] | None,
-        typer.Option(help="A key and its values: section.key=1,2,3. Repeated: all combinations, a grid."),
+        typer.Option(
+            help="A key and its values: section.key=1,2,3 (key,key=1,2,3: both change together). Repeated: a grid."
+        ),
     ] = None,
     seeds: Annotated[
         int, typer.Option(min=1, help="Train each setting with so many seeds, on the same questions.")

@@ -109,6 +109,12 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
                 _join(step, folder)
         return None
     open_run(folder)
+    read, trained = recipe.evaluation.passages, recipe.student.passages
+    if read > trained:
+        say(
+            f"evaluation.passages ({read}) is more than student.passages ({trained}): a student that was never shown so many is "
+            "easily misled by them. Give both the same number."
+        )
     done: list[Artifact] = []
     with locked(folder):
         with disk_full_explained(folder):

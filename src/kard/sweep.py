@@ -50,7 +50,7 @@ class Sweep:
 
     Attributes:
         folder: Holds a run folder for each cell, ``sweep.json`` and ``index.html``.
-        axes: Recipe keys and their values, in the order given.
+        axes: Recipe keys (of several with one value: with commas between them) and their values, in the order given.
         seeds: The first is the recipe's own.
         cells: All seeds of the first setting, then those of the second, and so on; the last axis changes fastest.
         command: What was typed, to do it again.
@@ -75,7 +75,8 @@ def plan_sweep(
 
     Args:
         recipe: A YAML file, or the name of a shipped recipe.
-        vary: ``section.key=value,value``: an axis each; values are YAML. Several axes make a grid.
+        vary: ``section.key=value,value``: an axis each; values are YAML. Several axes make a grid; several keys before the
+            equals sign, with commas between them, have the same value.
         seeds: How many seeds: the recipe's own and the numbers after it.
         overrides: ``section.key=value``, the same in all runs.
         folder: The sweep's; by default ``sweeps/NAME`` in the current folder.
@@ -86,14 +87,19 @@ def plan_sweep(
     """
     base = load_recipe(recipe, list(overrides))
     axes = dict(_axis(text) for text in vary)
-    if len(axes) < len(vary):
+    keys = [key for axis in axes for key in axis.split(",")]
+    if len(axes) < len(vary) or len(set(keys)) < len(keys):
         raise UserError("--vary: a key is there twice. Give all of its values at once, as key=1,2,3.")
     folder = folder or Path("sweeps") / base.name
     numbers = list(range(base.seed, base.seed + seeds))
     cells = []
     for point in product(*axes.values()):
         values = dict(zip(axes, point, strict=True))
-        own = [f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in values.items()]
+        own = [
+            f"{key}={json.dumps(value, ensure_ascii=False, default=str)}"
+            for axis, value in values.items()
+            for key in axis.split(",")
+        ]
         for seed in numbers:
             # The questions, and what explains them, are those of the first seed in every run: only so are runs comparable.
             settings = [*overrides, f"data_seed={base.seed_of_data}", *own, f"seed={seed}", "output=null"]
@@ -102,19 +108,20 @@ def plan_sweep(
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
-    key, equals, values = text.partition("=")
-    key = key.strip()
-    if not equals or not key or not values.strip():
+    axis, equals, values = text.partition("=")
+    keys = [key.strip() for key in axis.split(",")]
+    if not equals or not all(keys) or not values.strip():
         raise UserError(f"--vary {text}: write it as section.key=value,value.")
-    if why := _NOT_VARIED.get(key):
-        raise UserError(f"--vary {text}: {key} is not varied: {why}.")
+    for key in keys:
+        if why := _NOT_VARIED.get(key):
+            raise UserError(f"--vary {text}: {key} is not varied: {why}.")
     try:
         found = yaml.safe_load(f"[{values}]")
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"--vary {text}: the values are not valid YAML. Quote them, as key='\"a, b\", c'.") from error
     if len({hash_of(value) for value in found}) < len(found):
         raise UserError(f"--vary {text}: a value is there twice. Remove one.")
-    return key, found
+    return ",".join(keys), found
 
 
 def sweep_command(recipe: str, vary: Sequence[str], seeds: int, overrides: Sequence[str], folder: Path | None) -> str:
@@ -126,7 +133,9 @@ def sweep_command(recipe: str, vary: Sequence[str], seeds: int, overrides: Seque
 
 def run_name(values: dict[str, Any], seed: int) -> str:
     """The folder of a run: readable, and another one for every setting, however odd its value."""
-    return "_".join([*(f"{key}-{_in_a_name(value)}" for key, value in values.items()), f"seed-{seed}"])
+    return "_".join(
+        [*(f"{key.replace(',', '+')}-{_in_a_name(value)}" for key, value in values.items()), f"seed-{seed}"]
+    )
 
 
 def _in_a_name(value: Any) -> str:

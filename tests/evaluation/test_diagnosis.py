@@ -80,7 +80,8 @@ def test_a_reader_shows_what_a_method_without_passages_loses():
 def test_advice_speaks_of_the_largest_part():
     assert advice({"not_in_candidates": 3, "not_in_top_k": 9, "in_prompt": 8}) == (
         "60 % of its mistakes (12 of 20) are lost by retrieval: among the candidates, but not in the prompt (9), not among "
-        "the candidates (3). To mend it, train the reranker on more questions, or raise evaluation.passages."
+        "the candidates (3). To mend it, train the reranker on more questions, or raise student.passages and "
+        "evaluation.passages together."
     )
     assert "62 % of its mistakes (5 of 8) are lost by the student" in advice(
         {"in_prompt": 4, "wrong_with_silver": 1, "unparsed": 3}

@@ -35,7 +35,7 @@ CLASSES = {
     ),
     "not_in_top_k": (
         "among the candidates, but not in the prompt",
-        "train the reranker on more questions, or raise evaluation.passages",
+        "train the reranker on more questions, or raise student.passages and evaluation.passages together",
     ),
     "not_in_candidates": (
         "not among the candidates",
