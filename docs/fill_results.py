@@ -90,7 +90,7 @@ def retrieval(ranked: list[dict[str, Any]]) -> list[str]:
 
 def sweep_block(results: dict[str, Any]) -> str:
     """The name of a sweep's block: its recipe, and the keys that it varies."""
-    keys = [key.rpartition(".")[2].replace("_", "-") for key in results["axes"]]
+    keys = [key.rpartition(".")[2].replace("_", "-") for axis in results["axes"] for key in axis.split(",")]
     return "-".join([results["recipe"], "sweep", *keys])
 
 
