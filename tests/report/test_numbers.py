@@ -13,6 +13,7 @@ from kard.report.numbers import (
     points,
     points_interval,
     reranking,
+    setting,
 )
 
 
@@ -133,3 +134,9 @@ def test_training_that_adds_nothing_is_said():
     rows[1]["gains"].append({"over": "reranker_untrained", "difference": 0.01, "ci95": [0, 0], "p_value": 0.8})
     assert "Training adds nothing certain" in reranking(rows)
     assert reranking([]) == ""
+
+
+def test_settings_are_told_in_words():
+    assert setting({}) == "as the recipe says"
+    told = setting({"student.rationales": None, "student.passages,evaluation.passages": 2})
+    assert told == "student.rationales = all, student.passages = evaluation.passages = 2"

@@ -91,8 +91,9 @@ def change(row: dict[str, Any]) -> str:
 
 
 def setting(values: dict[str, Any]) -> str:
-    """What a setting varies, in words: ``student.rationales = 3, retriever.candidates = 20``."""
-    return ", ".join(f"{key} = {value_of(value)}" for key, value in values.items()) or "as the recipe says"
+    """What a setting varies, in words: ``student.rationales = 3, student.passages = evaluation.passages = 2``."""
+    parts = (" = ".join([*axis.split(","), value_of(value)]) for axis, value in values.items())
+    return ", ".join(parts) or "as the recipe says"
 
 
 def value_of(value: Any) -> str:

@@ -122,7 +122,7 @@ def _panels(
     for rest, settings in others.items():
         values = [numbers.shortened(numbers.value_of(setting["values"][axis]), 14) for setting in settings]
         drawn = lines(settings)
-        text = caption.format(axis=axis, rest=f", with {rest}" if rest else "")
+        text = caption.format(axis=axis.replace(",", " and "), rest=f", with {rest}" if rest else "")
         charts = {size: Markup(curves_chart(values, drawn, width, text)) for size, width in WIDTHS.items()}
         yield Figure(text, charts, f"{text} {_spoken(values, drawn)}")
 
