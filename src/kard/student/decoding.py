@@ -64,9 +64,8 @@ def continuations(
         for index in running.nonzero()[:, 0].tolist():
             text = written[here[index]]
             text.append(int(chosen[index]))
-            if rest := guide.rest(
-                here[index], text
-            ):  # most choices are certain after a token or two: nothing to compute
+            rest = guide.rest(here[index], text)
+            if rest:  # most choices are certain after a token or two: the others need not be computed
                 text.extend(rest[:-1])
                 del text[limit:]
                 running[index] = False

@@ -144,8 +144,8 @@ class Student:
 
     def _batches(self, prompts: list[str], how: Writing) -> list[list[str]]:
         size = max(1, how.batch_size // (how.sampling.samples if how.sampling else 1))
-        lengths = [len(ids) for ids in self.tokenizer(prompts).input_ids] if prompts else []
-        return list(batches(dict(zip(prompts, lengths, strict=True)), size, how.batch_tokens))
+        widths = [math.ceil(len(ids) / _WIDTH) * _WIDTH for ids in self.tokenizer(prompts).input_ids] if prompts else []
+        return list(batches(dict(zip(prompts, widths, strict=True)), size, how.batch_tokens))
 
     def _continue(
         self, prompts: list[str], answers: list[Sequence[str]], how: Writing, hear: Mapping[str, Hear]
