@@ -86,9 +86,10 @@ def plan_sweep(
         UserError: An axis is not understood, or a setting is no valid recipe.
     """
     base = load_recipe(recipe, list(overrides))
-    axes = dict(_axis(text) for text in vary)
-    keys = [key for axis in axes for key in axis.split(",")]
-    if len(axes) < len(vary) or len(set(keys)) < len(keys):
+    varied = [_axis(text) for text in vary]
+    axes = dict(varied)
+    keys = [key for axis, _ in varied for key in axis.split(",")]
+    if len(set(keys)) < len(keys):
         raise UserError("--vary: a key is there twice. Give all of its values at once, as key=1,2,3.")
     folder = folder or Path("sweeps") / base.name
     numbers = list(range(base.seed, base.seed + seeds))

@@ -21,7 +21,7 @@ from kard.student.loading import StudentSettings, trained_model
 from kard.student.sampling import Sampling
 
 AnswerBy = Literal["choices", "generate", "likelihood"]
-_WIDTH = 8  # PyTorch's attention on CPUs takes up to four times as long for some other widths
+_WIDTH = 8  # PyTorch's attention on CPUs is much slower for some widths that no 8 divides
 _RANKED_AT_ONCE = 8  # prompts; each of their choices has scores over the whole vocabulary for every token
 
 
