@@ -1,9 +1,11 @@
 """Load on a server: 64 clients at once against one request at a time, memory, start, and an end that loses nothing.
 
     python benchmarks/serve.py [RUN] [--quick] [--clients 64] [--seconds 120]
+    python benchmarks/serve.py [RUN] --starts 10
 
 RUN is a finished run or an export (default: runs/quickstart); questions are its test or dev questions. A run's answers are
-also held against those of its evaluation. The last line is one JSON object.
+also held against those of its evaluation. With --starts there is no load: the server is started so often, each time after
+the bare import of its libraries. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,16 +17,21 @@ import os
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import psutil
+
+LIBRARIES = "from transformers import BertModel, Gemma3ForCausalLM"
 
 
 @dataclass
@@ -88,23 +95,13 @@ async def watch_memory(process: psutil.Process, samples: list[float]) -> None:
         await asyncio.sleep(1)
 
 
-async def measure(run: Path, clients: int, seconds: float, alone_seconds: float, batch_size: int) -> dict[str, Any]:
-    """All of it against one server process."""
-    questions = questions_of(run)
+@asynccontextmanager
+async def served(run: Path, batch_size: int) -> AsyncIterator[tuple[subprocess.Popen[str], str, float]]:
+    """A server that is ready: its process, its address, and the seconds that it took; killed in the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "kard",
-        "serve",
-        str(run),
-        "--port",
-        str(port),
-        "--batch-size",
-        str(batch_size),
-    ]
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "kard", "serve", str(run), "--port", port, "--batch-size", str(batch_size)]
     start = time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     address = f"http://127.0.0.1:{port}"
@@ -114,7 +111,28 @@ async def measure(run: Path, clients: int, seconds: float, alone_seconds: float,
                 if process.poll() is not None:
                     raise SystemExit(process.communicate()[1])
                 await asyncio.sleep(0.05)
-        started = time.monotonic() - start
+        yield process, address, time.monotonic() - start
+    finally:
+        process.kill()
+
+
+async def starts(run: Path, batch_size: int, times: int) -> dict[str, list[float]]:
+    """Seconds of starts, each beside those of importing the two libraries that every server of such a model must import."""
+    seconds: dict[str, list[float]] = {"imports": [], "starts": []}
+    for _ in range(times):
+        begin = time.monotonic()
+        subprocess.run([sys.executable, "-c", LIBRARIES], check=True)
+        seconds["imports"].append(round(time.monotonic() - begin, 1))
+        async with served(run, batch_size) as (_, _, started):
+            seconds["starts"].append(round(started, 1))
+        print(f"libraries {seconds['imports'][-1]} s, started in {started:.1f} s", flush=True)
+    return seconds
+
+
+async def measure(run: Path, clients: int, seconds: float, alone_seconds: float, batch_size: int) -> dict[str, Any]:
+    """All of it against one server process."""
+    questions = questions_of(run)
+    async with served(run, batch_size) as (process, address, started):
         print(f"started in {started:.1f} s", flush=True)
         never = asyncio.Event()
         alone = await load(address, questions, 1, alone_seconds, never)
@@ -125,8 +143,6 @@ async def measure(run: Path, clients: int, seconds: float, alone_seconds: float,
         watching.cancel()
         print(f"{clients} clients: {together.rate:.2f} answers/s, {dict(together.statuses)}", flush=True)
         last, said = await end_under_load(process, address, questions, clients)
-    finally:
-        process.kill()
     accepted = int(re.search(r"Stopped: ([\d,]+) questions", said)[1].replace(",", ""))
     answered = sum(seen.statuses[200] for seen in (alone, together, last))
     third = max(1, len(memory) // 3)
@@ -209,7 +225,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--starts", type=int, default=0)
     options = parser.parse_args()
+    if options.starts:
+        started = asyncio.run(starts(options.run, options.batch_size, options.starts))
+        middle = {name: round(statistics.median(values), 1) for name, values in started.items()}
+        print(json.dumps({"benchmark": "serve starts", "median_seconds": middle, "seconds": started}))
+        return
     seconds, alone = (12.0, 6.0) if options.quick else (options.seconds, 40.0)
     found = asyncio.run(measure(options.run, options.clients, seconds, alone, options.batch_size))
     ratio = found["together_per_second"] / found["alone_per_second"] if found["alone_per_second"] else 0.0
