@@ -6,6 +6,7 @@ would go into padding.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from kard.student.drafts import Drafts
 from kard.student.guide import AnswerGuide
 
 # Rows leave when this share of the batch has ended: copying the cache costs about as much as one step.
@@ -49,35 +51,90 @@ def continuations(
         The new tokens of each row, without the end token; samples of a row stand together.
     """
     reader = _reader(model, inputs, mask)
-    logits = reader.read(reader.first)[:, -1]
+    logits = reader.read(reader.first)[:, -1:]
+    drafts = Drafts(
+        [ids[there].tolist() for ids, there in zip(inputs, mask.bool(), strict=True) for _ in range(samples)]
+    )
     if samples > 1:  # what is read is read once
         repeated = torch.arange(len(inputs), device=inputs.device).repeat_interleave(samples)
         reader.keep(repeated)
         logits = logits[repeated]
     written: list[list[int]] = [[] for _ in range(len(logits))]
-    rows = torch.arange(len(logits), device=inputs.device)
-    running = torch.ones_like(rows, dtype=torch.bool)
-    for _ in range(limit):
-        here = rows.tolist()
-        chosen = guide.choose(here, [written[row] for row in here], logits)
-        running &= chosen != end
-        for index in running.nonzero()[:, 0].tolist():
-            text = written[here[index]]
-            text.append(int(chosen[index]))
-            rest = guide.rest(here[index], text)
-            if rest:  # most choices are certain after a token or two: the others need not be computed
-                text.extend(rest[:-1])
-                del text[limit:]
-                running[index] = False
+    rows = list(range(len(logits)))
+    last: list[int | None] = [end for _ in rows]
+    guesses: list[list[int]] = [[] for _ in rows]
+    while True:
+        going = [index for index, token in enumerate(last) if token is not None]
+        taken, last = _follow(guide, rows, going, written, logits, guesses, limit, end)
         step(written)
-        if not running.any():
+        running = [index for index, token in enumerate(last) if token is not None]
+        if not running:
+            return written
+        if logits.shape[1] > 1:
+            for index in running:
+                drafts.learn(guesses[index], taken[index] - 1)
+            reader.take_back(taken)
+        if len(running) <= (1 - _ENDED_SHARE) * len(rows):
+            reader.keep(torch.tensor(running, device=inputs.device))
+            rows, last = [rows[index] for index in running], [last[index] for index in running]
+        behind = {row: written[row] for row, token in zip(rows, last, strict=True) if token is not None}
+        left = limit - min(map(len, behind.values()))
+        found = iter(drafts.guesses(behind, min(left - 1, reader.room(left))))
+        guesses = [next(found) if token is not None else [] for token in last]
+        width = max(map(len, guesses))
+        tokens = [[token or 0, *guess, *[0] * (width - len(guess))] for token, guess in zip(last, guesses, strict=True)]
+        logits = reader.read(torch.tensor(tokens, device=inputs.device))
+
+
+def _follow(
+    guide: AnswerGuide,
+    rows: Sequence[int],
+    going: Sequence[int],
+    written: list[list[int]],
+    logits: Tensor,
+    guesses: Sequence[list[int]],
+    limit: int,
+    end: int,
+) -> tuple[list[int], list[int | None]]:
+    """Write each row's next token, and go on as long as the row's guess was right.
+
+    Args:
+        guide: Chooses the tokens.
+        rows: The rows that are computed.
+        going: Which of them (their places in `rows`) have not ended.
+        written: Of every row, what it has written: tokens are put behind it.
+        logits: Scores behind the last token and behind each guessed one, (rows, tokens, vocabulary).
+        guesses: Of the computed rows.
+        limit: Most tokens of a row.
+        end: The end token's id.
+
+    Returns:
+        For each computed row how many of its scores were used, and its last token; None where it has ended.
+    """
+    taken = [0 for _ in rows]
+    last: list[int | None] = [None for _ in rows]
+    for place in range(logits.shape[1]):
+        here = [rows[index] for index in going]
+        scores = logits[:, place] if len(here) == len(rows) else logits[going, place]
+        chosen = guide.choose(here, [written[row] for row in here], scores).tolist()
+        following = []
+        for index, row, token in zip(going, here, chosen, strict=True):
+            taken[index], last[index] = place + 1, None
+            if token != end:
+                text = written[row]
+                text.append(token)
+                rest = guide.rest(row, text)
+                if rest:  # most choices are certain after a token or two: the others need not be computed
+                    text.extend(rest[:-1])
+                    del text[limit:]
+                elif len(text) < limit:
+                    last[index] = token
+                    if guesses[index][place : place + 1] == [token]:
+                        following.append(index)
+        going = following
+        if not going:
             break
-        if running.sum() <= (1 - _ENDED_SHARE) * len(rows):
-            kept = running.nonzero()[:, 0]
-            reader.keep(kept)
-            rows, chosen, running = (values[kept] for values in (rows, chosen, running))
-        logits = reader.read(chosen[:, None])[:, -1]
-    return written
+    return taken, last
 
 
 @torch.inference_mode()
@@ -126,6 +183,14 @@ class _Reader(Protocol):
         """Go on with these rows, each as often as it is named."""
         ...
 
+    def room(self, left: int) -> int:
+        """How many tokens may be read only to be taken back, where each row will go on by `left` tokens at most."""
+        ...
+
+    def take_back(self, kept: Sequence[int]) -> None:
+        """Forget the tokens of the last step but the first ones, so many of each row."""
+        ...
+
 
 def _reader(model: PreTrainedModel, inputs: Tensor, mask: Tensor) -> _Reader:
     kind: Any = _EncoderDecoder if model.config.is_encoder_decoder else _Decoder
@@ -138,7 +203,9 @@ class _Decoder:
         self.first = inputs
         self.mask = mask
         self.cache = roomy_cache(model.config)
+        self.window = min((layer.window for layer in self.cache.layers if isinstance(layer, _RoomyLayer)), default=0)
         self.length: Tensor | None = None
+        self.step = 0
 
     def read(self, tokens: Tensor) -> Tensor:
         if self.length is None:
@@ -147,7 +214,7 @@ class _Decoder:
             self.mask = torch.cat([self.mask, self.mask.new_ones(tokens.shape)], dim=1)
             wanted = tokens.shape[1]
             positions = self.length + torch.arange(wanted, device=tokens.device)
-        self.length = positions[:, -1:] + 1
+        self.length, self.step = positions[:, -1:] + 1, tokens.shape[1]
         return self.model(
             input_ids=tokens,
             attention_mask=self.mask,
@@ -163,6 +230,21 @@ class _Decoder:
         assert self.length is not None
         self.length = self.length[rows]
 
+    def room(self, left: int) -> int:
+        if len(self.mask) == 1:
+            return _last_tokens_can_go(self.cache)
+        # What is taken back from some rows alone stays in the cache, masked; a sliding window would count it.
+        return min(_last_tokens_can_go(self.cache), self.window - self.mask.shape[1] - left)
+
+    def take_back(self, kept: Sequence[int]) -> None:
+        assert self.length is not None
+        counts = torch.tensor(kept, device=self.mask.device)[:, None]
+        most = max(kept)
+        self.cache.crop(most - self.step)
+        self.mask = self.mask[:, : self.mask.shape[1] - self.step + most]
+        self.mask[:, -most:] = torch.arange(most, device=self.mask.device) < counts
+        self.length = self.length - self.step + counts
+
 
 class _EncoderDecoder:
     def __init__(self, model: PreTrainedModel, inputs: Tensor, mask: Tensor) -> None:
@@ -172,8 +254,10 @@ class _EncoderDecoder:
         self.encoded = model.get_encoder()(input_ids=inputs, attention_mask=mask).last_hidden_state
         config = model.get_decoder().config
         self.cache = EncoderDecoderCache(roomy_cache(config), DynamicCache(config=config))
+        self.step = 0
 
     def read(self, tokens: Tensor) -> Tensor:
+        self.step = tokens.shape[1]
         return self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded),
             attention_mask=self.mask,
@@ -186,6 +270,13 @@ class _EncoderDecoder:
         self.cache.batch_select_indices(rows)
         self.encoded, self.mask = self.encoded[rows], self.mask[rows]
 
+    def room(self, left: int) -> int:
+        # Its decoders count how far apart tokens are by their places in the cache: rows must be equally long.
+        return _last_tokens_can_go(self.cache.self_attention_cache) if len(self.mask) == 1 else 0
+
+    def take_back(self, kept: Sequence[int]) -> None:
+        self.cache.self_attention_cache.crop(max(kept) - self.step)
+
 
 def roomy_cache(config: Any) -> DynamicCache:
     """A cache whose attention layers do not copy all of their keys and values at every token.
@@ -193,18 +284,36 @@ def roomy_cache(config: Any) -> DynamicCache:
     A sliding window is left to the mask, which is right for any length; the window would only save memory.
     """
     cache = DynamicCache(config=config)
-    plain = (DynamicLayer, DynamicSlidingWindowLayer)
-    cache.layers = [_RoomyLayer() if type(layer) in plain else layer for layer in cache.layers]
+    cache.layers = [_roomy(layer) for layer in cache.layers]
     return cache
 
 
+def _roomy(layer: Any) -> Any:
+    if type(layer) is DynamicSlidingWindowLayer:
+        return _RoomyLayer(layer.sliding_window)
+    return _RoomyLayer() if type(layer) is DynamicLayer else layer
+
+
+def _last_tokens_can_go(cache: DynamicCache) -> int:
+    """How many tokens can be taken out of a cache again: any number, or none where a layer keeps something else than them."""
+    return sys.maxsize if all(isinstance(layer, _RoomyLayer) for layer in cache.layers) else 0
+
+
 class _RoomyLayer(DynamicLayer):
-    """Keys and values as views into buffers (rows, heads, tokens and room for more, dimension)."""
+    """Keys and values as views into buffers (rows, heads, tokens and room for more, dimension).
+
+    Args:
+        window: Tokens that a token sees.
+    """
 
     keys: Any
     values: Any
     key_buffer: Tensor
     value_buffer: Tensor
+
+    def __init__(self, window: int = sys.maxsize) -> None:
+        super().__init__()
+        self.window = window
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         length = self.get_seq_length()

@@ -1,0 +1,143 @@
+"""Guesses from the prompt: the same texts in fewer steps, whatever is guessed, for every kind of model."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from kard.student import drafts
+from kard.student.decoding import continuations
+from kard.student.drafts import Drafts
+from kard.student.guide import AnswerGuide
+from kard.student.sampling import Sampling
+from tests.conftest import byte_level_tokenizer
+
+WORDS, LIMIT, END = 60, 40, 0
+SMALL = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8,
+         "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
+
+
+def gemma(window):
+    config = Gemma3TextConfig(
+        **SMALL, sliding_window=window, layer_types=["sliding_attention", "full_attention"], query_pre_attn_scalar=8
+    )
+    return Gemma3ForCausalLM(config)
+
+
+MODELS = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_embd=16, n_layer=2, n_head=2, n_positions=200)),
+    "a narrow window": lambda: gemma(16),
+    "a window that a few guesses fit into": lambda: gemma(88),
+    "a wide window": lambda: gemma(400),
+    "t5": lambda: T5ForConditionalGeneration(
+        T5Config(vocab_size=WORDS, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=1)
+    ),
+}
+
+
+def write(model, inputs, mask, samples=1, guide_with=None):
+    """The rows' continuations, and how many tokens each call of the model has read of each row."""
+    widths = []
+    hook = model.register_forward_hook(lambda module, inputs, output: widths.append(output.logits.shape[1]))
+    guide = AnswerGuide(byte_level_tokenizer(), [[] for _ in range(len(inputs) * samples)], "rationale", LIMIT)
+    if guide_with is not None:
+        guide.pick = guide_with
+    texts = continuations(model, inputs, mask, LIMIT, END, guide, samples)
+    hook.remove()
+    return texts, widths
+
+
+def prompts(model, rows):
+    """Random prompts of several lengths, padded as the model's kind wants it."""
+    draw = random.Random(rows)
+    lengths = [draw.randrange(20, 40) for _ in range(rows)]
+    width = max(lengths)
+    inputs, mask = torch.full((rows, width), END), torch.zeros(rows, width, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        place = slice(0, length) if model.config.is_encoder_decoder else slice(width - length, width)
+        inputs[row, place] = torch.tensor([draw.randrange(2, WORDS) for _ in range(length)])
+        mask[row, place] = 1
+    return inputs, mask
+
+
+def guess_from(monkeypatch, texts):
+    """Guess what will be written, right up to somewhere and wrong from there on, and sometimes nothing."""
+
+    def guess(self, row, written):
+        draw = random.Random(1000 * row + len(written))
+        right = texts[row][len(written) : len(written) + draw.randrange(9)]
+        return [*right, draw.randrange(2, WORDS)] if draw.random() < 0.8 else []
+
+    monkeypatch.setattr(Drafts, "_guess", guess)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("name", MODELS)
+def test_texts_are_the_same_whatever_is_guessed(monkeypatch, name, rows):
+    torch.manual_seed(3)
+    model = MODELS[name]().eval()
+    inputs, mask = prompts(model, rows)
+    # Pure greed would soon repeat itself; drawn tokens depend on row and place alone and leave nothing to repeat.
+    pick = Sampling(1, 1.0, seed=4).pick([str(row) for row in range(rows)], LIMIT)
+    monkeypatch.setattr(drafts, "_MOST", 0)
+    plain, widths = write(model, inputs, mask, guide_with=pick)
+    assert set(widths) <= {1, inputs.shape[1]}
+    monkeypatch.setattr(drafts, "_MOST", 8)
+    guess_from(monkeypatch, plain)
+    drafted, wide = write(model, inputs, mask, guide_with=pick)
+    assert drafted == plain
+    rows_differ = rows > 1 and name in ("t5", "a narrow window")
+    assert len(wide) == len(widths) if rows_differ else len(wide) < len(widths)
+
+
+def test_samples_of_a_prompt_are_the_same_with_guesses(monkeypatch):
+    torch.manual_seed(3)
+    model = MODELS["llama"]().eval()
+    inputs, mask = prompts(model, 2)
+    pick = Sampling(3, 1.0, seed=4).pick(["a", "b"], LIMIT)
+    monkeypatch.setattr(drafts, "_MOST", 0)
+    plain, widths = write(model, inputs, mask, samples=3, guide_with=pick)
+    assert plain[0] != plain[1]
+    monkeypatch.setattr(drafts, "_MOST", 8)
+    guess_from(monkeypatch, plain)
+    drafted, wide = write(model, inputs, mask, samples=3, guide_with=pick)
+    assert (drafted, len(wide) < len(widths)) == (plain, True)
+
+
+def test_what_followed_the_last_words_first_is_guessed():
+    one = Drafts([[5, 6, 7, 8, 9, 5, 6, 1, 2, 6, 3]])
+    assert one.guesses({0: [5, 6]}, 3) == [[7, 8, 9]]  # both words, the first time
+    assert one.guesses({0: [1, 2, 6]}, 8) == [[3]]  # the longest run of words, up to the prompt's end
+    assert one.guesses({0: [4, 6]}, 2) == [[7, 8]]  # one word where no more fit
+    assert one.guesses({0: [4]}, 8) == [[]]
+    assert one.guesses({0: [5, 6]}, 0) == [[]]
+    assert Drafts([[5, 3, 7, 8, 1, 3]]).guesses({0: []}, 2) == [[7, 8]]  # nothing written: the prompt's own last words
+
+
+def test_guesses_grow_shorter_in_large_batches_and_where_they_are_wrong():
+    prompt = list(range(2, 40))
+    assert len(Drafts([prompt]).guesses({0: [3]}, 20)[0]) == 8
+    many = Drafts([prompt] * 60)
+    width = max(map(len, many.guesses({row: [3] for row in range(60)}, 20)))
+    assert 0 < width < 8
+    for _ in range(200):
+        many.learn([4, 5, 6], 0)
+    assert many.guesses({row: [3] for row in range(60)}, 20) == [[]] * 60
+
+
+def test_a_batch_does_not_wait_for_the_few_that_quote():
+    found = Drafts([list(range(2, 40))] * 60).guesses({row: [3] if row == 0 else [50] for row in range(60)}, 20)
+    assert found == [[]] * 60
