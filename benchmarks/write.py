@@ -1,8 +1,8 @@
 """Questions a second that a student answers, beside one question at a time in float32.
 
 Gemma 3 270M with the quickstart's prompts and trimmed vocabulary, and a T5 of base size from random weights. The peer is
-``generate`` on one prompt after the other, in float32, with the whole vocabulary. Nothing is trained here: so that both sides
-write as much as a trained student would, each text ends at the length of its question's real rationale and answer.
+``generate`` on one prompt after the other, in float32, with the whole vocabulary. Nothing is trained here: our side is told to
+write what a trained student would, its question's real rationale and answer, and the peer writes as many tokens.
 
 Usage: python benchmarks/write.py [--quick]
 """
@@ -33,30 +33,32 @@ GOAL = 8.0
 
 
 @dataclass(frozen=True)
-class UpTo:
-    """Takes the likeliest token, and the end token at each text's given length."""
+class Told:
+    """Looks for the likeliest token, and takes the next one of each prompt's real text."""
 
-    lengths: dict[str, int]
+    texts: dict[str, list[int]]
     end: int
     samples: int = 1
 
     def pick(self, prompts: Sequence[str], limit: int) -> Pick:
         def pick(rows: Sequence[int], places: Sequence[int], scores: Tensor) -> Tensor:
-            scores[:, self.end] = -torch.inf
-            ended = torch.tensor([p >= self.lengths[prompts[row]] for row, p in zip(rows, places, strict=True)])
-            return scores.argmax(dim=-1).masked_fill(ended, self.end)
+            tokens = scores.max(dim=-1).indices
+            for index, (row, place) in enumerate(zip(rows, places, strict=True)):
+                tokens[index] = [*self.texts[prompts[row]], self.end][place]
+            return tokens
 
         return pick
 
 
-def ours(model: Any, tokenizer: Any, lengths: dict[str, int], batch_size: int, vocabulary: int | None) -> float:
-    settings = StudentSettings("", False, "text", "bfloat16", 512, max(lengths.values()) + 1)
+def ours(model: Any, tokenizer: Any, texts: dict[str, list[int]], batch_size: int, vocabulary: int | None) -> float:
+    settings = StudentSettings("", False, "text", "bfloat16", 512, max(map(len, texts.values())) + 1)
+    told = {prompt: [token % vocabulary for token in ids] if vocabulary else ids for prompt, ids in texts.items()}
     student = Student(model.eval(), _Within(tokenizer, vocabulary) if vocabulary else tokenizer, settings)
-    how = Writing("rationale", batch_size, answer_by="generate", sampling=UpTo(lengths, tokenizer.eos_token_id))  # type: ignore
+    how = Writing("rationale", batch_size, answer_by="generate", sampling=Told(told, tokenizer.eos_token_id))  # type: ignore
     start = time.perf_counter()
-    written = student.write(dict.fromkeys(lengths, ()), how)
-    assert len(written) == len(lengths)
-    return len(lengths) / (time.perf_counter() - start)
+    written = student.write(dict.fromkeys(texts, ()), how)
+    assert len(written) == len(texts)
+    return len(texts) / (time.perf_counter() - start)
 
 
 class _Within:
@@ -68,7 +70,7 @@ class _Within:
 
     def __call__(self, texts: Any, **settings: Any) -> Any:
         found = self.tokenizer(texts, **settings)
-        if settings:
+        if "return_tensors" in settings:
             found["input_ids"] = found["input_ids"] % self.vocabulary
         return found
 
@@ -76,10 +78,10 @@ class _Within:
         return self.tokenizer.batch_decode(tokens, **settings)
 
 
-def one_at_a_time(model: Any, tokenizer: Any, lengths: dict[str, int], vocabulary: int | None) -> float:
+def one_at_a_time(model: Any, tokenizer: Any, texts: dict[str, list[int]], vocabulary: int | None) -> float:
     model.eval()
     start = time.perf_counter()
-    for prompt, length in lengths.items():
+    for prompt, length in ((prompt, len(ids)) for prompt, ids in texts.items()):
         inputs = tokenizer(prompt, return_tensors="pt")
         ids = inputs.input_ids % vocabulary if vocabulary else inputs.input_ids
         with torch.inference_mode():
@@ -87,13 +89,18 @@ def one_at_a_time(model: Any, tokenizer: Any, lengths: dict[str, int], vocabular
                 input_ids=ids, attention_mask=inputs.attention_mask, do_sample=False,
                 min_new_tokens=length, max_new_tokens=length,
             )  # fmt: skip
-    return len(lengths) / (time.perf_counter() - start)
+    return len(texts) / (time.perf_counter() - start)
 
 
-def some(lengths: dict[str, int], count: int) -> dict[str, int]:
+def some(texts: dict[str, list[int]], count: int) -> dict[str, list[int]]:
     """Prompts spread evenly over the lengths."""
-    ordered = sorted(lengths, key=lambda prompt: (len(prompt), prompt))
-    return {prompt: lengths[prompt] for prompt in ordered[len(ordered) // count // 2 :: len(ordered) // count][:count]}
+    ordered = sorted(texts, key=lambda prompt: (len(prompt), prompt))
+    return {prompt: texts[prompt] for prompt in ordered[len(ordered) // count // 2 :: len(ordered) // count][:count]}
+
+
+def compared(name: str, fast: float, slow: float) -> dict[str, float]:
+    print(f"{name}: ours {fast:.2f}, one at a time {slow:.2f} questions/s: {fast / slow:.2f} times", flush=True)
+    return {"ours": fast, "peer": slow, "ratio": fast / slow, "goal": GOAL}
 
 
 def main() -> None:
@@ -106,28 +113,25 @@ def main() -> None:
         dtype, batch_size = compute_dtype(recipe.student.dtype), recipe.evaluation.batch_size
         tokenizer = base_tokenizer(str(base))
         targets = tokenizer([example.target for example in examples], add_special_tokens=False).input_ids
-        lengths = {example.prompt: len(ids) for example, ids in zip(examples, targets, strict=True)}
-        many, few = some(lengths, batch_size if quick else 4 * batch_size), some(lengths, 3 if quick else 12)
+        texts = {example.prompt: ids for example, ids in zip(examples, targets, strict=True)}
+        many, few = some(texts, batch_size if quick else 4 * batch_size), some(texts, 3 if quick else 12)
         location = model_location(recipe.student.model, "student.model")
-        rows = {
-            "gemma": (
+        found = {
+            "gemma": compared(
+                "gemma",
                 ours(base_model(str(base), dtype), tokenizer, many, batch_size, None),
                 one_at_a_time(base_model(location, torch.float32), base_tokenizer(location), few, None),
             )
         }
         if not quick:
-            rows["t5_base"] = (
+            found["t5_base"] = compared(
+                "t5_base",
                 ours(t5_base(dtype), tokenizer, many, batch_size, 32128),
                 one_at_a_time(t5_base(), tokenizer, few, 32128),
             )
-    found = {
-        name: {"ours": fast, "peer": slow, "ratio": fast / slow, "goal": GOAL} for name, (fast, slow) in rows.items()
-    }
-    for name, row in found.items():
-        print(f"{name}: ours {row['ours']:.2f}, one at a time {row['peer']:.2f} questions/s: {row['ratio']:.2f} times")
     settings = {
         "quick": quick, "questions": [len(many), len(few)], "batch_size": batch_size, "threads": torch.get_num_threads(),
-        "tokens_written": sum(many.values()) / len(many), "dtype": str(dtype).removeprefix("torch."), **found,
+        "tokens_written": sum(map(len, many.values())) / len(many), "dtype": str(dtype).removeprefix("torch."), **found,
     }  # fmt: skip
     last = {
         "benchmark": "write", "ours": found["gemma"]["ours"], "peer": found["gemma"]["peer"],
