@@ -24,9 +24,15 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
     Raises:
         UserError: The run is not finished, or the address cannot be used.
     """
+    import torch
     import uvicorn
 
+    # The worker's thread alone shall compute on several cores. If this one did as well, while loading, OpenMP would count the
+    # threads of both as too many for the machine and let them sleep after each operation, and writing takes up to twice as long.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     kard = Kard.load(run, method)
+    torch.set_num_threads(threads)
     loopback = _is_loopback(host)
     if loopback and ":" not in host:
         # A page of another site cannot make a browser talk to this server under the site's own name.
