@@ -169,7 +169,7 @@ def _if_there(language: str | None, find: Callable[[str | None], Any]) -> str | 
 @lru_cache(4)
 def _classes(analyzer: str, planes: int) -> np.ndarray:
     """What each code point may do in a word, a byte each; of the first planes of Unicode only, because most texts are
-    within the first one and all seventeen take a third of a second."""
+    within the first one, and the others take most of the time."""
     import regex
 
     every = "".join(map(chr, range(planes << 16)))

@@ -28,7 +28,7 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
     import uvicorn
 
     # The worker's thread alone shall compute on several cores. If this one did as well, while loading, OpenMP would count the
-    # threads of both as too many for the machine and let them sleep after each operation, and writing takes up to twice as long.
+    # threads of both as too many for the machine and let them sleep after each operation: the cores would stand idle.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     kard = Kard.load(run, method)
