@@ -9,14 +9,14 @@ import pytest
 import torch
 from peft import PeftModel
 from torch.nn import functional
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 from kard.errors import UserError
 from kard.prompt import extract
 from kard.recipe import StudentSection
 from kard.student.batching import IGNORED, Collator
 from kard.student.generation import Student, Writing, Written, batches, fitting_prompt
-from kard.student.loading import base_model, base_tokenizer
+from kard.student.loading import base_model, base_tokenizer, quicken
 from kard.student.training import Example, StudentTrainer, encode_examples, train_student
 from kard.training import training_arguments
 from tests.conftest import COLOURS, THINGS, byte_level_tokenizer, project_rows
@@ -257,6 +257,24 @@ def test_adapters_are_merged_without_rounding_twice(kind, request, tmp_path):
     loaded = Student.load(tmp_path).model
     assert loaded.dtype == torch.bfloat16
     assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["t5", "gpt2"])
+def test_a_quicker_activation_is_the_same_function(kind):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "bos_token_id": 0, "eos_token_id": 0}
+    if kind == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, **sizes))
+    else:
+        model = T5ForConditionalGeneration(
+            T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu", **sizes)
+        )
+    ids = torch.arange(24).view(2, 12)
+    inputs = {"input_ids": ids} if kind == "gpt2" else {"input_ids": ids, "decoder_input_ids": ids}
+    before = model.eval()(**inputs).logits
+    quicken(model)
+    assert sum(isinstance(module, torch.nn.GELU) for module in model.modules()) == (2 if kind == "gpt2" else 4)
+    torch.testing.assert_close(model(**inputs).logits, before, rtol=1e-4, atol=1e-5)
 
 
 def test_writing_does_not_depend_on_the_batch(decoder_folder, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from kard.artifacts import read_json
@@ -80,7 +82,16 @@ def base_model(location: str, dtype: torch.dtype, attention: str = "sdpa", key: 
         config = AutoConfig.from_pretrained(location)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = kind.from_pretrained(location, dtype=dtype, attn_implementation=attention)
+    quicken(model)
     return model.to(f"cuda:{local_rank()}") if torch.cuda.is_available() else model
+
+
+def quicken(model: PreTrainedModel) -> None:
+    """Replace the activation that GPT-2 and T5 v1.1 spell out in eight operations by PyTorch's own one for the same function."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 @dataclass(frozen=True)

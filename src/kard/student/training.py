@@ -22,6 +22,7 @@ from kard.processes import process_count, rank
 from kard.progress import say
 from kard.recipe import StudentSection
 from kard.student.batching import IGNORED, Batch, Collator, EpochOrder, pieces
+from kard.student.dropout import QuickDropout
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.training import train, training_arguments
 
@@ -261,7 +262,8 @@ class StudentTrainer(Trainer):
         while True:
             parts = pieces(inputs, self.piece_rows, self.piece_tokens)
             try:
-                return self._add_up(model, parts, count)
+                with QuickDropout() if _drops_on_cpu(model) else nullcontext():
+                    return self._add_up(model, parts, count)
             except torch.OutOfMemoryError as error:
                 largest = max(len(part["labels"]) for part in parts)
                 if largest == 1 or process_count() > 1:
@@ -313,6 +315,10 @@ class StudentTrainer(Trainer):
         else:  # counted over all processes, whose gradients are averaged
             loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+
+def _drops_on_cpu(model: nn.Module) -> bool:
+    return not torch.cuda.is_available() and any(isinstance(one, nn.Dropout) and one.p > 0 for one in model.modules())
 
 
 @contextmanager
