@@ -1,7 +1,7 @@
 """Training tokens a second of a student, beside a plain Trainer, and what share of the matrix products' speed is reached.
 
 Gemma 3 270M as the quickstart trains it (LoRA on attention, 4 examples a step, KARD's prompts), and a T5 of base size from
-random weights as the paper trains it (all weights, 32 examples a step). The peer is transformers' Trainer as it comes:
+random weights (all weights, 16 examples a step). The peer is transformers' Trainer as it comes:
 float32, logits for every token of the whole vocabulary, batches in random order padded to their longest text. Both train the
 same weights on the same examples.
 Tokens are those of prompts and targets, without padding.
@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +43,20 @@ from kard.weights import model_location
 
 GOALS = {"gemma": 6.0, "t5_base": 3.0}
 SHARE_GOAL = 0.7
-T5_BATCH = 32
+T5_BATCH = 16
 
 
 class Clock(TrainerCallback):
-    """Counts the tokens of each step and when it ended."""
+    """Counts a Trainer's tokens and when its steps ended."""
 
     def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
         self.tokens: list[int] = []
         self.ends: list[float] = []
-        self.begin = time.perf_counter()
         step = trainer.training_step
 
         def counted(model: Any, inputs: dict[str, torch.Tensor], count: Any = None) -> Any:
-            written = (
-                0
-                if "position_ids" in inputs or not trainer.model.config.is_encoder_decoder
-                else inputs["labels"] != IGNORED
-            )
+            written = inputs["labels"] != IGNORED if trainer.model.config.is_encoder_decoder else 0
             self.tokens.append(int(inputs["attention_mask"].sum()) + int(torch.as_tensor(written).sum()))
             return step(model, inputs, count)
 
@@ -69,21 +66,19 @@ class Clock(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.ends.append(time.perf_counter())
 
-    @property
-    def speed(self) -> float:
-        """Tokens a second, the first step left out."""
+    def run(self, steps: int) -> float:
+        """Seconds until the last of some steps ended."""
+        self.tokens.clear()
+        self.ends.clear()
+        self.trainer.args.max_steps = steps
+        begin = time.perf_counter()
+        self.trainer.train()
+        return self.ends[-1] - begin
+
+    def speed(self, steps: int) -> float:
+        """Tokens a second of some steps, the first left out."""
+        self.run(steps)
         return sum(self.tokens[1:]) / (self.ends[-1] - self.ends[0])
-
-
-def measured(trainer: Trainer, steps: int) -> float:
-    return clocked(trainer, steps).speed
-
-
-def clocked(trainer: Trainer, steps: int) -> Clock:
-    trainer.args.max_steps = steps
-    clock = Clock(trainer)
-    trainer.train()
-    return clock
 
 
 def plain_trainer(model: Any, rows: list[dict[str, list[int]]], pad: int, batch_size: int, folder: Path) -> Trainer:
@@ -109,67 +104,70 @@ def plain_trainer(model: Any, rows: list[dict[str, list[int]]], pad: int, batch_
     return Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate)
 
 
-def share_of_peak(trainer: Trainer, peak: float) -> dict[str, float]:
-    """A step's matrix products at the measured peak, as a share of the step's time; and what share they do take."""
+@dataclass(frozen=True)
+class Roofline:
+    """A step's matrix products: at the peak they would take `at_peak` of its time, and they do take `in_products`."""
+
+    gflop: float
+    peak_gflops: float
+    at_peak: float
+    in_products: float
+
+
+def roofline(trainer: Trainer, flops: float | None = None) -> Roofline:
+    """Of the longest batch; the peak is measured at once before.
+
+    `flops` of a step are counted unless they are given: what has seen the counter is not run as compiled code any more.
+    """
     batch = next(iter(trainer.get_train_dataloader()))
 
-    def step() -> None:
+    def step() -> float:
+        start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=trainer.args.bf16):
             trainer.training_step(trainer.model, dict(batch))
         trainer.model.zero_grad()
+        return time.perf_counter() - start
 
     step()
-    with FlopCounterMode(display=False) as counter:
-        step()
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    flops = counter.get_total_flops()
+    if flops is None:
+        with FlopCounterMode(display=False) as counter:
+            step()
+        flops = counter.get_total_flops()
+    peak, seconds = bf16_peak(), statistics.median(step() for _ in range(3))
     with profile(activities=[ProfilerActivity.CPU]) as spent:
         step()
-    times_spent = {row.key: row.self_cpu_time_total for row in spent.key_averages()}
-    products = sum(times_spent.get(name, 0) for name in ("aten::mm", "aten::bmm", "aten::addmm"))
-    return {
-        "in_products": products / sum(times_spent.values()),
-        "step_gflop": flops / 1e9,
-        "step_gflops_per_s": flops / min(times) / 1e9,
-        "share": flops / peak / min(times),
-    }
+    times = {row.key: row.self_cpu_time_total for row in spent.key_averages()}
+    products = sum(times.get(name, 0) for name in ("aten::mm", "aten::bmm", "aten::addmm"))
+    return Roofline(flops / 1e9, peak / 1e9, flops / peak / seconds, products / sum(times.values()))
 
 
-def compare(
-    name: str, ours: Callable[[], Trainer], peer: Callable[[], Trainer], steps: tuple[int, int], peak: float
-) -> dict[str, Any]:
-    trainer = ours()
-    roofline = share_of_peak(trainer, peak)
-    fast = measured(trainer, steps[0])
-    slow = measured(peer(), steps[1])
-    row = {"ours": fast, "peer": slow, "ratio": fast / slow, "goal": GOALS[name], **roofline}
-    print(
-        f"{name}: ours {fast:.0f}, plain Trainer {slow:.0f} tokens/s: {row['ratio']:.2f} times (goal {GOALS[name]:g}). "
-        f"Matrix products at the peak of {peak / 1e9:.0f} GFLOP/s would take {roofline['share']:.0%} of a step's time "
-        f"(goal {SHARE_GOAL:.0%}), and do take {roofline['in_products']:.0%}; {roofline['step_gflop']:.0f} GFLOP a step",
-        flush=True,
-    )
-    return row
-
-
-def compare_compiled(compiled: Trainer, eager: dict[str, Any], steps: int, peak: float) -> dict[str, float]:
-    """The same with torch.compile (``student.compile``): what it takes to begin, and what it brings."""
-    clock = clocked(compiled, 2)
-    before = clock.ends[1] - clock.begin
-    roofline = share_of_peak(compiled, peak)
-    speed = measured(compiled, steps)
-    print(
-        f"gemma compiled: {speed:.0f} tokens/s, {speed / eager['ours']:.2f} times eager and {speed / eager['peer']:.2f} times "
-        f"plain; the first two steps took {before:.0f} s. Matrix products at the peak would take {roofline['share']:.0%} of a "
-        f"step's time, and do take {roofline['in_products']:.0%}",
-        flush=True,
-    )
-    ratios = {"ratio": speed / eager["ours"], "ratio_to_peer": speed / eager["peer"]}
-    return {"ours": speed, **ratios, "begin_seconds": before, **roofline}
+def compare(goal: str, ours: dict[str, Trainer], peer: Trainer, steps: tuple[int, int], rounds: int) -> dict[str, Any]:
+    """Train in turn, so that a slow minute is everybody's: medians of the rounds' speeds and of their ratios."""
+    fast, slow = {name: Clock(trainer) for name, trainer in ours.items()}, Clock(peer)
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in ours}
+    for _ in range(rounds):
+        plain = slow.speed(steps[1])
+        for name, clock in fast.items():
+            pairs[name].append((clock.speed(steps[0]), plain))
+    rows: dict[str, Any] = {}
+    flops = None
+    for name, found in pairs.items():
+        ratio, speed, plain = (
+            statistics.median(column) for column in zip(*((a / b, a, b) for a, b in found), strict=True)
+        )
+        line = roofline(ours[name], flops)
+        flops = line.gflop * 1e9
+        rows[name] = {
+            "ours": speed, "peer": plain, "ratio": ratio, "goal": GOALS[goal], "pairs": found, **asdict(line)
+        }  # fmt: skip
+        print(
+            f"{name}: {speed:.0f} tokens/s, plain Trainer {plain:.0f}: {ratio:.2f} times (goal {GOALS[goal]:g}; rounds: "
+            f"{', '.join(f'{a / b:.2f}' for a, b in found)}). Matrix products ({line.gflop:.0f} GFLOP a step) at the peak of "
+            f"{line.peak_gflops:.0f} GFLOP/s would take {line.at_peak:.0%} of a step's time (goal {SHARE_GOAL:.0%}), and do "
+            f"take {line.in_products:.0%}",
+            flush=True,
+        )
+    return rows
 
 
 def t5_rows(examples: list[Example], base: Path) -> list[dict[str, list[int]]]:
@@ -186,14 +184,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recipe, examples, base = quickstart(folder / "run")
-        section, dtype, peak = recipe.student, compute_dtype(recipe.student.dtype), bf16_peak()
+        section, dtype = recipe.student, compute_dtype(recipe.student.dtype)
         tokenizer = base_tokenizer(str(base))
 
         def ours(model: Any, section: StudentSection) -> Trainer:
             return student_trainer(model, tokenizer, examples, (), section, dtype, 0, folder / "ours")
 
-        def our_gemma() -> Trainer:
-            return ours(with_adapters(base_model(str(base), dtype, ATTENTION_CPU), section), section)
+        def our_gemma(compiled: bool) -> Trainer:
+            model = base_model(str(base), dtype, ATTENTION_CPU)
+            adapted = with_adapters(model, section)
+            if compiled:
+                compile_layers(model)
+            return ours(adapted, section)
 
         def plain_gemma() -> Trainer:
             location = model_location(section.model, "student.model")
@@ -201,30 +203,31 @@ def main() -> None:
             rows = encode_examples(examples, base_tokenizer(location), False)
             return plain_trainer(model, rows, 0, section.batch_size, folder / "peer")
 
-        rows = {"gemma": compare("gemma", our_gemma, plain_gemma, (8, 2) if quick else (24, 4), peak)}
+        def our_t5() -> Trainer:
+            model = t5_base()
+            model.set_attn_implementation(ATTENTION_CPU)
+            quicken(model)  # both as `base_model` does
+            trainer = ours(model, section.model_copy(update={"method": "full", "batch_size": T5_BATCH}))
+            trainer.train_dataset = t5_rows(examples, base)
+            return trainer
+
+        def plain_t5() -> Trainer:
+            return plain_trainer(t5_base(), t5_rows(examples, base), 0, T5_BATCH, folder / "peer")
+
+        begin_seconds = 0.0
+        gemmas = {"gemma": our_gemma(False)}
         if not quick:
-            model = base_model(str(base), dtype, ATTENTION_CPU)
-            adapted = with_adapters(model, section)
-            compile_layers(model)
-            rows["gemma_compiled"] = compare_compiled(ours(adapted, section), rows["gemma"], 24, peak)
-            whole = section.model_copy(update={"method": "full", "batch_size": T5_BATCH})
-
-            def our_t5() -> Trainer:
-                model = t5_base()
-                model.set_attn_implementation(ATTENTION_CPU)
-                quicken(model)  # both as `base_model` does
-                trainer = ours(model, whole)
-                trainer.train_dataset = t5_rows(examples, base)
-                return trainer
-
-            def plain_t5() -> Trainer:
-                return plain_trainer(t5_base(), t5_rows(examples, base), 0, T5_BATCH, folder / "peer")
-
-            rows["t5_base"] = compare("t5_base", our_t5, plain_t5, (4, 3), peak)
+            gemmas["gemma compiled"] = our_gemma(True)
+            begin_seconds = Clock(gemmas["gemma compiled"]).run(2)
+            print(f"gemma compiled: its first two steps took {begin_seconds:.0f} s", flush=True)
+        rows = compare("gemma", gemmas, plain_gemma(), (9, 3), 1 if quick else 4)
+        gemmas.clear()  # memory
+        if not quick:
+            rows |= compare("t5_base", {"t5_base": our_t5()}, plain_t5(), (3, 2), 2)
         settings = {
             "quick": quick, "examples": len(examples), "batch_size": section.batch_size, "t5_batch_size": T5_BATCH,
-            "threads": torch.get_num_threads(),
-            "dtype": str(dtype).removeprefix("torch."), "peak_gflops": peak / 1e9, "share_goal": SHARE_GOAL, **rows,
+            "compiled_begin_seconds": begin_seconds, "threads": torch.get_num_threads(),
+            "dtype": str(dtype).removeprefix("torch."), "share_goal": SHARE_GOAL, **rows,
         }  # fmt: skip
         first = rows["gemma"]
         last = {
