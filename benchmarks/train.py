@@ -1,9 +1,8 @@
 """Training tokens a second of a student, beside a plain Trainer, and what share of the matrix products' speed is reached.
 
 Gemma 3 270M as the quickstart trains it (LoRA on attention, 4 examples a step, KARD's prompts), and a T5 of base size from
-random weights (all weights, 16 examples a step). The peer is transformers' Trainer as it comes:
-float32, logits for every token of the whole vocabulary, batches in random order padded to their longest text. Both train the
-same weights on the same examples.
+random weights (all weights, 16 examples a step). The peer is transformers' Trainer as it comes: float32, logits for every token
+of the whole vocabulary, batches in random order padded to their longest text. Both train the same weights on the same examples.
 Tokens are those of prompts and targets, without padding.
 
 Usage: python benchmarks/train.py [--quick]
