@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import T5ForConditionalGeneration
 
 from kard.student.dropout import QuickDropout, dropout
 from kard.student.training import ATTENTION_CPU, StudentTrainer
@@ -81,20 +81,8 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_training_draws_its_masks_by_it_everywhere(tmp_path):
-    config = T5Config(
-        d_model=32,
-        d_kv=8,
-        d_ff=64,
-        num_layers=2,
-        num_heads=4,
-        vocab_size=64,
-        dropout_rate=0.1,
-        decoder_start_token_id=0,
-    )
-    torch.manual_seed(0)
-    model = T5ForConditionalGeneration(config)
-    model.set_attn_implementation(ATTENTION_CPU)
+def test_training_draws_its_masks_by_it_everywhere(t5_folder, tmp_path):
+    model = T5ForConditionalGeneration.from_pretrained(t5_folder, dropout_rate=0.1, attn_implementation=ATTENTION_CPU)
     ids = torch.arange(20).view(2, 10)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     trainer = StudentTrainer(model=model, args=training_arguments(tmp_path, torch.float32, 0))

@@ -1,4 +1,4 @@
-"""Dropout for CPUs: PyTorch draws one random number for each value there, on one core, which is a fifth of a T5's step."""
+"""Dropout for CPUs: PyTorch draws one random number for each value there, on one core; here a number serves four."""
 
 from __future__ import annotations
 
