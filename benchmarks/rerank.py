@@ -14,6 +14,7 @@ import json
 import random
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from kard.evaluation.retrieval import evaluate_ranking
-from kard.knowledge import load_passages
+from kard.knowledge import Passages, make_passages, read_passages
 from kard.model import reranker_queries
 from kard.questions.wikivital import read_wikivital
 from kard.recipe import KnowledgeSection, RetrieverSection
@@ -37,12 +38,12 @@ GOAL, GOAL_MS = 50, 30
 
 def main(quick: bool) -> None:
     """Measure, print what was found, and one JSON object in the last line."""
-    questions, passages, found = data(24 if quick else 300)
+    folder = Path(tempfile.mkdtemp())
+    questions, passages, found = data(24 if quick else 300, folder)
     forms = [reranker_queries(question, "together") for question in questions]  # one query, as in the paper
     each = [reranker_queries(question, "each") for question in questions]  # a query for each of four choices
     texts = [passage.full_text for passage in passages]
     encoder = new_encoder(MODEL, QUESTION_TOKENS, PASSAGE_TOKENS)
-    folder = Path(tempfile.mkdtemp())
     full = Reranker(encoder, passage_vectors(encoder, folder / "fp16", texts, "fp16"))
     start = perf_counter()
     full.prepare([p for row in found for p in row])
@@ -53,9 +54,8 @@ def main(quick: bool) -> None:
     encode_again(encoder, forms[:1], found[:1], texts)  # warms up
     full.score(each[:4], found[:4])
     again, kept, int8, four = [], [], [], []
-    for number in range(2 if quick else 5):  # in turns, so that whatever else the machine does meets all of them
-        one = slice(number, number + 1)
-        again.append(milliseconds(lambda one=one: encode_again(encoder, forms[one], found[one], texts), 1))
+    for queries, row in list(zip(forms, found, strict=True))[: 2 if quick else 5]:  # in turns, so all meet the same
+        again.append(milliseconds(partial(encode_again, encoder, [queries], [row], texts), 1))
         kept.append(milliseconds(lambda: full.score(forms, found), len(found)))
         int8.append(milliseconds(lambda: small.score(forms, found), len(found)))
         four.append(milliseconds(lambda: full.score(each, found), len(found)))
@@ -89,11 +89,12 @@ def main(quick: bool) -> None:
     print(json.dumps(line | {"ratio": round(peer / ours, 1), "goal": GOAL, "settings": settings}))
 
 
-def data(count: int) -> tuple[list[Any], list[Any], list[list[int]]]:
-    """Questions of the demo text, all passages, and the BM25 candidates."""
-    passages = load_passages(KnowledgeSection(kind="wikivital"))
+def data(count: int, folder: Path) -> tuple[list[Any], Passages, list[list[int]]]:
+    """Questions of the demo text, all passages, and the BM25 candidates; the folder gets passages and index."""
+    make_passages(KnowledgeSection(kind="wikivital"), folder)
+    passages = read_passages(folder / "passages.jsonl")
     questions = random.Random(0).sample(read_wikivital(0), count)
-    retriever = Bm25.build([passage.full_text for passage in passages], RetrieverSection())
+    retriever = Bm25.build(passages.texts, RetrieverSection(), folder / "index")
     hits = retriever.search([question.query("question_and_choices") for question in questions], CANDIDATES)
     return questions, passages, [hit.positions.tolist() for hit in hits]
 

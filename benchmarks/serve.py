@@ -143,7 +143,7 @@ async def measure(run: Path, clients: int, seconds: float, alone_seconds: float,
         watching.cancel()
         print(f"{clients} clients: {together.rate:.2f} answers/s, {dict(together.statuses)}", flush=True)
         last, said = await end_under_load(process, address, questions, clients)
-    accepted = int(re.search(r"Stopped: ([\d,]+) questions", said)[1].replace(",", ""))
+    [accepted] = (int(count.replace(",", "")) for count in re.findall(r"Stopped: ([\d,]+) questions", said))
     answered = sum(seen.statuses[200] for seen in (alone, together, last))
     third = max(1, len(memory) // 3)
     return {
