@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerFast, Trainer
 
 from kard.artifacts import write_json
@@ -24,6 +23,7 @@ from kard.recipe import StudentSection
 from kard.student.batching import IGNORED, Batch, Collator, EpochOrder, pieces
 from kard.student.dropout import QuickDropout
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
+from kard.student.loss import token_loss
 from kard.training import train, training_arguments
 
 # Sequences are short here, and the backward pass of the fused kernel is the slower one on CPUs (measured: half the speed).
@@ -309,7 +309,7 @@ class StudentTrainer(Trainer):
             }
         with select:
             outputs = model(**inputs, **extra)
-        total = functional.cross_entropy(outputs.logits.float(), labels[is_target], reduction="sum")
+        total = token_loss(outputs.logits, labels[is_target])
         if num_items_in_batch is None:
             loss = total / is_target.sum()
         else:  # counted over all processes, whose gradients are averaged
