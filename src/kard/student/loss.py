@@ -1,4 +1,4 @@
-"""Cross-entropy of written tokens in one pass: a vocabulary is wide, and PyTorch reads and writes all logits some ten times."""
+"""Cross-entropy of written tokens, few rows at a time: a vocabulary is wide, and each pass over all its logits takes long."""
 
 from __future__ import annotations
 
