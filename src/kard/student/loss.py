@@ -16,7 +16,7 @@ _LOWEST = -70.0
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum over tokens of −log softmax(logits)[target], computed in float32 whatever the logits' format.
 
-    The gradient is computed along with it, in the logits' format; the logits are never held in float32 as a whole.
+    The gradient is computed along with it, in the logits' format; no float32 copy of all logits is made.
 
     Args:
         logits: (tokens, vocabulary).
