@@ -316,7 +316,7 @@ def serve(
     keys: Annotated[
         Path | None, typer.Option(help="File with an API key a line; KARD_API_KEYS (commas between) works too.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most questions answered together.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most questions answered together.")] = 64,
     queue: Annotated[int, typer.Option(min=1, help="How many requests may wait; more are answered 429.")] = 128,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds until a request is given up.")] = 120.0,
     max_bytes: Annotated[int, typer.Option(min=1024, help="Longer request bodies are refused.")] = 65536,

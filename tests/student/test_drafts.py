@@ -79,7 +79,8 @@ def guess_from(monkeypatch, texts):
     def guess(self, row, written):
         draw = random.Random(1000 * row + len(written))
         right = texts[row][len(written) : len(written) + draw.randrange(9)]
-        return [*right, draw.randrange(2, WORDS)] if draw.random() < 0.8 else []
+        guess = [*right, draw.randrange(2, WORDS)] if draw.random() < 0.8 else []
+        return guess, draw.randrange(1, 5)
 
     monkeypatch.setattr(Drafts, "_guess", guess)
 
@@ -129,13 +130,26 @@ def test_what_followed_the_last_words_first_is_guessed():
 
 def test_guesses_grow_shorter_in_large_batches_and_where_they_are_wrong():
     prompt = list(range(2, 40))
-    assert len(Drafts([prompt]).guesses({0: [3]}, 20)[0]) == 8
+    assert len(Drafts([prompt]).guesses({0: [3, 4, 5]}, 20)[0]) == 8
     many = Drafts([prompt] * 60)
-    width = max(map(len, many.guesses({row: [3] for row in range(60)}, 20)))
-    assert 0 < width < 8
+    after_one, after_three = ({row: list(range(3, 3 + same)) for row in range(60)} for same in (1, 3))
+    one, three = (max(map(len, many.guesses(written, 20))) for written in (after_one, after_three))
+    assert 0 < one < three < 8
+    many.guesses(after_one, 20)
     for _ in range(200):
-        many.learn([4, 5, 6], 0)
-    assert many.guesses({row: [3] for row in range(60)}, 20) == [[]] * 60
+        many.learn(0, [4, 5, 6], 0)
+    assert many.guesses(after_one, 20) == [[]] * 60
+    assert (
+        max(map(len, many.guesses(after_three, 20))) == three
+    )  # what is learned of short matches says nothing of long ones
+
+
+def test_a_cue_that_has_begun_goes_on():
+    one = Drafts([[5, 6, 7, 8, 9]], cue=[6, 1, 2])
+    assert one.guesses({0: [5, 6]}, 8) == [[1, 2]]  # not what follows in the prompt
+    assert one.guesses({0: [6, 1]}, 8) == [[2]]
+    assert one.guesses({0: [6, 1, 2]}, 8) == [[]]
+    assert one.guesses({0: [5]}, 2) == [[6, 7]]
 
 
 def test_a_batch_does_not_wait_for_the_few_that_quote():

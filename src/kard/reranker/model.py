@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 KEY = "reranker.model"
 _LENGTH_KEYS = ("reranker.question_tokens", "reranker.passage_tokens")
-_QUERIES_AT_ONCE = 128
+_QUERIES_AT_ONCE = 64
 
 Queries = tuple[str, ...]
 """A question as the reranker reads it: one text, or one for each choice."""

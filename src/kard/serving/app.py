@@ -67,7 +67,7 @@ class Settings:
         hosts: Names under which the server may be addressed; ``*`` is any.
     """
 
-    batch_size: int = 32
+    batch_size: int = 64
     gather_seconds: float = 0.005
     queue: int = 128
     timeout: float = 120.0

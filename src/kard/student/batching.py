@@ -90,6 +90,28 @@ def _padded(rows: list[list[int]], filler: int, left: bool) -> Tensor:
     return torch.tensor([gap + row if left else row + gap for row, gap in zip(rows, fill, strict=True)])
 
 
+def of_similar_length(lengths: Sequence[int], rows: int, tokens: int | None) -> list[list[int]]:
+    """Texts in groups of similar length, longest first, so that little is computed for padding.
+
+    Args:
+        lengths: Tokens of each text.
+        rows: Most texts of a group.
+        tokens: Most tokens of a group, padding included (a single longer text is a group of its own); None: any.
+
+    Returns:
+        Places in `lengths`; of equal lengths the first comes first.
+    """
+    groups: list[list[int]] = []
+    longest = 0
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        size = len(groups[-1]) if groups else rows
+        if size == rows or (tokens is not None and (size + 1) * longest > tokens):
+            groups.append([])
+            longest = lengths[place]
+        groups[-1].append(place)
+    return groups
+
+
 def pieces(batch: Batch, rows: int, tokens: int | None) -> list[Batch]:
     """A batch in pieces of similar length, each without the padding that only the others need.
 
@@ -105,13 +127,7 @@ def pieces(batch: Batch, rows: int, tokens: int | None) -> list[Batch]:
     lengths = (read if decoder else read + written).tolist()
     if count <= rows and (tokens is None or count * max(lengths) <= tokens):
         return [batch]
-    cuts: list[list[int]] = [[]]
-    for row in sorted(range(count), key=lambda row: -lengths[row]):
-        piece = cuts[-1]
-        full = len(piece) == rows or (tokens is not None and (len(piece) + 1) * lengths[(piece or [row])[0]] > tokens)
-        if piece and full:
-            cuts.append([])
-        cuts[-1].append(row)
+    cuts = of_similar_length(lengths, rows, tokens)
     return [_cut(batch, cut, decoder, int(read[cut].max()), int(written[cut].max())) for cut in cuts]
 
 

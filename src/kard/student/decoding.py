@@ -6,22 +6,28 @@ would go into padding.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from kard.student.batching import of_similar_length
 from kard.student.drafts import Drafts
 from kard.student.guide import AnswerGuide
 
 # Rows leave when this share of the batch has ended: copying the cache costs about as much as one step.
 _ENDED_SHARE = 0.2
+WIDTH = 8  # PyTorch's attention on CPUs is much slower for some widths that no 8 divides
 _ROOM = 64  # tokens that are made room for at once
+# Tokens of prompts that a CPU reads together: as quick for each as with more, and short prompts are not padded to long ones.
+_READ_AT_ONCE = 1024
 
 
 @torch.inference_mode()
@@ -53,7 +59,8 @@ def continuations(
     reader = _reader(model, inputs, mask)
     logits = reader.read(reader.first)[:, -1:]
     drafts = Drafts(
-        [ids[there].tolist() for ids, there in zip(inputs, mask.bool(), strict=True) for _ in range(samples)]
+        [ids[there].tolist() for ids, there in zip(inputs, mask.bool(), strict=True) for _ in range(samples)],
+        guide.cue,
     )
     if samples > 1:  # what is read is read once
         repeated = torch.arange(len(inputs), device=inputs.device).repeat_interleave(samples)
@@ -72,7 +79,7 @@ def continuations(
             return written
         if logits.shape[1] > 1:
             for index in running:
-                drafts.learn(guesses[index], taken[index] - 1)
+                drafts.learn(rows[index], guesses[index], taken[index] - 1)
             reader.take_back(taken)
         if len(running) <= (1 - _ENDED_SHARE) * len(rows):
             reader.keep(torch.tensor(running, device=inputs.device))
@@ -209,17 +216,34 @@ class _Decoder:
 
     def read(self, tokens: Tensor) -> Tensor:
         if self.length is None:
-            positions, wanted = (self.mask.cumsum(dim=1) - 1).clamp(min=0), 1
-        else:
-            self.mask = torch.cat([self.mask, self.mask.new_ones(tokens.shape)], dim=1)
-            wanted = tokens.shape[1]
-            positions = self.length + torch.arange(wanted, device=tokens.device)
-        self.length, self.step = positions[:, -1:] + 1, tokens.shape[1]
+            return self._read_prompts(tokens)
+        self.mask = torch.cat([self.mask, self.mask.new_ones(tokens.shape)], dim=1)
+        self.step = tokens.shape[1]
+        positions = self.length + torch.arange(self.step, device=tokens.device)
+        self.length = self.length + self.step
+        return self._scores(tokens, self.mask, positions, self.cache, self.step)
+
+    def _read_prompts(self, tokens: Tensor) -> Tensor:
+        self.length, self.step = self.mask.sum(dim=1, keepdim=True), tokens.shape[1]
+        positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
+        groups = _read_together(self.mask)
+        if len(groups) == 1 or not _is_roomy(self.cache):
+            return self._scores(tokens, self.mask, positions, self.cache, 1)
+        scores: list[Tensor] = []
+        for rows, width in groups:
+            part = roomy_cache(self.model.config)
+            read, mask, places = (values[rows, -width:] for values in (tokens, self.mask, positions))
+            scores.append(self._scores(read, mask, places, part, 1))
+            for whole, layer in zip(self.cache.layers, part.layers, strict=True):
+                whole.put(rows, tokens.shape, layer.keys, layer.values)
+        return torch.cat(scores)[torch.cat([rows for rows, _ in groups]).argsort()]
+
+    def _scores(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, wanted: int) -> Tensor:
         return self.model(
             input_ids=tokens,
-            attention_mask=self.mask,
+            attention_mask=mask,
             position_ids=positions,
-            past_key_values=self.cache,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=wanted,
         ).logits
@@ -251,10 +275,18 @@ class _EncoderDecoder:
         self.model = model
         self.mask = mask
         self.first = inputs.new_full((len(inputs), 1), model.config.decoder_start_token_id)
-        self.encoded = model.get_encoder()(input_ids=inputs, attention_mask=mask).last_hidden_state
+        self.encoded = self._encode(inputs, mask)
         config = model.get_decoder().config
         self.cache = EncoderDecoderCache(roomy_cache(config), DynamicCache(config=config))
         self.step = 0
+
+    def _encode(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        encoder, groups = self.model.get_encoder(), _read_together(mask)
+        hidden: list[Tensor] = []
+        for rows, width in groups:
+            read = encoder(input_ids=inputs[rows, :width], attention_mask=mask[rows, :width]).last_hidden_state
+            hidden.append(functional.pad(read, (0, 0, 0, inputs.shape[1] - width)))
+        return torch.cat(hidden)[torch.cat([rows for rows, _ in groups]).argsort()]
 
     def read(self, tokens: Tensor) -> Tensor:
         self.step = tokens.shape[1]
@@ -278,6 +310,22 @@ class _EncoderDecoder:
         self.cache.self_attention_cache.crop(max(kept) - self.step)
 
 
+def _read_together(mask: Tensor) -> list[tuple[Tensor, int]]:
+    """Which prompts of a batch are read together: on a CPU some of similar length, elsewhere all.
+
+    Args:
+        mask: Which of their tokens are real, (rows, tokens).
+
+    Returns:
+        Row numbers and the width of their longest prompt; each row is in one of the groups.
+    """
+    rows, width = mask.shape
+    if mask.device.type != "cpu" or rows * width <= _READ_AT_ONCE:
+        return [(torch.arange(rows, device=mask.device), width)]
+    widths = [min(math.ceil(length / WIDTH) * WIDTH, width) for length in mask.sum(dim=1).tolist()]
+    return [(torch.tensor(group), widths[group[0]]) for group in of_similar_length(widths, rows, _READ_AT_ONCE)]
+
+
 def roomy_cache(config: Any) -> DynamicCache:
     """A cache whose attention layers do not copy all of their keys and values at every token.
 
@@ -296,7 +344,11 @@ def _roomy(layer: Any) -> Any:
 
 def _last_tokens_can_go(cache: DynamicCache) -> int:
     """How many tokens can be taken out of a cache again: any number, or none where a layer keeps something else than them."""
-    return sys.maxsize if all(isinstance(layer, _RoomyLayer) for layer in cache.layers) else 0
+    return sys.maxsize if _is_roomy(cache) else 0
+
+
+def _is_roomy(cache: DynamicCache) -> bool:
+    return all(isinstance(layer, _RoomyLayer) for layer in cache.layers)
 
 
 class _RoomyLayer(DynamicLayer):
@@ -327,6 +379,26 @@ class _RoomyLayer(DynamicLayer):
         self.value_buffer[:, :, length:longer] = value_states
         self.keys, self.values = self.key_buffer[:, :, :longer], self.value_buffer[:, :, :longer]
         return self.keys, self.values
+
+    def put(self, rows: Tensor, shape: torch.Size, keys: Tensor, values: Tensor) -> None:
+        """Take what some rows have read.
+
+        Args:
+            rows: Their numbers.
+            shape: Of the whole batch, (rows, tokens).
+            keys: Those of the last tokens, (rows, heads, tokens, dimension); those before them are padding.
+            values: Same shape.
+        """
+        count, length = shape
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+            # What is masked is multiplied by zero: it has to be a number.
+            whole = (count, keys.shape[1], length + _ROOM)
+            self.key_buffer = keys.new_zeros(*whole, keys.shape[-1])
+            self.value_buffer = values.new_zeros(*whole, values.shape[-1])
+            self.keys, self.values = self.key_buffer[:, :, :length], self.value_buffer[:, :, :length]
+        self.keys[rows, :, length - keys.shape[-2] :] = keys
+        self.values[rows, :, length - values.shape[-2] :] = values
 
     def batch_select_indices(self, indices: Tensor) -> None:
         length = self.get_seq_length()

@@ -15,8 +15,9 @@ _MOST = 8  # tokens that are guessed at once
 # What a step costs beside its tokens, in tokens: reading the weights. Measured with Gemma 3 270M on two cores; a GPU's steps
 # have more room, so that there the guesses are shorter than they could be in large batches.
 _STEP = 64
-# Before anything is known: eight of ten guessed tokens are right. It weighs as much as ten tokens.
-_RIGHT, _TRIED = 8, 10
+# Before anything is known: of ten guessed tokens so many are right, after so many tokens that were the same in the prompt (one
+# and the same word is often followed by another). It weighs as much as ten tokens.
+_RIGHT, _TRIED = {1: 5, 2: 6, 3: 8, 4: 8}, 10
 
 
 class Drafts:
@@ -24,10 +25,12 @@ class Drafts:
 
     Args:
         prompts: Token ids of each row's prompt.
+        cue: Tokens that every text writes in this order somewhere; once it has begun with them, it goes on with them.
     """
 
-    def __init__(self, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, prompts: Sequence[Sequence[int]], cue: Sequence[int] = ()) -> None:
         self.prompts = prompts
+        self._cue = list(cue)
         self._followers: list[dict[tuple[int, ...], int]] = []
         for prompt in prompts:
             places: dict[tuple[int, ...], int] = {}
@@ -35,7 +38,8 @@ class Drafts:
                 for end in range(length, len(prompt)):  # the first time counts: passages come before choices
                     places.setdefault(tuple(prompt[end - length : end]), end)
             self._followers.append(places)
-        self._right, self._tried = _RIGHT, _TRIED
+        self._right, self._tried = dict(_RIGHT), dict.fromkeys(_RIGHT, _TRIED)
+        self._same: dict[int, int] = {}
 
     def guesses(self, written: Mapping[int, list[int]], room: int) -> list[list[int]]:
         """What may come next in each row, in as many tokens as pay.
@@ -50,31 +54,43 @@ class Drafts:
         most = min(room, _MOST)
         if most < 1:
             return [[] for _ in written]
-        found = [self._guess(row, text)[:most] for row, text in written.items()]
-        width = self._width(list(map(len, found)))
+        found: list[list[int]] = []
+        for row, text in written.items():
+            guess, self._same[row] = self._guess(row, text)
+            found.append(guess[:most])
+        width = self._width(found, [self._right[self._same[row]] / self._tried[self._same[row]] for row in written])
         return [guess[:width] for guess in found]
 
-    def learn(self, guess: Sequence[int], right: int) -> None:
-        """Take note of how many tokens of a guess were right."""
-        self._right += right
-        self._tried += min(right + 1, len(guess))
+    def learn(self, row: int, guess: Sequence[int], right: int) -> None:
+        """Take note of how many tokens of a row's last guess were right."""
+        self._right[self._same[row]] += right
+        self._tried[self._same[row]] += min(right + 1, len(guess))
 
-    def _guess(self, row: int, written: list[int]) -> list[int]:
+    def _guess(self, row: int, written: list[int]) -> tuple[list[int], int]:
+        """What may follow, and how many tokens before it were the same in the prompt (`_LONGEST` if more)."""
+        for begun in range(len(self._cue) - 1, 0, -1):
+            if written[-begun:] == self._cue[:begun]:
+                return self._cue[begun:], _LONGEST
         prompt, places = self.prompts[row], self._followers[row]
         last = [*prompt[-_LONGEST:], *written][-_LONGEST:]
         for begin in range(len(last)):
             place = places.get(tuple(last[begin:]))
             if place is not None:
-                return list(prompt[place : place + _MOST])
-        return []
+                return list(prompt[place : place + _MOST]), len(last) - begin
+        return [], 1
 
-    def _width(self, lengths: list[int]) -> int:
-        """How many guessed tokens a step should read of every row: most expected tokens for their cost."""
-        share = self._right / self._tried
-        best, width, expected = 0.0, 0, float(len(lengths))
-        for tokens in range(max(lengths, default=0) + 1):
+    def _width(self, guesses: Sequence[Sequence[int]], shares: Sequence[float]) -> int:
+        """How many guessed tokens a step should read of every row: most expected tokens for their cost.
+
+        Args:
+            guesses: Of each row.
+            shares: How probably each of a guess's tokens is right if those before it are.
+        """
+        best, width, expected = 0.0, 0, float(len(guesses))
+        for tokens in range(max(map(len, guesses), default=0) + 1):
             if tokens:
-                expected += share**tokens * sum(length >= tokens for length in lengths)
-            if (rate := expected / (_STEP + len(lengths) * (tokens + 1))) > best:
+                rows = zip(guesses, shares, strict=True)
+                expected += sum(share**tokens for guess, share in rows if len(guess) >= tokens)
+            if (rate := expected / (_STEP + len(guesses) * (tokens + 1))) > best:
                 best, width = rate, tokens
         return width

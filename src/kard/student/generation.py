@@ -15,13 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from kard.errors import UserError
 from kard.methods import Writes
 from kard.prompt import render, shorten_passages, with_examples, without_rationale
-from kard.student.decoding import continuations, likelihoods
+from kard.student.batching import of_similar_length
+from kard.student.decoding import WIDTH, continuations, likelihoods
 from kard.student.guide import AnswerGuide, answer_paths, likeliest
 from kard.student.loading import StudentSettings, trained_model
 from kard.student.sampling import Sampling
 
 AnswerBy = Literal["choices", "generate", "likelihood"]
-_WIDTH = 8  # PyTorch's attention on CPUs is much slower for some widths that no 8 divides
 _RANKED_AT_ONCE = 8  # prompts; each of their choices has scores over the whole vocabulary for every token
 
 
@@ -144,7 +144,7 @@ class Student:
 
     def _batches(self, prompts: list[str], how: Writing) -> list[list[str]]:
         size = max(1, how.batch_size // (how.sampling.samples if how.sampling else 1))
-        widths = [math.ceil(len(ids) / _WIDTH) * _WIDTH for ids in self.tokenizer(prompts).input_ids] if prompts else []
+        widths = [math.ceil(len(ids) / WIDTH) * WIDTH for ids in self.tokenizer(prompts).input_ids] if prompts else []
         return list(batches(dict(zip(prompts, widths, strict=True)), size, how.batch_tokens))
 
     def _continue(
@@ -199,7 +199,7 @@ class Student:
 
     def _encoded(self, prompts: list[str]) -> Any:
         self.tokenizer.padding_side = "right" if self.model.config.is_encoder_decoder else "left"
-        inputs = self.tokenizer(prompts, padding=True, pad_to_multiple_of=_WIDTH, return_tensors="pt")
+        inputs = self.tokenizer(prompts, padding=True, pad_to_multiple_of=WIDTH, return_tensors="pt")
         return inputs.to(self.model.device)
 
     def _paths(self, answers: Sequence[str], how: Writing) -> list[list[int]]:
@@ -237,14 +237,9 @@ def batches(lengths: Mapping[str, int], size: int, tokens: int | None = None) ->
         size: Most prompts of a batch.
         tokens: Most tokens of a batch, padding included (a longer prompt is a batch of its own); None: any.
     """
-    batch: list[str] = []
-    for prompt in sorted(lengths, key=lambda prompt: (-lengths[prompt], prompt)):
-        if batch and (len(batch) == size or (tokens is not None and (len(batch) + 1) * lengths[batch[0]] > tokens)):
-            yield batch
-            batch = []
-        batch.append(prompt)
-    if batch:
-        yield batch
+    prompts = sorted(lengths)
+    for group in of_similar_length([lengths[prompt] for prompt in prompts], size, tokens):
+        yield [prompts[place] for place in group]
 
 
 def fitting_prompt(
