@@ -12,6 +12,7 @@ from threading import Condition, Thread
 from time import monotonic
 
 from kard.errors import UserError
+from kard.memory import release_memory
 from kard.methods import Method
 from kard.model import Answer, Found, Kard, Listener
 from kard.questions import Question
@@ -148,6 +149,8 @@ class Worker:
                     job.future.set_result(done)
                 else:
                     job.future.set_exception(done)
+            if len(running) > 1:
+                release_memory(cycles=False)  # large batches scatter what they free: it would add up to gigabytes
             if running:
                 seconds = monotonic() - start
                 self._seconds_each += 0.3 * (seconds / len(running) - self._seconds_each)

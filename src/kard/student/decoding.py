@@ -231,11 +231,12 @@ class _Decoder:
             return self._scores(tokens, self.mask, positions, self.cache, 1)
         scores: list[Tensor] = []
         for rows, width in groups:
-            part = roomy_cache(self.model.config)
+            for layer in self.cache.layers:
+                layer.group = (rows, tokens.shape)
             read, mask, places = (values[rows, -width:] for values in (tokens, self.mask, positions))
-            scores.append(self._scores(read, mask, places, part, 1))
-            for whole, layer in zip(self.cache.layers, part.layers, strict=True):
-                whole.put(rows, tokens.shape, layer.keys, layer.values)
+            scores.append(self._scores(read, mask, places, self.cache, 1))
+        for layer in self.cache.layers:
+            layer.join_groups()
         return torch.cat(scores)[torch.cat([rows for rows, _ in groups]).argsort()]
 
     def _scores(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, wanted: int) -> Tensor:
@@ -356,8 +357,12 @@ class _RoomyLayer(DynamicLayer):
 
     Args:
         window: Tokens that a token sees.
+
+    Attributes:
+        group: While prompts are read in groups: the rows of this one, and the shape (rows, tokens) of the whole batch.
     """
 
+    group: tuple[Tensor, torch.Size] | None = None
     keys: Any
     values: Any
     key_buffer: Tensor
@@ -368,6 +373,8 @@ class _RoomyLayer(DynamicLayer):
         self.window = window
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.group is not None:
+            return self._update_group(*self.group, key_states, value_states)
         length = self.get_seq_length()
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -380,25 +387,26 @@ class _RoomyLayer(DynamicLayer):
         self.keys, self.values = self.key_buffer[:, :, :longer], self.value_buffer[:, :, :longer]
         return self.keys, self.values
 
-    def put(self, rows: Tensor, shape: torch.Size, keys: Tensor, values: Tensor) -> None:
-        """Take what some rows have read.
-
-        Args:
-            rows: Their numbers.
-            shape: Of the whole batch, (rows, tokens).
-            keys: Those of the last tokens, (rows, heads, tokens, dimension); those before them are padding.
-            values: Same shape.
-        """
+    def _update_group(
+        self, rows: Tensor, shape: torch.Size, key_states: Tensor, value_states: Tensor
+    ) -> tuple[Tensor, Tensor]:
         count, length = shape
+        heads, width, dimension = key_states.shape[1:]
         if not self.is_initialized:
-            self.lazy_initialization(keys, values)
+            self.lazy_initialization(key_states, value_states)
             # What is masked is multiplied by zero: it has to be a number.
-            whole = (count, keys.shape[1], length + _ROOM)
-            self.key_buffer = keys.new_zeros(*whole, keys.shape[-1])
-            self.value_buffer = values.new_zeros(*whole, values.shape[-1])
-            self.keys, self.values = self.key_buffer[:, :, :length], self.value_buffer[:, :, :length]
-        self.keys[rows, :, length - keys.shape[-2] :] = keys
-        self.values[rows, :, length - values.shape[-2] :] = values
+            self.key_buffer = key_states.new_zeros(count, heads, length + _ROOM, dimension)
+            self.value_buffer = value_states.new_zeros(count, heads, length + _ROOM, value_states.shape[-1])
+        self.key_buffer[rows, :, length - width : length] = key_states
+        self.value_buffer[rows, :, length - width : length] = value_states
+        return key_states, value_states
+
+    def join_groups(self) -> None:
+        """Go on with all rows, once each of them has been read in a group."""
+        assert self.group is not None
+        length = self.group[1][1]
+        self.keys, self.values = self.key_buffer[:, :, :length], self.value_buffer[:, :, :length]
+        self.group = None
 
     def batch_select_indices(self, indices: Tensor) -> None:
         length = self.get_seq_length()
