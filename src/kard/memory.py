@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import platform
 
 # mallopt(3): the parameters' numbers, and what glibc takes at most for each of them.
@@ -15,7 +16,11 @@ def keep_freed_memory() -> None:
 
     By itself it gets every large tensor from the system and returns it at once; the system then fills the pages with zeros,
     again and again, which takes much of the time of a forward pass on a large batch.
+
+    oneDNN keeps the code that it made for each shape of a product, of 1,024 by itself: fewer, because every batch brings new
+    ones. The variable ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` may say another number.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_THRESHOLD, 2**31 - 1)
