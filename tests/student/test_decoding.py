@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from kard.student import attention, decoding
 from kard.student.attention import attend_by_group
 from kard.student.guide import AnswerGuide
 from kard.student.sampling import Sampling
 from tests.conftest import byte_level_tokenizer
-from tests.student.test_drafts import LIMIT, MODELS, prompts, write
+from tests.student.test_drafts import LIMIT, MODELS, SMALL, prompts, write
 
 ROWS = 9
+
+
+def capped():
+    """Scores far from their cap would not show it: the weights are large."""
+    config = Gemma2Config(**SMALL, query_pre_attn_scalar=8, attn_logit_softcapping=0.5, initializer_range=0.3)
+    return Gemma2ForCausalLM._from_config(config, attn_implementation="eager")
 
 
 def read_apart(monkeypatch):
@@ -59,12 +65,12 @@ def test_the_first_scores_are_each_rows_own(monkeypatch, name):
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["llama", "a narrow window", "a wide window"])
-@pytest.mark.parametrize("many", [30, 2048])
-def test_attention_by_group_is_attention(monkeypatch, name, many):
-    monkeypatch.setattr(attention, "_MANY", many)
+@pytest.mark.parametrize("name", ["llama", "a narrow window", "a wide window", "capped scores"])
+@pytest.mark.parametrize("most", [1, 2**25])
+def test_attention_by_group_is_attention(monkeypatch, name, most):
+    monkeypatch.setattr(attention, "_SCORES", most)
     torch.manual_seed(3)
-    model = MODELS[name]().eval()
+    model = (MODELS | {"capped scores": capped})[name]().eval()
     inputs, mask = prompts(model, 4)
     found = []
     for grouped in (False, True):

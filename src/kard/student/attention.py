@@ -1,7 +1,6 @@
 """Attention for writing on CPUs, for decoders in which several query heads share the keys and values of one.
 
-PyTorch's own copies keys and values once for each head and is slow for short texts: for Gemma 3 270M it takes two to three
-times as long to read prompts, and up to ten times as long to write a token.
+PyTorch's own copies keys and values once for each head, and is slow on CPUs for texts as short as prompts are.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from transformers.masking_utils import eager_mask
 
 _NAME = "kard_grouped"
 _FEW = 8  # tokens that are read together while writing: PyTorch's kernel is quicker for so few, if the heads are its tokens
-_MANY = 2048  # above so many, their scores take too much memory at once
+_SCORES = 2**25  # above so many, they would take too much memory at once (a quarter of a GiB)
 
 
 def attend_by_group(model: PreTrainedModel) -> None:
@@ -37,6 +36,7 @@ def grouped_attention(
     attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Softmax(q kᵀ · scaling + mask) v, with the query heads of a group as if they were tokens of one head.
@@ -49,6 +49,7 @@ def grouped_attention(
         attention_mask: Added to the scores, (rows, 1, tokens, all tokens).
         scaling: Of the scores.
         dropout: Must be 0: nothing is trained here.
+        softcap: Scores are bent to stay below it, softcap · tanh(score / softcap) (Gemma 2).
 
     Returns:
         (rows, tokens, heads, dimension), and no weights.
@@ -57,10 +58,13 @@ def grouped_attention(
     shared, read = key.shape[1], key.shape[2]
     together = query.reshape(rows, shared, heads // shared * tokens, dimension)
     mask = None if attention_mask is None else attention_mask[..., :read].repeat(1, 1, heads // shared, 1)
-    if tokens <= _FEW or tokens > _MANY:
+    few_or_many = tokens <= _FEW or together[..., 0].numel() * read > _SCORES
+    if few_or_many and softcap is None:
         found = functional.scaled_dot_product_attention(together, key, value, mask, scale=scaling)
     else:
         scores = (together * scaling) @ key.transpose(2, 3)
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
         if mask is not None:
             scores += mask
         found = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype) @ value
