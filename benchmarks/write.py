@@ -70,9 +70,11 @@ class _Within:
 
     def __call__(self, texts: Any, **settings: Any) -> Any:
         found = self.tokenizer(texts, **settings)
-        if "return_tensors" in settings:
-            found["input_ids"] = found["input_ids"] % self.vocabulary
+        found["input_ids"] = self._within(found["input_ids"])
         return found
+
+    def _within(self, ids: Any) -> Any:
+        return [self._within(row) for row in ids] if isinstance(ids, list) else ids % self.vocabulary
 
     def batch_decode(self, tokens: Any, **settings: Any) -> list[str]:
         return self.tokenizer.batch_decode(tokens, **settings)

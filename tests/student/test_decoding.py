@@ -23,7 +23,7 @@ def capped():
 
 
 def read_apart(monkeypatch):
-    """Prompts are read in groups of two or three; the widths of what is read are noted."""
+    """Prompts are read in groups of two or three."""
     monkeypatch.setattr(decoding, "_READ_AT_ONCE", 80)
 
 

@@ -139,9 +139,8 @@ def test_guesses_grow_shorter_in_large_batches_and_where_they_are_wrong():
     for _ in range(200):
         many.learn(0, [4, 5, 6], 0)
     assert many.guesses(after_one, 20) == [[]] * 60
-    assert (
-        max(map(len, many.guesses(after_three, 20))) == three
-    )  # what is learned of short matches says nothing of long ones
+    # What is learned of short matches says nothing of long ones.
+    assert max(map(len, many.guesses(after_three, 20))) == three
 
 
 def test_a_cue_that_has_begun_goes_on():

@@ -221,30 +221,30 @@ class _Decoder:
         self.step = tokens.shape[1]
         positions = self.length + torch.arange(self.step, device=tokens.device)
         self.length = self.length + self.step
-        return self._scores(tokens, self.mask, positions, self.cache, self.step)
+        return self._scores(tokens, self.mask, positions, self.step)
 
     def _read_prompts(self, tokens: Tensor) -> Tensor:
         self.length, self.step = self.mask.sum(dim=1, keepdim=True), tokens.shape[1]
         positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
         groups = _read_together(self.mask)
         if len(groups) == 1 or not _is_roomy(self.cache):
-            return self._scores(tokens, self.mask, positions, self.cache, 1)
+            return self._scores(tokens, self.mask, positions, 1)
         scores: list[Tensor] = []
         for rows, width in groups:
             for layer in self.cache.layers:
                 layer.group = (rows, tokens.shape)
             read, mask, places = (values[rows, -width:] for values in (tokens, self.mask, positions))
-            scores.append(self._scores(read, mask, places, self.cache, 1))
+            scores.append(self._scores(read, mask, places, 1))
         for layer in self.cache.layers:
             layer.join_groups()
         return torch.cat(scores)[torch.cat([rows for rows, _ in groups]).argsort()]
 
-    def _scores(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, wanted: int) -> Tensor:
+    def _scores(self, tokens: Tensor, mask: Tensor, positions: Tensor, wanted: int) -> Tensor:
         return self.model(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
+            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=wanted,
         ).logits

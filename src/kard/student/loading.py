@@ -25,7 +25,6 @@ from kard.artifacts import read_json
 from kard.errors import UserError
 from kard.processes import local_rank
 from kard.prompt import AnswerAs, WorkedExample
-from kard.student.attention import attend_by_group
 from kard.weights import loading_explained, model_location
 
 KEY = "student.model"
@@ -150,7 +149,6 @@ def trained_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFas
     model = base_model(_base_location(folder, settings), dtype)
     if settings.adapters:
         _merge(model, folder / "weights")
-    attend_by_group(model)
     return model.eval(), tokenizer, settings
 
 
