@@ -17,10 +17,12 @@ def keep_freed_memory() -> None:
     By itself it gets every large tensor from the system and returns it at once; the system then fills the pages with zeros,
     again and again, which takes much of the time of a forward pass on a large batch.
 
-    oneDNN keeps the code that it made for each shape of a product, of 1,024 by itself: fewer, because every batch brings new
-    ones. The variable ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` may say another number.
+    oneDNN keeps the code that it made for each shape of a product, and PyTorch what it prepared for one, of 1,024 shapes by
+    themselves: fewer, because every batch brings new ones. The two variables may say other numbers; both are read at the
+    first product.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_THRESHOLD, 2**31 - 1)

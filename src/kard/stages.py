@@ -397,7 +397,6 @@ def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: 
         def keep(batch: list[Written]) -> None:
             log.append(asdict(item) for item in batch if item.prompt not in known)
             advance(len(batch))
-            release_memory(cycles=False)
 
         share = (rank(), process_count())
         written = kard.write(asked, texts, keep, known, share)

@@ -20,6 +20,9 @@ from kard.serving.metrics import Metrics
 from kard.student.generation import Writing
 
 _log = logging.getLogger("kard.serving")
+_IDLE_SECONDS = 60
+# Who has just been answered may ask again at once: so long, as a share of the last batch's time, the next one waits for them.
+_WAIT_SHARE = 0.02
 _WARM_UP = Question(id="warm up", question="Is it warm?", choices=("yes", "no"))
 
 
@@ -72,7 +75,7 @@ class Worker:
     Args:
         kard: What answers.
         batch_size: How many questions are answered together at most.
-        gather_seconds: How long the first of a batch waits for others.
+        gather_seconds: How long a batch waits for others at least; after a long batch it is a fiftieth of its time.
         capacity: How many jobs may wait.
         metrics: Is told about every batch.
     """
@@ -81,6 +84,7 @@ class Worker:
         self.kard = kard
         self.batch_size = batch_size
         self.gather_seconds = gather_seconds
+        self._last_seconds = 0.0
         self.capacity = capacity
         self.metrics = metrics
         self.accepted = 0
@@ -149,18 +153,19 @@ class Worker:
                     job.future.set_result(done)
                 else:
                     job.future.set_exception(done)
-            if len(running) > 1:
-                release_memory(cycles=False)  # large batches scatter what they free: it would add up to gigabytes
             if running:
-                seconds = monotonic() - start
-                self._seconds_each += 0.3 * (seconds / len(running) - self._seconds_each)
-                self.metrics.batch(len(running), seconds)
+                self._last_seconds = monotonic() - start
+                self._seconds_each += 0.3 * (self._last_seconds / len(running) - self._seconds_each)
+                self.metrics.batch(len(running), self._last_seconds)
 
     def _next_batch(self) -> list[Job]:
         """The next jobs, oldest first; none once the queue is empty and the server stops."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._stopping)
-            self._changed.wait_for(lambda: len(self._jobs) >= self.batch_size or self._stopping, self.gather_seconds)
+            if not self._changed.wait_for(lambda: self._jobs or self._stopping, _IDLE_SECONDS):
+                release_memory(cycles=False)  # not after each batch: getting it again is a tenth of the next one's time
+                self._changed.wait_for(lambda: self._jobs or self._stopping)
+            wait = max(self.gather_seconds, _WAIT_SHARE * self._last_seconds)
+            self._changed.wait_for(lambda: len(self._jobs) >= self.batch_size or self._stopping, wait)
             return [self._jobs.popleft() for _ in range(min(self.batch_size, len(self._jobs)))]
 
     def _answer(self, jobs: Sequence[Job], start: float) -> list[Done | Exception]:
