@@ -13,6 +13,7 @@ from kard.errors import UserError, nearest
 TrainedOn = Literal["nothing", "answers", "answers_passages", "rationales", "rationales_silver"]
 Reads = Literal["nothing", "bm25", "reranker", "silver", "gold", "teacher_rationale"]
 Writes = Literal["answer", "rationale"]
+WRITES: tuple[Writes, ...] = ("answer", "rationale")
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ VERSIONS = dict.fromkeys(STAGES, 1) | {
     "knowledge": 2,
     "index": 2,
     "reranker": 2,
-    "students": 2,
+    "students": 3,
     "predictions": 3,
     "report": 2,
 }

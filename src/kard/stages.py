@@ -15,8 +15,7 @@ from kard.artifacts import Log, read_json, read_jsonl, write_json, write_jsonl
 from kard.errors import UserError
 from kard.evaluation.relevant import evaluation_questions, first_rationales, first_silver, gold_positions
 from kard.knowledge import make_passages, read_passages
-from kard.memory import release_memory
-from kard.methods import METHODS, Method, TrainedOn, Writes, methods_named
+from kard.methods import METHODS, WRITES, Method, TrainedOn, Writes, methods_named
 from kard.model import Found, Kard, found_row, load_readers, load_student
 from kard.processes import process_count, rank, wait_until
 from kard.progress import say
@@ -184,7 +183,7 @@ def silver_depth(recipe: Recipe) -> int:
 def make_base(recipe: Recipe, run: Path, folder: Path) -> None:
     """students/base: the model with its vocabulary trimmed to passages, training questions and rationales."""
     from kard.precision import compute_dtype
-    from kard.prompt import ANSWER_CUE, RATIONALE_CUE
+    from kard.prompt import render, with_examples
     from kard.student.loading import KEY, base_model, base_tokenizer
     from kard.student.vocabulary import trim
     from kard.weights import model_location
@@ -195,13 +194,15 @@ def make_base(recipe: Recipe, run: Path, folder: Path) -> None:
     model = base_model(location, dtype)
 
     def texts() -> Iterator[str]:
-        yield f"\nPassage: Question: Choices:\n- {RATIONALE_CUE} {ANSWER_CUE} (A) (B) (C) (D) (E)\n\nPassage:\n\nQuestion:"
-        yield from (passage.full_text for passage in read_passages(run / "knowledge" / "passages.jsonl"))
+        yield with_examples(["- (A) (B) (C) (D) (E)", "Passage:"], "Question:")
+        for passage in read_passages(run / "knowledge" / "passages.jsonl"):
+            yield render("", (), [passage.full_text], "rationale")
         for row in read_rationales(run / "rationales" / "rationales.jsonl"):
-            yield f" {row.text}\n"
+            yield target(row.text, "", "rationale")
         for question in read_questions(run / "questions" / "train.jsonl"):
-            yield "\n".join([question.question, *(f"- {choice}" for choice in question.choices)])
-            yield from (f"{ANSWER_CUE} {choice}" for choice in question.choices or (question.answer_text,))
+            yield from (render(question.question, question.choices, (), writes) for writes in WRITES)
+            for choice in question.choices or (question.answer_text,):
+                yield from (target("", choice, writes) for writes in WRITES)
 
     before = model.config.vocab_size
     smaller = trim(model, tokenizer, texts())

@@ -15,7 +15,8 @@ from kard.student.loading import base_model, base_tokenizer
 from kard.student.vocabulary import trim
 from tests.conftest import corpus
 
-KEPT = corpus()[:40]
+QUOTED = "a so-called “text”"  # neither quotation mark is a piece of its own: they stand in larger ones
+KEPT = [*corpus()[:40], QUOTED]
 
 
 def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
@@ -26,7 +27,7 @@ def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     special = ["<pad>", "<eos>", "<unk>", *(f"<0x{number:02X}>" for number in range(256))]
     tokenizer.train_from_iterator(
-        [*corpus(), "日本語 текст"], trainers.BpeTrainer(vocab_size=900, special_tokens=special)
+        [*corpus(), *[QUOTED] * 20, "日本語 текст"], trainers.BpeTrainer(vocab_size=900, special_tokens=special)
     )
     spec = json.loads(tokenizer.to_str())
     # Byte pieces are no added tokens in a real one.

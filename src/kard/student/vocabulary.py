@@ -91,7 +91,7 @@ def _vocabulary(spec: dict[str, Any]) -> dict[str, int]:
 
 
 def _merged_from(pieces: set[str], merges: list[list[str]]) -> set[str]:
-    """Every piece that byte-pair encoding passes through on its way to the given ones.
+    """Every piece that byte-pair encoding passes through on its way to the given ones, from single characters on.
 
     A text's final pieces have no merge across their borders, so the merges inside each are those of the piece on its own;
     with these kept, the same merges happen in the same order on every text that consists of the pieces.
@@ -100,6 +100,7 @@ def _merged_from(pieces: set[str], merges: list[list[str]]) -> set[str]:
     passed: set[str] = set()
     for piece in pieces:
         parts = list(piece)
+        passed.update(parts)
         while len(parts) > 1:
             place, at = min((rank.get((parts[i], parts[i + 1]), len(merges)), i) for i in range(len(parts) - 1))
             if place == len(merges):
