@@ -13,7 +13,6 @@ from kard.errors import UserError, nearest
 TrainedOn = Literal["nothing", "answers", "answers_passages", "rationales", "rationales_silver"]
 Reads = Literal["nothing", "bm25", "reranker", "silver", "gold", "teacher_rationale"]
 Writes = Literal["answer", "rationale"]
-WRITES: tuple[Writes, ...] = ("answer", "rationale")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from kard.artifacts import Log, read_json, read_jsonl, write_json, write_jsonl
 from kard.errors import UserError
 from kard.evaluation.relevant import evaluation_questions, first_rationales, first_silver, gold_positions
 from kard.knowledge import make_passages, read_passages
-from kard.methods import METHODS, WRITES, Method, TrainedOn, Writes, methods_named
+from kard.methods import METHODS, Method, TrainedOn, Writes, methods_named
 from kard.model import Found, Kard, found_row, load_readers, load_student
 from kard.processes import process_count, rank, wait_until
 from kard.progress import say
@@ -200,9 +200,8 @@ def make_base(recipe: Recipe, run: Path, folder: Path) -> None:
         for row in read_rationales(run / "rationales" / "rationales.jsonl"):
             yield target(row.text, "", "rationale")
         for question in read_questions(run / "questions" / "train.jsonl"):
-            yield from (render(question.question, question.choices, (), writes) for writes in WRITES)
-            for choice in question.choices or (question.answer_text,):
-                yield from (target("", choice, writes) for writes in WRITES)
+            answers = (target("", choice, "rationale") for choice in question.choices or (question.answer_text,))
+            yield render(question.question, question.choices, (), "rationale") + "".join(answers)
 
     before = model.config.vocab_size
     smaller = trim(model, tokenizer, texts())
