@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from kard.precision import compute_dtype
 
 SCRIPT = """
 import sys
@@ -30,3 +34,34 @@ def test_freed_memory_is_kept_until_it_is_released(how):
     kept, after_release = map(int, done.stdout.split())
     assert (kept > 100) == (how == "keep")  # of 128 MB
     assert after_release < 28
+
+
+SHAPES = """
+import ctypes, sys
+import torch
+from kard.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+class Usage(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+library = ctypes.CDLL(None)
+library.mallinfo2.restype = Usage
+weights = torch.randn(1024, 512, dtype=torch.bfloat16)
+used = []
+for rows in range(1, 500):
+    weights @ torch.randn(512, rows, dtype=torch.bfloat16)
+    torch.nn.functional.linear(torch.randn(rows, 512, dtype=torch.bfloat16), weights)
+    used.append(library.mallinfo2().uordblks)
+print((used[-1] - used[150]) // 2**20)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc's allocator is what is asked")
+@pytest.mark.skipif(compute_dtype("auto") != torch.bfloat16, reason="these products are not computed by oneDNN")
+def test_shapes_that_come_once_are_forgotten():
+    grown = {
+        how: int(subprocess.run([sys.executable, "-c", SHAPES, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "leave")
+    }
+    assert grown["keep"] < 20 < 100 < grown["leave"]

@@ -59,7 +59,7 @@ class Settings:
 
     Attributes:
         batch_size: Most questions that are answered together.
-        gather_seconds: How long the first of a batch waits for others.
+        gather_seconds: How long a batch waits for others at least.
         queue: How many requests may wait; more are answered 429.
         timeout: Seconds until a request is given up (504).
         most_bytes: Longer bodies are refused (413).

@@ -75,7 +75,7 @@ class Worker:
     Args:
         kard: What answers.
         batch_size: How many questions are answered together at most.
-        gather_seconds: How long a batch waits for others at least; after a long batch it is a fiftieth of its time.
+        gather_seconds: How long a batch waits for others at least; after a long batch it waits a fiftieth of that one's time.
         capacity: How many jobs may wait.
         metrics: Is told about every batch.
     """
