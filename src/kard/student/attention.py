@@ -15,6 +15,7 @@ from transformers.masking_utils import eager_mask
 
 _NAME = "kard_grouped"
 _FEW = 8  # tokens that are read together while writing: PyTorch's kernel is quicker for so few, if the heads are its tokens
+MANY = 16  # rows from which on it is slower, if nothing has to be copied for products
 _SCORES = 2**25  # above so many, they would take too much memory at once (a quarter of a GiB)
 
 
@@ -26,6 +27,11 @@ def attend_by_group(model: PreTrainedModel) -> None:
         AttentionInterface.register(_NAME, grouped_attention)
         AttentionMaskInterface.register(_NAME, eager_mask)
         model.set_attn_implementation(_NAME)
+
+
+def attends_by_group(model: PreTrainedModel) -> bool:
+    """Whether `attend_by_group` had something to do."""
+    return bool(model.config._attn_implementation == _NAME)
 
 
 def grouped_attention(
@@ -58,8 +64,8 @@ def grouped_attention(
     shared, read = key.shape[1], key.shape[2]
     together = query.reshape(rows, shared, heads // shared * tokens, dimension)
     mask = None if attention_mask is None else attention_mask[..., :read].repeat(1, 1, heads // shared, 1)
-    few_or_many = tokens <= _FEW or together[..., 0].numel() * read > _SCORES
-    if few_or_many and softcap is None:
+    few = tokens <= _FEW and rows < MANY
+    if softcap is None and (few or together[..., 0].numel() * read > _SCORES):
         found = functional.scaled_dot_product_attention(together, key, value, mask, scale=scaling)
     else:
         scores = (together * scaling) @ key.transpose(2, 3)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +21,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from kard.student.attention import MANY, attends_by_group
 from kard.student.batching import of_similar_length
 from kard.student.drafts import Drafts
 from kard.student.guide import AnswerGuide
@@ -25,7 +29,7 @@ from kard.student.guide import AnswerGuide
 # Rows leave when this share of the batch has ended: copying the cache costs about as much as one step.
 _ENDED_SHARE = 0.2
 WIDTH = 8  # PyTorch's attention on CPUs is much slower for some widths that no 8 divides
-_ROOM = 64  # tokens that are made room for at once
+_ROOM = 32  # tokens that are made room for at once
 # Tokens of prompts that a CPU reads together: as quick for each as with more, and short prompts are not padded to long ones.
 _READ_AT_ONCE = 1024
 
@@ -209,7 +213,7 @@ class _Decoder:
         self.model = model
         self.first = inputs
         self.mask = mask
-        self.cache = roomy_cache(model.config)
+        self.cache = roomy_cache(model.config, attends_by_group(model))
         self.window = min((layer.window for layer in self.cache.layers if isinstance(layer, _RoomyLayer)), default=0)
         self.length: Tensor | None = None
         self.step = 0
@@ -229,22 +233,26 @@ class _Decoder:
         groups = _read_together(self.mask)
         if len(groups) == 1 or not _is_roomy(self.cache):
             return self._scores(tokens, self.mask, positions, 1)
-        scores: list[Tensor] = []
-        for rows, width in groups:
-            for layer in self.cache.layers:
-                layer.group = (rows, tokens.shape)
-            read, mask, places = (values[rows, -width:] for values in (tokens, self.mask, positions))
-            scores.append(self._scores(read, mask, places, 1))
-        for layer in self.cache.layers:
-            layer.join_groups()
-        return torch.cat(scores)[torch.cat([rows for rows, _ in groups]).argsort()]
 
-    def _scores(self, tokens: Tensor, mask: Tensor, positions: Tensor, wanted: int) -> Tensor:
+        def scores(rows: Tensor, width: int) -> Tensor:
+            group = DynamicCache()
+            group.layers = [_GroupLayer(layer, rows, tokens.shape) for layer in self.cache.layers]
+            read, mask, places = (values[rows, -width:] for values in (tokens, self.mask, positions))
+            return self._scores(read, mask, places, 1, group)
+
+        found = _for_each(groups, scores)
+        for layer in self.cache.layers:
+            layer.end_groups(tokens.shape[1])
+        return found
+
+    def _scores(
+        self, tokens: Tensor, mask: Tensor, positions: Tensor, wanted: int, into: DynamicCache | None = None
+    ) -> Tensor:
         return self.model(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=self.cache,
+            past_key_values=into or self.cache,
             use_cache=True,
             logits_to_keep=wanted,
         ).logits
@@ -282,12 +290,13 @@ class _EncoderDecoder:
         self.step = 0
 
     def _encode(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        encoder, groups = self.model.get_encoder(), _read_together(mask)
-        hidden: list[Tensor] = []
-        for rows, width in groups:
+        encoder = self.model.get_encoder()
+
+        def hidden(rows: Tensor, width: int) -> Tensor:
             read = encoder(input_ids=inputs[rows, :width], attention_mask=mask[rows, :width]).last_hidden_state
-            hidden.append(functional.pad(read, (0, 0, 0, inputs.shape[1] - width)))
-        return torch.cat(hidden)[torch.cat([rows for rows, _ in groups]).argsort()]
+            return functional.pad(read, (0, 0, 0, inputs.shape[1] - width))
+
+        return _for_each(_read_together(mask), hidden)
 
     def read(self, tokens: Tensor) -> Tensor:
         self.step = tokens.shape[1]
@@ -327,20 +336,57 @@ def _read_together(mask: Tensor) -> list[tuple[Tensor, int]]:
     return [(torch.tensor(group), widths[group[0]]) for group in of_similar_length(widths, rows, _READ_AT_ONCE)]
 
 
-def roomy_cache(config: Any) -> DynamicCache:
+def _for_each(groups: Sequence[tuple[Tensor, int]], read: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """What is read of each row, in the order of the rows.
+
+    Groups are read at the same time, with the cores shared out among them: no core then waits for the others after each
+    of a forward pass's thousands of operations.
+
+    Args:
+        groups: Row numbers and width of each, as `_read_together` gives them.
+        read: From row numbers and width to (rows, …).
+    """
+    cores = torch.get_num_threads()
+    at_once = min(cores, len(groups))
+    if (
+        at_once == 1 or not torch.backends.openmp.is_available()
+    ):  # without it, threads cannot have a number of cores each
+        found = [read(*group) for group in groups]
+    else:
+
+        @torch.inference_mode()
+        def alone(group: tuple[Tensor, int]) -> Tensor:
+            torch.set_num_threads(cores // at_once)
+            return read(*group)
+
+        found = list(_threads(at_once).map(alone, groups))
+    return torch.cat(found)[torch.cat([rows for rows, _ in groups]).argsort()]
+
+
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads that stay: what PyTorch prepares for a product's shape, it keeps for each thread."""
+    return ThreadPoolExecutor(count, "kard-reader")
+
+
+def roomy_cache(config: Any, whole: bool = False) -> DynamicCache:
     """A cache whose attention layers do not copy all of their keys and values at every token.
 
     A sliding window is left to the mask, which is right for any length; the window would only save memory.
+
+    Args:
+        config: The decoder's.
+        whole: Attention over many rows gets the room as well, masked: PyTorch's products on CPUs copy what has gaps.
     """
     cache = DynamicCache(config=config)
-    cache.layers = [_roomy(layer) for layer in cache.layers]
+    cache.layers = [_roomy(layer, whole) for layer in cache.layers]
     return cache
 
 
-def _roomy(layer: Any) -> Any:
+def _roomy(layer: Any, whole: bool) -> Any:
     if type(layer) is DynamicSlidingWindowLayer:
-        return _RoomyLayer(layer.sliding_window)
-    return _RoomyLayer() if type(layer) is DynamicLayer else layer
+        return _RoomyLayer(whole, layer.sliding_window)
+    return _RoomyLayer(whole) if type(layer) is DynamicLayer else layer
 
 
 def _last_tokens_can_go(cache: DynamicCache) -> int:
@@ -356,25 +402,23 @@ class _RoomyLayer(DynamicLayer):
     """Keys and values as views into buffers (rows, heads, tokens and room for more, dimension).
 
     Args:
+        whole: Whether `update` returns the buffers, where there are as many rows as are worth it.
         window: Tokens that a token sees.
 
-    Attributes:
-        group: While prompts are read in groups: the rows of this one, and the shape (rows, tokens) of the whole batch.
     """
 
-    group: tuple[Tensor, torch.Size] | None = None
     keys: Any
     values: Any
     key_buffer: Tensor
     value_buffer: Tensor
 
-    def __init__(self, window: int = sys.maxsize) -> None:
+    def __init__(self, whole: bool, window: int = sys.maxsize) -> None:
         super().__init__()
+        self.whole = whole
         self.window = window
+        self.lock = Lock()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if self.group is not None:
-            return self._update_group(*self.group, key_states, value_states)
         length = self.get_seq_length()
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -385,28 +429,38 @@ class _RoomyLayer(DynamicLayer):
         self.key_buffer[:, :, length:longer] = key_states
         self.value_buffer[:, :, length:longer] = value_states
         self.keys, self.values = self.key_buffer[:, :, :longer], self.value_buffer[:, :, :longer]
-        return self.keys, self.values
+        if length == 0:
+            return key_states, value_states
+        return (self.key_buffer, self.value_buffer) if self._gives_all else (self.keys, self.values)
 
-    def _update_group(
-        self, rows: Tensor, shape: torch.Size, key_states: Tensor, value_states: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """How many keys `update` is about to return, and the place of the first."""
+        length = self.get_seq_length()
+        longer = length + query_length
+        if length == 0 or not self._gives_all:
+            return longer, 0
+        room = self.key_buffer.shape[-2]
+        return room if longer <= room else longer + _ROOM, 0
+
+    @property
+    def _gives_all(self) -> bool:
+        return self.whole and len(self.key_buffer) >= MANY
+
+    def fill(self, rows: Tensor, shape: torch.Size, key_states: Tensor, value_states: Tensor) -> None:
+        """Take what a group of rows has read, in a batch of this shape (rows, tokens); several threads may do so."""
         count, length = shape
         heads, width, dimension = key_states.shape[1:]
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            # What is masked is multiplied by zero: it has to be a number.
-            self.key_buffer = key_states.new_zeros(count, heads, length + _ROOM, dimension)
-            self.value_buffer = value_states.new_zeros(count, heads, length + _ROOM, value_states.shape[-1])
+        with self.lock:
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+                self.key_buffer = key_states.new_zeros(count, heads, length + _ROOM, dimension)
+                self.value_buffer = value_states.new_zeros(count, heads, length + _ROOM, value_states.shape[-1])
         self.key_buffer[rows, :, length - width : length] = key_states
         self.value_buffer[rows, :, length - width : length] = value_states
-        return key_states, value_states
 
-    def join_groups(self) -> None:
+    def end_groups(self, length: int) -> None:
         """Go on with all rows, once each of them has been read in a group."""
-        assert self.group is not None
-        length = self.group[1][1]
         self.keys, self.values = self.key_buffer[:, :, :length], self.value_buffer[:, :, :length]
-        self.group = None
 
     def batch_select_indices(self, indices: Tensor) -> None:
         length = self.get_seq_length()
@@ -414,9 +468,22 @@ class _RoomyLayer(DynamicLayer):
         self.keys, self.values = self.key_buffer[:, :, :length], self.value_buffer[:, :, :length]
 
 
+class _GroupLayer(DynamicLayer):
+    """What a group of rows reads goes into the layer of the whole batch, whose shape is (rows, tokens)."""
+
+    def __init__(self, whole: _RoomyLayer, rows: Tensor, shape: torch.Size) -> None:
+        super().__init__()
+        self.whole, self.rows, self.shape = whole, rows, shape
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.whole.fill(self.rows, self.shape, key_states, value_states)
+        return key_states, value_states
+
+
 def _with_room(old: Tensor, new: Tensor, length: int) -> Tensor:
+    # What is masked is multiplied by zero: it has to be a number.
     rows, heads, _, dimension = new.shape
-    buffer = new.new_empty(rows, heads, length + _ROOM, dimension)
+    buffer = new.new_zeros(rows, heads, length + _ROOM, dimension)
     if old.numel():
         buffer[:, :, : old.shape[-2]] = old
     return buffer
