@@ -36,13 +36,22 @@ LIBRARIES = "from transformers import BertModel, Gemma3ForCausalLM"
 
 @dataclass
 class Load:
-    """What clients saw."""
+    """What clients saw; two are added up where one followed the other."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     replies: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+
+    def __add__(self, other: Load) -> Load:
+        return Load(
+            self.seconds + other.seconds,
+            self.latencies + other.latencies,
+            self.statuses + other.statuses,
+            self.replies + other.replies,
+            self.failures + other.failures,
+        )
 
     @property
     def rate(self) -> float:
@@ -135,13 +144,13 @@ async def measure(run: Path, clients: int, seconds: float, alone_seconds: float,
     async with served(run, batch_size) as (process, address, started):
         print(f"started in {started:.1f} s", flush=True)
         never = asyncio.Event()
-        alone = await load(address, questions, 1, alone_seconds, never)
-        print(f"one at a time: {alone.rate:.2f} answers/s, p50 {alone.percentile(0.5):.2f} s", flush=True)
+        alone = await one_at_a_time(address, questions, alone_seconds / 2)
         memory: list[float] = []
         watching = asyncio.create_task(watch_memory(psutil.Process(process.pid), memory))
         together = await load(address, questions, clients, seconds, never)
         watching.cancel()
         print(f"{clients} clients: {together.rate:.2f} answers/s, {dict(together.statuses)}", flush=True)
+        alone += await one_at_a_time(address, questions, alone_seconds / 2)  # a machine's speed changes with its hours
         last, said = await end_under_load(process, address, questions, clients)
     [accepted] = (int(count.replace(",", "")) for count in re.findall(r"Stopped: ([\d,]+) questions", said))
     answered = sum(seen.statuses[200] for seen in (alone, together, last))
@@ -164,6 +173,12 @@ async def measure(run: Path, clients: int, seconds: float, alone_seconds: float,
         },
         "same_as_evaluation": same_as_evaluation(run, alone.replies + together.replies),
     }
+
+
+async def one_at_a_time(address: str, questions: list[dict[str, Any]], seconds: float) -> Load:
+    seen = await load(address, questions, 1, seconds, asyncio.Event())
+    print(f"one at a time: {seen.rate:.2f} answers/s, p50 {seen.percentile(0.5):.2f} s", flush=True)
+    return seen
 
 
 async def end_under_load(

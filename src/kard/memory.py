@@ -8,14 +8,15 @@ import os
 import platform
 
 # mallopt(3): the parameters' numbers, and what glibc takes at most for each of them.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 
 
 def keep_freed_memory() -> None:
     """Let glibc use memory that was freed again, until `release_memory` gives it back.
 
     By itself it gets every large tensor from the system and returns it at once; the system then fills the pages with zeros,
-    again and again, which takes much of the time of a forward pass on a large batch.
+    again and again, which takes much of the time of a forward pass on a large batch. All threads share what was freed: one that
+    reads prompts would otherwise keep it from the one that writes.
 
     oneDNN keeps the code that it made for each shape of a product, and PyTorch what it prepared for one, of 1,024 shapes by
     themselves: fewer, because every batch brings new ones. The two variables may say other numbers; both are read at the
@@ -28,6 +29,7 @@ def keep_freed_memory() -> None:
         library.mallopt(_MMAP_THRESHOLD, 2**31 - 1)
         library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         library.mallopt(_TOP_PAD, 2**26)
+        library.mallopt(_ARENA_MAX, 1)
 
 
 def release_memory(cycles: bool = True) -> None:
