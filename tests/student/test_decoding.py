@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
+from torch.nn import functional
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from kard.student import attention, decoding
+from kard.student.activation import GeluBySigmoid
 from kard.student.attention import attend_by_group
 from kard.student.guide import AnswerGuide
 from kard.student.sampling import Sampling
@@ -67,8 +71,12 @@ def test_the_first_scores_are_each_rows_own(monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["llama", "a narrow window", "a wide window", "capped scores"])
 @pytest.mark.parametrize("most", [1, 2**25])
-def test_attention_by_group_is_attention(monkeypatch, name, most):
+@pytest.mark.parametrize("many", [1, 16])
+def test_attention_by_group_is_attention(monkeypatch, name, most, many):
     monkeypatch.setattr(attention, "_SCORES", most)
+    monkeypatch.setattr(attention, "MANY", many)
+    monkeypatch.setattr(decoding, "MANY", many)
+    monkeypatch.setattr(decoding, "_ROOM", 5)  # so that it ends more than once
     torch.manual_seed(3)
     model = (MODELS | {"capped scores": capped})[name]().eval()
     inputs, mask = prompts(model, 4)
@@ -83,6 +91,58 @@ def test_attention_by_group_is_attention(monkeypatch, name, most):
             scores += [reader.read(torch.arange(2, 2 + 4 * width).view(4, width)) for width in (1, 3, 12)]
         found.append(torch.cat(scores, dim=1))
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_groups_are_read_by_threads_with_a_core_each(monkeypatch, name):
+    read_apart(monkeypatch)
+    model = MODELS[name]().eval()
+    inputs, mask = prompts(model, ROWS)
+    threads = torch.get_num_threads()
+    seen = []
+    reads = model.get_encoder() if model.config.is_encoder_decoder else model
+    hook = reads.register_forward_hook(
+        lambda *_: seen.append((threading.current_thread().name.startswith("kard-reader"), torch.get_num_threads()))
+    )
+    found = []
+    for cores in (1, 2):
+        torch.set_num_threads(cores)
+        try:
+            with torch.inference_mode():
+                reader = decoding._reader(model, inputs, mask)
+                found.append(reader.read(reader.first)[:, -1:])
+            assert torch.get_num_threads() == cores
+        finally:
+            torch.set_num_threads(threads)
+    hook.remove()
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+    assert (False, 1) in seen
+    assert (True, 1) in seen
+    assert not any(by_reader and cores > 1 for by_reader, cores in seen)
+
+
+def test_what_many_rows_attend_to_has_no_gaps(monkeypatch):
+    """The products of PyTorch would copy it."""
+    monkeypatch.setattr(attention, "MANY", 4)
+    monkeypatch.setattr(decoding, "MANY", 4)
+    model = MODELS["llama"]().eval()
+    attend_by_group(model)
+    for rows, whole in ((4, True), (3, False)):
+        inputs, mask = prompts(model, rows)
+        with torch.inference_mode():
+            reader = decoding._reader(model, inputs, mask)
+            reader.read(reader.first)
+            reader.read(torch.full((rows, 2), 7))
+            keys, _ = reader.cache.layers[0].update(torch.zeros(rows, 1, 1, 8), torch.zeros(rows, 1, 1, 8))
+        assert keys.is_contiguous() == whole
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_gelu_by_sigmoid_is_gelu(dtype):
+    x = torch.linspace(-12, 12, 4001).to(dtype)
+    exact = functional.gelu(x.double(), approximate="tanh").to(dtype)
+    with torch.no_grad():
+        torch.testing.assert_close(GeluBySigmoid()(x), exact, rtol=0 if dtype == torch.bfloat16 else 1e-6, atol=1e-6)
 
 
 def test_heads_that_share_nothing_keep_pytorchs_attention():

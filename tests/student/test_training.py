@@ -21,12 +21,12 @@ from transformers import (
 from kard.errors import UserError
 from kard.prompt import extract
 from kard.recipe import StudentSection
+from kard.student.activation import GeluBySigmoid
 from kard.student.batching import IGNORED, Collator
 from kard.student.generation import Student, Writing, Written, batches, fitting_prompt
 from kard.student.loading import base_model, base_tokenizer, quicken
 from kard.student.training import (
     Example,
-    GeluBySigmoid,
     StudentTrainer,
     compile_layers,
     encode_examples,

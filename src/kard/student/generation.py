@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from kard.errors import UserError
 from kard.methods import Writes
 from kard.prompt import render, shorten_passages, with_examples, without_rationale
+from kard.student.activation import gelu_by_sigmoid
 from kard.student.attention import attend_by_group
 from kard.student.batching import of_similar_length
 from kard.student.decoding import WIDTH, continuations, likelihoods
@@ -86,6 +87,8 @@ class Student:
         self.tokenizer = tokenizer
         self.settings = settings
         attend_by_group(model)
+        if model.device.type == "cpu":
+            gelu_by_sigmoid(model)
         # The last position's hidden states are a strided view; without a copy of them, PyTorch copies the output layer's
         # weights once for each row of the batch.
         model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
