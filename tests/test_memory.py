@@ -37,6 +37,33 @@ def test_freed_memory_is_kept_until_it_is_released(how):
     assert after_release < 28
 
 
+HEAPS = """
+import ctypes, sys
+from threading import Thread
+from kard.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+library = ctypes.CDLL(None)
+library.malloc.restype = library.fopen.restype = ctypes.c_void_p
+def take():
+    library.free(ctypes.c_void_p(library.malloc(10_000)))
+for thread in [Thread(target=take) for _ in range(3)]:
+    thread.start()
+    thread.join()
+file = ctypes.c_void_p(library.fopen(sys.argv[2].encode(), b"w"))
+library.malloc_info(0, file)
+library.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is what is set")
+@pytest.mark.parametrize("how", ["keep", "leave"])
+def test_threads_share_one_heap(tmp_path, how):
+    shown = tmp_path / "heaps.xml"
+    subprocess.run([sys.executable, "-c", HEAPS, how, str(shown)], check=True)
+    assert (shown.read_text(encoding="utf-8").count("<heap nr=") == 1) == (how == "keep")
+
+
 SHAPES = """
 import ctypes, sys
 import torch

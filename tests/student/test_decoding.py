@@ -49,7 +49,7 @@ def test_prompts_read_in_groups_are_continued_the_same(monkeypatch, name):
     groups = [shape for shape in shapes if shape[1] >= 20]
     assert sum(rows for rows, _ in groups) == ROWS
     assert len(groups) > 2
-    assert all(rows * width <= 80 for rows, width in groups)
+    assert all(rows * width <= 80 + max(width for _, width in groups) for rows, width in groups)
     assert len({width for _, width in groups}) > 1  # short prompts without the padding of long ones
 
 
@@ -91,6 +91,20 @@ def test_attention_by_group_is_attention(monkeypatch, name, most, many):
             scores += [reader.read(torch.arange(2, 2 + 4 * width).view(4, width)) for width in (1, 3, 12)]
         found.append(torch.cat(scores, dim=1))
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize("rows", [9, 20, 25, 64])
+def test_cores_get_as_many_groups_of_as_many_tokens(monkeypatch, cores, rows):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    lengths = torch.randint(90, 150, (rows,), generator=torch.Generator().manual_seed(rows))
+    groups = decoding._read_together(torch.arange(152) >= 152 - lengths[:, None])
+    assert sorted(row for members, _ in groups for row in members.tolist()) == list(range(rows))
+    assert len(groups) % min(cores, len(groups)) == 0
+    tokens = [len(members) * width for members, width in groups]
+    assert max(tokens) - min(tokens) <= 2 * 152
+    for members, width in groups:
+        assert max(lengths[members]) <= width < max(lengths[members]) + decoding.WIDTH
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])

@@ -22,7 +22,6 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from kard.student.attention import MANY, attends_by_group
-from kard.student.batching import of_similar_length
 from kard.student.drafts import Drafts
 from kard.student.guide import AnswerGuide
 
@@ -30,7 +29,7 @@ from kard.student.guide import AnswerGuide
 _ENDED_SHARE = 0.2
 WIDTH = 8  # PyTorch's attention on CPUs is much slower for some widths that no 8 divides
 _ROOM = 32  # tokens that are made room for at once
-# Tokens of prompts that a CPU reads together: as quick for each as with more, and short prompts are not padded to long ones.
+# About so many tokens of prompts a CPU reads together: as quick for each as with more, and short ones are padded less.
 _READ_AT_ONCE = 1024
 
 
@@ -323,6 +322,8 @@ class _EncoderDecoder:
 def _read_together(mask: Tensor) -> list[tuple[Tensor, int]]:
     """Which prompts of a batch are read together: on a CPU some of similar length, elsewhere all.
 
+    Cores that read groups at the same time shall end at the same time: each gets as many groups, of about as many tokens.
+
     Args:
         mask: Which of their tokens are real, (rows, tokens).
 
@@ -333,7 +334,15 @@ def _read_together(mask: Tensor) -> list[tuple[Tensor, int]]:
     if mask.device.type != "cpu" or rows * width <= _READ_AT_ONCE:
         return [(torch.arange(rows, device=mask.device), width)]
     widths = [min(math.ceil(length / WIDTH) * WIDTH, width) for length in mask.sum(dim=1).tolist()]
-    return [(torch.tensor(group), widths[group[0]]) for group in of_similar_length(widths, rows, _READ_AT_ONCE)]
+    needed = sum(widths) / _READ_AT_ONCE
+    at_once = min(torch.get_num_threads(), math.ceil(needed))
+    count = at_once * math.ceil(needed / at_once)
+    groups: dict[int, list[int]] = {}
+    before = 0
+    for row in sorted(range(rows), key=lambda row: -widths[row]):
+        groups.setdefault(before * count // sum(widths), []).append(row)
+        before += widths[row]
+    return [(torch.tensor(group), widths[group[0]]) for group in groups.values()]
 
 
 def _for_each(groups: Sequence[tuple[Tensor, int]], read: Callable[[Tensor, int], Tensor]) -> Tensor:
@@ -348,18 +357,17 @@ def _for_each(groups: Sequence[tuple[Tensor, int]], read: Callable[[Tensor, int]
     """
     cores = torch.get_num_threads()
     at_once = min(cores, len(groups))
-    if (
-        at_once == 1 or not torch.backends.openmp.is_available()
-    ):  # without it, threads cannot have a number of cores each
-        found = [read(*group) for group in groups]
+
+    @torch.inference_mode()
+    def with_its_cores(group: tuple[Tensor, int]) -> Tensor:
+        torch.set_num_threads(cores // at_once)
+        return read(*group)
+
+    # Without OpenMP, the number of cores is not each thread's own.
+    if at_once > 1 and torch.backends.openmp.is_available():
+        found = list(_threads(cores).map(with_its_cores, groups))
     else:
-
-        @torch.inference_mode()
-        def alone(group: tuple[Tensor, int]) -> Tensor:
-            torch.set_num_threads(cores // at_once)
-            return read(*group)
-
-        found = list(_threads(at_once).map(alone, groups))
+        found = [read(*group) for group in groups]
     return torch.cat(found)[torch.cat([rows for rows, _ in groups]).argsort()]
 
 
@@ -404,7 +412,6 @@ class _RoomyLayer(DynamicLayer):
     Args:
         whole: Whether `update` returns the buffers, where there are as many rows as are worth it.
         window: Tokens that a token sees.
-
     """
 
     keys: Any
