@@ -154,7 +154,7 @@ async def measure(run: Path, clients: int, seconds: float, alone_seconds: float,
         last, said = await end_under_load(process, address, questions, clients)
     [accepted] = (int(count.replace(",", "")) for count in re.findall(r"Stopped: ([\d,]+) questions", said))
     answered = sum(seen.statuses[200] for seen in (alone, together, last))
-    third = max(1, len(memory) // 3)
+    shares = [memory[tenth * len(memory) // 10 : (tenth + 1) * len(memory) // 10] for tenth in range(10)]
     return {
         "started_seconds": round(started, 1),
         "alone_per_second": round(alone.rate, 3),
@@ -164,7 +164,7 @@ async def measure(run: Path, clients: int, seconds: float, alone_seconds: float,
         "p95_seconds": round(together.percentile(0.95), 2),
         "statuses": {str(status): count for status, count in (alone.statuses + together.statuses).items()},
         "failures": len(alone.failures + together.failures),
-        "memory_mb": {"first_third": peak(memory[:third]), "last_third": peak(memory[-third:])},
+        "memory_mb_by_tenths": [peak(samples) for samples in shares],
         "terminated": {
             "accepted": accepted,
             "answered": answered,

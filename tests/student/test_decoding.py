@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from kard.student import attention, decoding
+from kard.student import attention, cache, decoding
 from kard.student.activation import GeluBySigmoid
 from kard.student.attention import attend_by_group
+from kard.student.cache import Buffers
 from kard.student.guide import AnswerGuide
 from kard.student.sampling import Sampling
 from tests.conftest import byte_level_tokenizer
@@ -63,7 +64,7 @@ def test_the_first_scores_are_each_rows_own(monkeypatch, name):
         if apart:
             read_apart(monkeypatch)
         with torch.inference_mode():
-            reader = decoding._reader(model, inputs, mask)
+            reader = decoding._reader(model, inputs, mask, Buffers())
             first = reader.read(reader.first)[:, -1:]
             found.append(torch.cat([first, reader.read(torch.arange(2, 2 + 3 * ROWS).view(ROWS, 3))], dim=1))
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
@@ -75,8 +76,8 @@ def test_the_first_scores_are_each_rows_own(monkeypatch, name):
 def test_attention_by_group_is_attention(monkeypatch, name, most, many):
     monkeypatch.setattr(attention, "_SCORES", most)
     monkeypatch.setattr(attention, "MANY", many)
-    monkeypatch.setattr(decoding, "MANY", many)
-    monkeypatch.setattr(decoding, "_ROOM", 5)  # so that it ends more than once
+    monkeypatch.setattr(cache, "MANY", many)
+    monkeypatch.setattr(cache, "_ROOM", 5)  # so that it ends more than once
     torch.manual_seed(3)
     model = (MODELS | {"capped scores": capped})[name]().eval()
     inputs, mask = prompts(model, 4)
@@ -86,7 +87,7 @@ def test_attention_by_group_is_attention(monkeypatch, name, most, many):
             attend_by_group(model)
             assert model.config._attn_implementation == "kard_grouped"
         with torch.inference_mode():
-            reader = decoding._reader(model, inputs, mask)
+            reader = decoding._reader(model, inputs, mask, Buffers())
             scores = [reader.read(reader.first)[:, -1:]]
             scores += [reader.read(torch.arange(2, 2 + 4 * width).view(4, width)) for width in (1, 3, 12)]
         found.append(torch.cat(scores, dim=1))
@@ -123,7 +124,7 @@ def test_groups_are_read_by_threads_with_a_core_each(monkeypatch, name):
         torch.set_num_threads(cores)
         try:
             with torch.inference_mode():
-                reader = decoding._reader(model, inputs, mask)
+                reader = decoding._reader(model, inputs, mask, Buffers())
                 found.append(reader.read(reader.first)[:, -1:])
             assert torch.get_num_threads() == cores
         finally:
@@ -138,13 +139,13 @@ def test_groups_are_read_by_threads_with_a_core_each(monkeypatch, name):
 def test_what_many_rows_attend_to_has_no_gaps(monkeypatch):
     """The products of PyTorch would copy it."""
     monkeypatch.setattr(attention, "MANY", 4)
-    monkeypatch.setattr(decoding, "MANY", 4)
+    monkeypatch.setattr(cache, "MANY", 4)
     model = MODELS["llama"]().eval()
     attend_by_group(model)
     for rows, whole in ((4, True), (3, False)):
         inputs, mask = prompts(model, rows)
         with torch.inference_mode():
-            reader = decoding._reader(model, inputs, mask)
+            reader = decoding._reader(model, inputs, mask, Buffers())
             reader.read(reader.first)
             reader.read(torch.full((rows, 2), 7))
             keys, _ = reader.cache.layers[0].update(torch.zeros(rows, 1, 1, 8), torch.zeros(rows, 1, 1, 8))

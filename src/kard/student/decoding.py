@@ -7,28 +7,25 @@ would go into padding.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from threading import Lock
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from kard.student.attention import MANY, attends_by_group
+from kard.student.attention import attends_by_group
+from kard.student.cache import Buffers, GroupLayer, RoomyLayer, end_cache, is_roomy, last_tokens_can_go, roomy_cache
 from kard.student.drafts import Drafts
 from kard.student.guide import AnswerGuide
 
 # Rows leave when this share of the batch has ended: copying the cache costs about as much as one step.
 _ENDED_SHARE = 0.2
 WIDTH = 8  # PyTorch's attention on CPUs is much slower for some widths that no 8 divides
-_ROOM = 32  # tokens that are made room for at once
 # About so many tokens of prompts a CPU reads together: as quick for each as with more, and short ones are padded less.
 _READ_AT_ONCE = 1024
 
@@ -43,6 +40,7 @@ def continuations(
     guide: AnswerGuide,
     samples: int = 1,
     step: Callable[[list[list[int]]], None] = lambda written: None,
+    buffers: Buffers | None = None,
 ) -> list[list[int]]:
     """Continue each row token by token, until the end token or the limit.
 
@@ -55,11 +53,12 @@ def continuations(
         guide: Chooses the tokens; its rows are those of `inputs`, each `samples` times.
         samples: Continuations of each row.
         step: Called after each token with what every row has written so far.
+        buffers: Memory that the batch before has left; None: new.
 
     Returns:
         The new tokens of each row, without the end token; samples of a row stand together.
     """
-    reader = _reader(model, inputs, mask)
+    reader = _reader(model, inputs, mask, buffers or Buffers())
     logits = reader.read(reader.first)[:, -1:]
     drafts = Drafts(
         [ids[there].tolist() for ids, there in zip(inputs, mask.bool(), strict=True) for _ in range(samples)],
@@ -79,6 +78,7 @@ def continuations(
         step(written)
         running = [index for index, token in enumerate(last) if token is not None]
         if not running:
+            reader.end()
             return written
         if logits.shape[1] > 1:
             for index in running:
@@ -163,7 +163,7 @@ def likelihoods(
     Returns:
         Natural logarithms, for each row in the order of its paths.
     """
-    reader = _reader(model, inputs, mask)
+    reader = _reader(model, inputs, mask, Buffers())
     first = reader.read(reader.first)[:, -1:]
     owner = torch.tensor([row for row, ways in enumerate(paths) for _ in ways], device=inputs.device)
     reader.keep(owner)
@@ -201,19 +201,23 @@ class _Reader(Protocol):
         """Forget the tokens of the last step but the first ones, so many of each row."""
         ...
 
+    def end(self) -> None:
+        """Give the memory of what was read back."""
+        ...
 
-def _reader(model: PreTrainedModel, inputs: Tensor, mask: Tensor) -> _Reader:
+
+def _reader(model: PreTrainedModel, inputs: Tensor, mask: Tensor, buffers: Buffers) -> _Reader:
     kind: Any = _EncoderDecoder if model.config.is_encoder_decoder else _Decoder
-    return kind(model, inputs, mask)
+    return kind(model, inputs, mask, buffers)
 
 
 class _Decoder:
-    def __init__(self, model: PreTrainedModel, inputs: Tensor, mask: Tensor) -> None:
+    def __init__(self, model: PreTrainedModel, inputs: Tensor, mask: Tensor, buffers: Buffers) -> None:
         self.model = model
         self.first = inputs
         self.mask = mask
-        self.cache = roomy_cache(model.config, attends_by_group(model))
-        self.window = min((layer.window for layer in self.cache.layers if isinstance(layer, _RoomyLayer)), default=0)
+        self.cache = roomy_cache(model.config, buffers, attends_by_group(model))
+        self.window = min((layer.window for layer in self.cache.layers if isinstance(layer, RoomyLayer)), default=0)
         self.length: Tensor | None = None
         self.step = 0
 
@@ -230,12 +234,12 @@ class _Decoder:
         self.length, self.step = self.mask.sum(dim=1, keepdim=True), tokens.shape[1]
         positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
         groups = _read_together(self.mask)
-        if len(groups) == 1 or not _is_roomy(self.cache):
+        if len(groups) == 1 or not is_roomy(self.cache):
             return self._scores(tokens, self.mask, positions, 1)
 
         def scores(rows: Tensor, width: int) -> Tensor:
             group = DynamicCache()
-            group.layers = [_GroupLayer(layer, rows, tokens.shape) for layer in self.cache.layers]
+            group.layers = [GroupLayer(layer, rows, tokens.shape) for layer in self.cache.layers]
             read, mask, places = (values[rows, -width:] for values in (tokens, self.mask, positions))
             return self._scores(read, mask, places, 1, group)
 
@@ -264,9 +268,9 @@ class _Decoder:
 
     def room(self, left: int) -> int:
         if len(self.mask) == 1:
-            return _last_tokens_can_go(self.cache)
+            return last_tokens_can_go(self.cache)
         # What is taken back from some rows alone stays in the cache, masked; a sliding window would count it.
-        return min(_last_tokens_can_go(self.cache), self.window - self.mask.shape[1] - left)
+        return min(last_tokens_can_go(self.cache), self.window - self.mask.shape[1] - left)
 
     def take_back(self, kept: Sequence[int]) -> None:
         assert self.length is not None
@@ -277,15 +281,18 @@ class _Decoder:
         self.mask[:, -most:] = torch.arange(most, device=self.mask.device) < counts
         self.length = self.length - self.step + counts
 
+    def end(self) -> None:
+        end_cache(self.cache)
+
 
 class _EncoderDecoder:
-    def __init__(self, model: PreTrainedModel, inputs: Tensor, mask: Tensor) -> None:
+    def __init__(self, model: PreTrainedModel, inputs: Tensor, mask: Tensor, buffers: Buffers) -> None:
         self.model = model
         self.mask = mask
         self.first = inputs.new_full((len(inputs), 1), model.config.decoder_start_token_id)
         self.encoded = self._encode(inputs, mask)
         config = model.get_decoder().config
-        self.cache = EncoderDecoderCache(roomy_cache(config), DynamicCache(config=config))
+        self.cache = EncoderDecoderCache(roomy_cache(config, buffers), DynamicCache(config=config))
         self.step = 0
 
     def _encode(self, inputs: Tensor, mask: Tensor) -> Tensor:
@@ -313,10 +320,13 @@ class _EncoderDecoder:
 
     def room(self, left: int) -> int:
         # Its decoders count how far apart tokens are by their places in the cache: rows must be equally long.
-        return _last_tokens_can_go(self.cache.self_attention_cache) if len(self.mask) == 1 else 0
+        return last_tokens_can_go(self.cache.self_attention_cache) if len(self.mask) == 1 else 0
 
     def take_back(self, kept: Sequence[int]) -> None:
         self.cache.self_attention_cache.crop(max(kept) - self.step)
+
+    def end(self) -> None:
+        end_cache(self.cache.self_attention_cache)
 
 
 def _read_together(mask: Tensor) -> list[tuple[Tensor, int]]:
@@ -375,122 +385,3 @@ def _for_each(groups: Sequence[tuple[Tensor, int]], read: Callable[[Tensor, int]
 def _threads(count: int) -> ThreadPoolExecutor:
     """Threads that stay: what PyTorch prepares for a product's shape, it keeps for each thread."""
     return ThreadPoolExecutor(count, "kard-reader")
-
-
-def roomy_cache(config: Any, whole: bool = False) -> DynamicCache:
-    """A cache whose attention layers do not copy all of their keys and values at every token.
-
-    A sliding window is left to the mask, which is right for any length; the window would only save memory.
-
-    Args:
-        config: The decoder's.
-        whole: Attention over many rows gets the room as well, masked: PyTorch's products on CPUs copy what has gaps.
-    """
-    cache = DynamicCache(config=config)
-    cache.layers = [_roomy(layer, whole) for layer in cache.layers]
-    return cache
-
-
-def _roomy(layer: Any, whole: bool) -> Any:
-    if type(layer) is DynamicSlidingWindowLayer:
-        return _RoomyLayer(whole, layer.sliding_window)
-    return _RoomyLayer(whole) if type(layer) is DynamicLayer else layer
-
-
-def _last_tokens_can_go(cache: DynamicCache) -> int:
-    """How many tokens can be taken out of a cache again: any number, or none where a layer keeps something else than them."""
-    return sys.maxsize if _is_roomy(cache) else 0
-
-
-def _is_roomy(cache: DynamicCache) -> bool:
-    return all(isinstance(layer, _RoomyLayer) for layer in cache.layers)
-
-
-class _RoomyLayer(DynamicLayer):
-    """Keys and values as views into buffers (rows, heads, tokens and room for more, dimension).
-
-    Args:
-        whole: Whether `update` returns the buffers, where there are as many rows as are worth it.
-        window: Tokens that a token sees.
-    """
-
-    keys: Any
-    values: Any
-    key_buffer: Tensor
-    value_buffer: Tensor
-
-    def __init__(self, whole: bool, window: int = sys.maxsize) -> None:
-        super().__init__()
-        self.whole = whole
-        self.window = window
-        self.lock = Lock()
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        length = self.get_seq_length()
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        longer = length + key_states.shape[-2]
-        if length == 0 or longer > self.key_buffer.shape[-2]:
-            self.key_buffer = _with_room(self.keys, key_states, longer)
-            self.value_buffer = _with_room(self.values, value_states, longer)
-        self.key_buffer[:, :, length:longer] = key_states
-        self.value_buffer[:, :, length:longer] = value_states
-        self.keys, self.values = self.key_buffer[:, :, :longer], self.value_buffer[:, :, :longer]
-        if length == 0:
-            return key_states, value_states
-        return (self.key_buffer, self.value_buffer) if self._gives_all else (self.keys, self.values)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """How many keys `update` is about to return, and the place of the first."""
-        length = self.get_seq_length()
-        longer = length + query_length
-        if length == 0 or not self._gives_all:
-            return longer, 0
-        room = self.key_buffer.shape[-2]
-        return room if longer <= room else longer + _ROOM, 0
-
-    @property
-    def _gives_all(self) -> bool:
-        return self.whole and len(self.key_buffer) >= MANY
-
-    def fill(self, rows: Tensor, shape: torch.Size, key_states: Tensor, value_states: Tensor) -> None:
-        """Take what a group of rows has read, in a batch of this shape (rows, tokens); several threads may do so."""
-        count, length = shape
-        heads, width, dimension = key_states.shape[1:]
-        with self.lock:
-            if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
-                self.key_buffer = key_states.new_zeros(count, heads, length + _ROOM, dimension)
-                self.value_buffer = value_states.new_zeros(count, heads, length + _ROOM, value_states.shape[-1])
-        self.key_buffer[rows, :, length - width : length] = key_states
-        self.value_buffer[rows, :, length - width : length] = value_states
-
-    def end_groups(self, length: int) -> None:
-        """Go on with all rows, once each of them has been read in a group."""
-        self.keys, self.values = self.key_buffer[:, :, :length], self.value_buffer[:, :, :length]
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        length = self.get_seq_length()
-        self.key_buffer, self.value_buffer = self.key_buffer[indices], self.value_buffer[indices]
-        self.keys, self.values = self.key_buffer[:, :, :length], self.value_buffer[:, :, :length]
-
-
-class _GroupLayer(DynamicLayer):
-    """What a group of rows reads goes into the layer of the whole batch, whose shape is (rows, tokens)."""
-
-    def __init__(self, whole: _RoomyLayer, rows: Tensor, shape: torch.Size) -> None:
-        super().__init__()
-        self.whole, self.rows, self.shape = whole, rows, shape
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.whole.fill(self.rows, self.shape, key_states, value_states)
-        return key_states, value_states
-
-
-def _with_room(old: Tensor, new: Tensor, length: int) -> Tensor:
-    # What is masked is multiplied by zero: it has to be a number.
-    rows, heads, _, dimension = new.shape
-    buffer = new.new_zeros(rows, heads, length + _ROOM, dimension)
-    if old.numel():
-        buffer[:, :, : old.shape[-2]] = old
-    return buffer

@@ -18,6 +18,7 @@ from kard.prompt import render, shorten_passages, with_examples, without_rationa
 from kard.student.activation import gelu_by_sigmoid
 from kard.student.attention import attend_by_group
 from kard.student.batching import of_similar_length
+from kard.student.cache import Buffers
 from kard.student.decoding import WIDTH, continuations, likelihoods
 from kard.student.guide import AnswerGuide, answer_paths, likeliest
 from kard.student.loading import StudentSettings, trained_model
@@ -86,6 +87,7 @@ class Student:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
+        self.buffers = Buffers()
         attend_by_group(model)
         if model.device.type == "cpu":
             gelu_by_sigmoid(model)
@@ -175,7 +177,9 @@ class Student:
                 text = self.tokenizer.decode(written[row], skip_special_tokens=True)
                 tell(text.rstrip("\ufffd").strip())
 
-        tokens = continuations(self.model, inputs.input_ids, inputs.attention_mask, limit, end, guide, samples, step)
+        tokens = continuations(
+            self.model, inputs.input_ids, inputs.attention_mask, limit, end, guide, samples, step, self.buffers
+        )
         confidence = guide.confidences()
         if how.answer_by == "likelihood":
             tokens, confidence = self._ranked(read, tokens, answers, samples)

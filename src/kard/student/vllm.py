@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kard.errors import UserError
 from kard.prompt import ANSWER_CUE
+from kard.student.cache import Buffers
 from kard.student.generation import Hear, Student, Writing, Written
 from kard.student.loading import StudentSettings, trained_model
 
@@ -33,6 +34,7 @@ class VllmStudent(Student):
         self.engine = engine
         self.tokenizer = tokenizer
         self.settings = settings
+        self.buffers = Buffers()  # stays empty: vLLM has its own
 
     @classmethod
     def load(cls, folder: Path) -> VllmStudent:
