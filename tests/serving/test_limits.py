@@ -185,6 +185,23 @@ def test_a_refused_asker_reads_why(kard):
     assert b"invalid_api_key" in reply
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "status", "says"),
+    [
+        ("/v1/answer", b'{"question": "x?"}', "application/x-www-form-urlencoded", 422, "content-type: application/json"),
+        ("/v1/answer", b'{"question":', "application/json", 422, "no JSON at character 12: Expecting value. Send one"),
+        ("/v1/answer", b'{"question": "\xff"}', "application/json", 400, "in UTF-8"),
+        ("/v1/answer", b'{"question": "x?", "hue": 1}', "application/json", 422, "hue: Extra inputs are not permitted. /docs"),
+        ("/v1/search", b'{"question": "x?"}', "application/json", 422, "query: Field required. /docs"),
+        ("/v1/answers", b"{}", "application/json", 404, "Not Found. /docs"),
+    ],
+)  # fmt: skip
+def test_a_refused_body_is_told_what_to_send(address, path, body, kind, status, says):
+    reply = httpx.post(address + path, content=body, headers={"content-type": kind})
+    assert reply.status_code == status
+    assert says in reply.json()["error"]["message"]
+
+
 def test_a_body_that_does_not_come_is_given_up(address, monkeypatch):
     monkeypatch.setattr("kard.serving.guard.BODY_SECONDS", 0.2)
     assert BODY_SECONDS > 1

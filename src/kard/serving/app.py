@@ -37,6 +37,8 @@ ASSETS = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 _ABOUT = "Ask a student of knowledge-augmented reasoning distillation. Any OpenAI client works with base URL `/v1`."
+_DOCS = "/docs shows what can be sent where."
+_SEND = "Send one JSON object in UTF-8, with content-type: application/json; /docs shows its keys."
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.ErrorReply, "description": description}
     for status, description in {
@@ -211,9 +213,9 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
-        return JSONResponse(
-            error_body(str(error.detail), f"http_{error.status_code}"), error.status_code, error.headers
-        )
+        # FastAPI's 400 is a body that is not UTF-8.
+        message = f"{error.detail}. {_SEND if error.status_code == 400 else _DOCS}"
+        return JSONResponse(error_body(message, f"http_{error.status_code}"), error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
@@ -225,6 +227,10 @@ def _invalid(errors: Sequence[Any]) -> Response:
     first = errors[0]
     param = ".".join(_printable(str(part)) for part in first["loc"] if part != "body")
     message = _printable(str(first["msg"]).removeprefix("Value error, "))
+    if first["type"] == "json_invalid":
+        param, message = "", f"no JSON at character {param}: {first['ctx']['error']}. {_SEND}"
+    elif first["type"] != "value_error":  # our own messages say what to do
+        message = f"{message}. {_DOCS if param else _SEND}"
     return JSONResponse(error_body(f"{param or 'body'}: {message}", "invalid", param or None), 422)
 
 
