@@ -16,13 +16,23 @@ QUESTIONS = (
 )
 
 
-def answered(*names: str) -> str:
-    rows = [answer_row(Answer(name, "a", 0, "Because.", (), "prompt", "text", False, 0.1)) for name in names]
+ASKED = {"1": ("Why?", []), "two": ("Which?", ["a", "b"]), "6": ("6?", []), "another": ("Who?", [])}
+BY = {"method": "kard_bm25", "run": "5eed"}
+
+
+def answered(*names: str, by=BY, asked=ASKED) -> str:
+    rows = [
+        {"id": name, "question": asked[name][0], "choices": asked[name][1]}
+        | by
+        | answer_row(Answer(name, "a", 0, "Because.", (), "prompt", "text", False, 0.1))
+        for name in names
+    ]
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path, monkeypatch):
+    monkeypatch.setattr("kard.batch.answerer", lambda run, method: BY)
     source, output = tmp_path / "fragen é.jsonl", tmp_path / "out.jsonl"
     source.write_text(QUESTIONS, encoding="utf-8")
     return source, output
@@ -41,6 +51,27 @@ def test_what_is_there_is_not_answered_again(tmp_path, files):
     before = output.read_bytes()
     assert answer_file(tmp_path / "no run", source, output) == Counts(answered=0, there=3)
     assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("there", "says"),
+    [
+        (answered("1", by=BY | {"run": "other"}), "holds answers of another run, or of this one before it was changed"),
+        (answered("another", by=BY | {"method": "distill"}), "by distill. Name another file."),
+        (answered("1", asked={"1": ("Why not?", [])}), "holds the answer to another question of the id '1'"),
+        (
+            answered("two", asked={"two": ("Which?", ["b", "a"])}),
+            "holds the answer to another question of the id 'two'",
+        ),
+    ],
+)
+def test_answers_to_other_questions_or_by_others_are_not_taken_for_these(tmp_path, files, there, says):
+    source, output = files
+    output.write_text(there, encoding="utf-8")
+    message = complaint(tmp_path, source, output)
+    assert message.startswith(f"{output}: ")
+    assert says in message
+    assert output.read_text(encoding="utf-8") == there
 
 
 def test_a_torn_last_answer_is_to_be_given_again(tmp_path, files):
@@ -79,6 +110,8 @@ def test_an_output_that_is_something_else_is_left_alone(tmp_path, files):
     questions = QUESTIONS.replace("\n\n", "\n")
     for text, says in (
         (questions, "holds something else than answers"),
+        (questions.removesuffix("\n"), "holds something else than answers"),
+        (questions.split("\n")[0], "holds something else than answers"),
         ("My diary", ":1: damaged, or not written by"),
     ):
         output.write_text(text, encoding="utf-8")

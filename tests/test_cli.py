@@ -216,6 +216,14 @@ def test_bad_settings(project, setting, words):
     fails(kard("run", project, "--set", setting), *words)
 
 
+@pytest.mark.parametrize("setting", ["student.model", "reranker.model", "teacher.verifier"])
+def test_a_model_that_is_not_there_is_found_before_the_work(project, setting):
+    result = kard("run", project, "--set", f"{setting}=nobody/nothing")
+    fails(result, f"{setting}: cannot load 'nobody/nothing'")
+    assert not (project.parent / "run" / "questions").exists()
+    assert kard("run", project, "--set", f"{setting}=nobody/nothing", "--until", "questions").returncode == 0
+
+
 def test_unknown_recipe_and_run(tmp_path, project):
     fails(kard("run", "quikstart"), "did you mean 'quickstart'")
     fails(kard("status", tmp_path), "not a kard run")

@@ -16,6 +16,7 @@ from kard import Kard
 from kard.artifacts import read_jsonl
 from kard.errors import UserError
 from kard.export import check_export, export_run, push_export
+from kard.model import answerer
 from kard.pipeline import run_recipe
 from kard.questions import read_questions
 from kard.recipe_file import load_recipe, recipe_from_run
@@ -39,6 +40,19 @@ def test_it_answers_as_the_run_did_in_the_evaluation(answering_run, exported):
         row = expected[answer.question]
         assert (answer.text, answer.answer) == (row["text"], row["answer"])
         assert [found.passage.id for found in answer.passages] == [passage["id"] for passage in row["passages"]]
+
+
+def test_its_answers_count_as_the_runs(answering_run, exported):
+    """So that `kard batch` goes on with either; another method is another answerer, as other settings are."""
+    assert answerer(exported, None) == answerer(answering_run, "kard_reranker")
+    assert answerer(answering_run, None) != answerer(answering_run, "kard_bm25")
+    recipe, before = exported / "recipe.yaml", answerer(exported, None)
+    text = recipe.read_text(encoding="utf-8")
+    try:
+        recipe.write_text(text.replace("samples: 1", "samples: 2"), encoding="utf-8")
+        assert answerer(exported, None) != before
+    finally:
+        recipe.write_text(text, encoding="utf-8")
 
 
 def test_it_works_alone_without_network_and_without_writing(exported, tmp_path):

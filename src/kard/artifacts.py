@@ -92,6 +92,8 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 class Log:
     """Append-only JSONL that survives being killed: each row is flushed, a torn last line is cut off on reading.
 
+    A last line that is whole but for its end of line is kept: it may be somebody's own.
+
     Args:
         path: The file; made on the first append.
     """
@@ -111,7 +113,7 @@ class Log:
         rows, good_bytes = [], 0
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.startswith(b"{") and not line.endswith(b"\n"):
+                if line.startswith(b"{") and not line.endswith(b"\n") and _json_or_none(line) is None:
                     break
                 rows.append(self._row(line, number))
                 good_bytes += len(line)
@@ -120,10 +122,7 @@ class Log:
         return rows
 
     def _row(self, line: bytes, number: int) -> dict[str, Any]:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
+        row = _json_or_none(line)
         if not isinstance(row, dict):
             raise UserError(
                 f"{self.path}:{number}: damaged, or not written by kard. Remove the line, or name another file."
@@ -133,7 +132,9 @@ class Log:
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows and hand them to the operating system before returning."""
         if self._file is None:
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - stays open between appends
+            self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - stays open between appends
+            if size := self._file.seek(0, os.SEEK_END):
+                self._file.write("" if os.pread(self._file.fileno(), 1, size - 1) == b"\n" else "\n")
         self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         self._file.flush()
 
@@ -141,6 +142,13 @@ class Log:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _json_or_none(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def manifest_of(folder: Path) -> dict[str, Any] | None:

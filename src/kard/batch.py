@@ -8,7 +8,7 @@ from typing import Any
 
 from kard.artifacts import Log, disk_full_explained
 from kard.errors import UserError
-from kard.model import Answer, Kard, found_row
+from kard.model import Answer, Kard, answerer, found_row
 from kard.progress import progress
 from kard.questions import Question
 from kard.questions.jsonl import read_user_jsonl, text_of, texts_of
@@ -30,22 +30,25 @@ def answer_file(run: Path, source: Path, output: Path, method: str | None = None
     Args:
         run: The run's folder.
         source: Objects with ``question`` and, where there are any, ``id`` (default: the line number) and ``choices``.
-        output: JSONL that answers are appended to; questions whose id is there are not answered again.
+        output: JSONL that answers are appended to; questions that are there are not answered again.
         method: One of the run's methods; by default its best one that is no oracle.
 
     Raises:
-        UserError: A line is wrong, `output` cannot be written or holds something else, or the run is not finished.
+        UserError: A line is wrong, `output` cannot be written or holds something else, such as answers to other questions or
+            of another run or method, or the run is not finished.
     """
     questions = _read(source)
     log = Log(output)
-    there = _answered(log)
+    by = answerer(run, method)
+    there = _answered(log, by, {question.id: _asked(question) for question in questions})
     todo = [question for question in questions if question.id not in there]
     if todo:
         kard = Kard.load(run, method)
         with progress("answer", len(todo), "questions") as advance, disk_full_explained(output):
             for begin in range(0, len(todo), QUESTIONS_AT_ONCE):
                 block = todo[begin : begin + QUESTIONS_AT_ONCE]
-                log.append(answer_row(result) for result in kard.answer_many(block))
+                answers = zip(block, kard.answer_many(block), strict=True)
+                log.append({**_asked(question), **by, **answer_row(answer)} for question, answer in answers)
                 advance(len(block))
     log.close()
     return Counts(len(todo), len(questions) - len(todo))
@@ -64,12 +67,28 @@ def answer_row(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _answered(log: Log) -> set[str]:
+def _asked(question: Question) -> dict[str, Any]:
+    return {"id": question.id, "question": question.question, "choices": list(question.choices)}
+
+
+def _answered(log: Log, by: dict[str, str], asked: dict[str, dict[str, Any]]) -> set[str]:
+    """Ids of the answers that are there, all of them by the same answerer and to what is asked now."""
     if log.path.is_dir() or not log.path.parent.is_dir():
         raise UserError(f"{log.path}: cannot be written. Name a file in a folder that is there.")
     rows = log.read()
-    if not all({"id", "answer", "text"} <= row.keys() for row in rows):
+    if not all({"id", "question", "choices", *by, "answer", "text"} <= row.keys() for row in rows):
         raise UserError(f"{log.path}: holds something else than answers of 'kard batch'. Name another file.")
+    for row in rows:
+        if any(row[name] != value for name, value in by.items()):
+            raise UserError(
+                f"{log.path}: holds answers of another run, or of this one before it was changed, by {row['method']}. "
+                "Name another file."
+            )
+        if any(row[name] != value for name, value in asked.get(row["id"], {}).items()):
+            raise UserError(
+                f"{log.path}: holds the answer to another question of the id '{row['id']}'. Name another file, or give "
+                "every question an id of its own."
+            )
     return {row["id"] for row in rows}
 
 

@@ -9,7 +9,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from kard.artifacts import check_run, manifest_of
+from kard.artifacts import check_run, hash_of, manifest_of
 from kard.errors import UserError
 from kard.knowledge import Passage, Passages, read_passages
 from kard.methods import Method, Writes, methods_named, without_passages
@@ -136,6 +136,9 @@ class Kard:
             asked: Questions and methods, of those that `methods` names.
             listeners: By place in `asked`.
         """
+        for question, _ in asked:
+            if not question.question.strip():
+                raise UserError(f"question '{question.id}': is empty. Give it a text.")
         steps = {"search": 0.0, "rerank": 0.0}
         candidates: list[list[Found]] = [[] for _ in asked]
         for method in dict.fromkeys(method for _, method in asked):
@@ -345,6 +348,29 @@ def reranker_queries(question: Question, form: str) -> tuple[str, ...]:
     if form == "together":
         return (question.query("question_and_choices"),)
     return tuple(f"{question.question} {choice}" for choice in question.choices)
+
+
+def answerer(run: Path, name: str | None) -> dict[str, str]:
+    """Who answers: the method that `Kard.load` would choose, and a hash of all in the run that its answers depend on; an export
+    has that of its run.
+
+    Raises:
+        UserError: As `Kard.load`.
+    """
+    check_run(run)
+    recipe = recipe_from_run(run)
+    method = _method_for(recipe, name)
+    stages = ["knowledge", "index"] if method.reads_passages else []
+    stages += ["reranker"] if method.reads == "reranker" else []
+    keys = [
+        (manifest_of(finished(run, stage)) or {}).get("key") for stage in (*stages, f"students/{method.trained_on}")
+    ]
+    evaluation = recipe.evaluation.model_dump(
+        mode="json", include={"passages", "samples", "temperature", "top_k", "top_p"}
+    )
+    searched = [recipe.retriever.query, recipe.retriever.candidates, recipe.retriever.fusion, recipe.reranker.choices]
+    settings = [evaluation, recipe.student.answer_by, searched if method.reads_passages else None, recipe.seed]
+    return {"method": method.name, "run": hash_of([method.name, keys, settings])[:16]}
 
 
 def load_student(folder: Path, recipe: Recipe, trained_on: str) -> Student:

