@@ -182,6 +182,9 @@ def test_what_cannot_be_exported_says_so(answering_run, exported, tmp_path):
         with pytest.raises(UserError, match=says):
             export_run(*arguments)
     assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
+    with pytest.raises(UserError, match=r"holds another export\. Choose another folder"):
+        export_run(answering_run, exported, "kard_bm25")
+    assert Kard.load(exported).method.name == "kard_reranker"
 
 
 def test_an_export_cannot_be_run(exported, answering_run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from sentence_transformers import MultiVectorEncoder
@@ -99,10 +100,27 @@ def test_duplicates_and_relevance(tmp_path):
     assert third.relevant == set()
 
 
+def test_what_is_there_stays(files, encoder_folder):
+    """A folder that a user names is never replaced by another model, nor is anything beside it."""
+    notes = files / "mine" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("precious", encoding="utf-8")
+    (files / "mine" / "manifest.json").write_text('{"name": "My App"}', encoding="utf-8")
+    command = ["rerank", "train", files / "train.jsonl"]
+    fails(kard(*command, files / "mine", *settings(encoder_folder)), "mine: exists and is no reranker")
+    shutil.copytree(files / "mine", files / "out.partial")
+    fails(kard(*command, files / "out", *settings(encoder_folder)), "out.partial: exists and is no reranker")
+    (files / "out.partial").rename(files / "out.old")
+    assert kard(*command, files / "out", *settings(encoder_folder)).returncode == 0
+    fails(kard(*command, files / "out", *settings(encoder_folder, "epochs=2")), "out: holds another reranker")
+    assert all((files / name / "notes.txt").exists() for name in ("mine", "out.old"))
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
         ({"passages": ["a"]}, ["'query' is missing"]),
+        ({"query": "q", "queries": ["r"], "passages": ["a"]}, ["has 'query' and 'queries'"]),
         ({"query": "q"}, ["'passages' is missing or empty"]),
         ({"query": "q", "passages": ["a", ""]}, ["non-empty texts"]),
         ({"query": "q", "passages": ["a", "b"], "scores": [1]}, ["list of 2 numbers"]),
@@ -120,6 +138,12 @@ def test_a_bad_line_is_named(tmp_path, row, words):
 def test_what_cannot_be_done_is_an_error(files, tmp_path):
     write_rows(files / "bare.jsonl", [{"query": "q", "passages": ["a", "b"]}])
     fails(kard("rerank", "train", files / "bare.jsonl", files / "o"), "no 'scores' to learn from")
+    for passages in (["a"], ["a", "a"]):
+        write_rows(
+            files / "one.jsonl",
+            [*candidate_rows(0, 1), {"query": "q", "passages": passages, "scores": [1] * len(passages)}],
+        )
+        fails(kard("rerank", "train", files / "one.jsonl", files / "o"), "one.jsonl:2: one passage alone")
     fails(kard("rerank", "eval", files, files / "bare.jsonl"), "nothing says which passage is right")
     fails(kard("rerank", "eval", files / "nothing", files / "dev.jsonl"), "nothing")
     fails(kard("rerank", "train", files / "train.jsonl", files / "o", "--set", "early_stopping=2"), "no dev file")

@@ -198,6 +198,29 @@ def build(
     return Artifact(name, folder, key, seconds, skipped=False)
 
 
+def check_output(name: str, folder: Path, key_of: Any) -> None:
+    """Look whether a folder that a user names for an artifact is free, or holds the same artifact, before `build`, which
+    replaces what is there.
+
+    Raises:
+        UserError: It, or the folder of unfinished work beside it, holds something else.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    for path in (folder, partial):
+        if path.is_file() or (path.is_dir() and any(path.iterdir()) and not _is_ours(name, path)):
+            raise UserError(f"{path}: exists and is no {name}. Choose another folder.")
+    found = manifest_of(folder)
+    if found is not None and found["key"] != hash_of(key_of):
+        raise UserError(f"{folder}: holds another {name}. Choose another folder, or remove this one.")
+
+
+def _is_ours(name: str, folder: Path) -> bool:
+    if (folder / "begun.json").exists():
+        return True
+    manifest = manifest_of(folder)
+    return isinstance(manifest, dict) and manifest.get("name") == name and "key" in manifest
+
+
 def partial_key(folder: Path) -> str | None:
     """The key that an unfinished attempt at `folder` was begun for, or None where there is no attempt."""
     begun = folder.with_name(folder.name + ".partial") / "begun.json"
@@ -234,12 +257,15 @@ def _remember_seconds(partial: Path, seconds: float) -> None:
 
 def _replace(partial: Path, folder: Path) -> None:
     (partial / "begun.json").unlink(missing_ok=True)
+    name = read_json(partial / MANIFEST)["name"]
     old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if _is_ours(name, old):
+        shutil.rmtree(old)
+    if folder.exists() and any(folder.iterdir()):
         folder.replace(old)
     partial.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    if _is_ours(name, old):
+        shutil.rmtree(old)
 
 
 @contextmanager

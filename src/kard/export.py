@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import RUN_FORMAT, build, check_run, manifest_of, read_json, write_json, write_jsonl
+from kard.artifacts import RUN_FORMAT, build, check_output, check_run, manifest_of, read_json, write_json, write_jsonl
 from kard.errors import UserError
 from kard.methods import METHODS
 from kard.model import Kard, finished, own_vectors
@@ -43,20 +43,20 @@ def export_run(run: Path, folder: Path, method: str | None = None, vectors: str 
         How many dev questions were answered again.
 
     Raises:
-        UserError: The run is not finished, the folder holds something else, or an answer differs.
+        UserError: The run is not finished, the folder holds something else (such as an export of another run or method), or an
+            answer differs.
     """
     if vectors not in ("all", "computed"):
         raise UserError(f"--vectors {vectors}: choose all or computed.")
     check_run(run)
     if read_json(run / "run.json").get("export"):
         raise UserError(f"{run}: is an export itself. Copy the folder.")
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and manifest_of(folder) is None):
-        raise UserError(f"{folder}: exists and is no export. Choose another folder.")
     finished(run, "report")
     kard = Kard.load(run, method)
     parts = _parts(kard)
     keys = [(manifest_of(run / part) or {}).get("key") for part in (*parts, "report")]
     key = {"version": _VERSION, "parts": keys, "method": kard.method.name, "vectors": vectors}
+    check_output("export", folder, key)
     artifact = build("export", folder, key, lambda target: _write(run, kard, parts, target, vectors))
     say(f"export: {'is there' if artifact.skipped else 'written'}")
     return len((folder / "check.jsonl").read_text(encoding="utf-8").splitlines())

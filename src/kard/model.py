@@ -137,8 +137,8 @@ class Kard:
             listeners: By place in `asked`.
         """
         for question, _ in asked:
-            if not question.question.strip():
-                raise UserError(f"question '{question.id}': is empty. Give it a text.")
+            if not all(text.strip() for text in (question.question, *question.choices)):
+                raise UserError(f"question '{question.id}': is empty, or has an empty choice. Give it a text.")
         steps = {"search": 0.0, "rerank": 0.0}
         candidates: list[list[Found]] = [[] for _ in asked]
         for method in dict.fromkeys(method for _, method in asked):

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kard.artifacts import Artifact, build, hash_of_file, read_json, write_json
+from kard.artifacts import Artifact, build, check_output, hash_of_file, read_json, write_json
 from kard.errors import UserError
 from kard.questions.jsonl import read_user_jsonl, text_of, texts_of
 from kard.recipe import RerankerSection
 from kard.reranking import Judged, write_reranker_card
-from kard.weights import model_identity
+from kard.weights import model_identity, model_location
 
 if TYPE_CHECKING:
     from kard.reranker.learners import CandidateSet
@@ -28,12 +28,14 @@ class Line:
     """A line of a file of candidates.
 
     Attributes:
+        where: File and line, for messages.
         queries: What is asked; a passage's score is its best one over them.
         positions: The passages, in the file's order and without duplicates.
         scores: The target score of each, or nothing.
         relevant: The right passages: those that the line names, or else the one of the highest score.
     """
 
+    where: str
     queries: tuple[str, ...]
     positions: list[int]
     scores: list[float]
@@ -54,14 +56,14 @@ def train_file(
         dev: Another file of candidates.
 
     Raises:
-        UserError: A line is wrong or has no scores, or the model cannot be loaded.
+        UserError: A line is wrong or has nothing to learn from, `output` holds something else, or the model cannot be loaded.
     """
     if section.early_stopping and dev is None:
         raise UserError("early_stopping: there is no dev file to look at. Name one with --dev, or set it to null.")
     texts: dict[str, int] = {}
     lines = read_candidates(source, texts)
     judged = _judged(dev, texts) if dev else None
-    sets = _candidate_sets(lines, source)
+    sets = _candidate_sets(lines)
     key = {
         "format": FORMAT,
         "section": section.model_dump(mode="json", exclude={"checkpoint_minutes", "encode_ahead"}),
@@ -69,6 +71,7 @@ def train_file(
         "files": [hash_of_file(path) for path in (source, dev) if path],
         "seed": seed,
     }
+    check_output("reranker", output, key)
     return build("reranker", output, key, lambda folder: _train(folder, list(texts), sets, judged, section, seed))
 
 
@@ -100,7 +103,8 @@ def evaluate_file(model: str, source: Path) -> list[dict[str, Any]]:
     """Rank the candidates of a file; see `evaluate_ranking` for what comes back.
 
     Args:
-        model: A folder that `train_file` or a run wrote, or any multi-vector or cross-encoder of sentence-transformers.
+        model: A folder that `train_file` or a run wrote, or any multi-vector or cross-encoder of sentence-transformers (folder,
+            hub id, package:NAME).
         source: JSONL, see `read_candidates`; every line needs ``scores`` or ``relevant``.
 
     Raises:
@@ -113,7 +117,7 @@ def evaluate_file(model: str, source: Path) -> list[dict[str, Any]]:
     texts: dict[str, int] = {}
     judged = _judged(source, texts)
     inside = Path(model) / "model"
-    location = inside if inside.is_dir() else Path(model)
+    location = Path(model_location(str(inside) if inside.is_dir() else model, "MODEL"))
     with tempfile.TemporaryDirectory() as vectors, loading_explained(model, "MODEL"):
         reranker = open_reranker(str(location), RerankerSection(kind=_kind(location)), Path(vectors), list(texts))
         return evaluate_ranking({"given": judged.found, "reranker": judged.ranked(reranker)}, judged.relevant)
@@ -143,6 +147,8 @@ def read_candidates(source: Path, texts: dict[str, int]) -> list[Line]:
 
 
 def _line(row: dict[str, Any], where: str, texts: dict[str, int]) -> Line:
+    if row.get("query") is not None and row.get("queries") is not None:
+        raise UserError(f"{where}: has 'query' and 'queries'. Leave one of them out.")
     queries = texts_of(row, "queries", where) or (text_of(row, "query", where),)
     passages = texts_of(row, "passages", where)
     if not passages:
@@ -157,18 +163,23 @@ def _line(row: dict[str, Any], where: str, texts: dict[str, int]) -> Line:
     distinct = sorted(first, key=first.__getitem__)
     best = [int(max(range(len(scores)), key=scores.__getitem__))] if scores else []
     right = {positions[place] for place in relevant or best}
-    return Line(queries, distinct, [float(scores[first[p]]) for p in distinct] if scores else [], right)
+    return Line(where, queries, distinct, [float(scores[first[p]]) for p in distinct] if scores else [], right)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
-def _candidate_sets(lines: Sequence[Line], source: Path) -> list[CandidateSet]:
+def _candidate_sets(lines: Sequence[Line]) -> list[CandidateSet]:
     from kard.reranker.learners import CandidateSet
 
-    if not all(line.scores for line in lines):
-        raise UserError(f"{source}: a line has no 'scores' to learn from. Add one number for each passage.")
+    for line in lines:
+        if not line.scores:
+            raise UserError(f"{line.where}: no 'scores' to learn from. Add one number for each passage.")
+        if len(line.positions) < 2:
+            raise UserError(
+                f"{line.where}: one passage alone has nothing to learn from. Add others, or remove the line."
+            )
     return [CandidateSet(line.queries, tuple(line.positions), tuple(line.scores)) for line in lines]
 
 

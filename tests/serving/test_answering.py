@@ -52,8 +52,9 @@ def test_every_way_of_asking_gives_the_evaluations_answer(answering_run, client,
 
 
 def test_a_question_without_words_is_refused(kard):
-    with pytest.raises(UserError, match=r"question 'question': is empty\. Give it a text"):
-        kard.answer(" \n", COLOURS)
+    for question, choices in ((" \n", COLOURS), (ASKED, ["red", ""])):
+        with pytest.raises(UserError, match=r"question 'question': is empty, or has an empty choice\. Give it a text"):
+            kard.answer(question, choices)
 
 
 def test_questions_of_all_models_that_come_at_once_are_answered_as_one_by_one(client, questions):

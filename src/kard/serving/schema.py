@@ -15,7 +15,7 @@ MOST_CHOICES, MOST_SHOWN = 26, 50
 
 def _not_blank(text: str) -> str:
     if not "".join(text.split()):
-        raise ValueError("is blank")
+        raise ValueError("is blank. Give it a text.")
     return text
 
 
