@@ -20,7 +20,7 @@ RationaleKind = Literal["constructive", "eliminating", "other"]
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values cannot be changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class QuestionsSection(Section):
@@ -324,7 +324,11 @@ class StudentSection(Section):
     )
     epochs: Positive = 1.0
     early_stopping: Size | None = Field(
-        None, description="stop when the dev loss has not sunk for so many epochs, and keep the best; null: do not"
+        None,
+        description="stop when dev questions have not got better for so many epochs, and keep the best; null: do not",
+    )
+    early_stopping_by: Literal["loss", "accuracy"] = Field(
+        "loss", description="what of them: the loss, or how many are answered right, which takes longer to find out"
     )
     batch_size: Size = Field(8, description="examples that are computed at once")
     batch_tokens: Size | None = Field(

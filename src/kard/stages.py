@@ -26,6 +26,7 @@ from kard.retrieval import build_retriever, load_retriever
 from kard.teacher import Rationale, read_rationales, write_rationales
 
 if TYPE_CHECKING:
+    from kard.student.generation import Student
     from kard.student.prompted import PromptedModel
     from kard.teacher.collect import Models
 
@@ -212,20 +213,31 @@ def make_base(recipe: Recipe, run: Path, folder: Path) -> None:
 
 def make_student(recipe: Recipe, run: Path, trained_on: TrainedOn, folder: Path) -> None:
     """students/…: one student for each distinct training set."""
+    from kard.student.dev import accuracy
+    from kard.student.generation import Writing
     from kard.student.loading import base_tokenizer
     from kard.student.training import train_student
 
     base, saved_as = base_student(recipe, run)
     tokenizer = base_tokenizer(base)
     examples = list(training_examples(recipe, run, trained_on, tokenizer))
-    dev = list(training_examples(recipe, run, trained_on, tokenizer, stopping_questions(recipe, run)))
+    dev_questions = stopping_questions(recipe, run)
+    dev = list(training_examples(recipe, run, trained_on, tokenizer, dev_questions))
     if recipe.student.early_stopping is not None and not dev:
         raise UserError(
             "student.early_stopping: no dev question has an example to look at. Give questions.dev or dev_size, and dev "
             "questions what a rationale needs, or set student.early_stopping: null."
         )
     label = f"train student on {trained_on}"
-    train_student(examples, base, saved_as, recipe.student, recipe.seed, folder, label, dev)
+    asked = {one.id: one for one in dev_questions}
+    evaluation = recipe.evaluation
+    how = Writing(_writes(trained_on), evaluation.batch_size, evaluation.batch_tokens, recipe.student.answer_by)
+
+    def judge(student: Student) -> float:
+        return accuracy(student, [(example.prompt, asked[example.group]) for example in dev], how)
+
+    by_accuracy = judge if dev and recipe.student.early_stopping_by == "accuracy" else None
+    train_student(examples, base, saved_as, recipe.student, recipe.seed, folder, label, dev, by_accuracy)
 
 
 def base_student(recipe: Recipe, run: Path) -> tuple[str, str]:
@@ -302,7 +314,7 @@ def training_examples(
     from kard.student.training import Example
 
     section = recipe.student
-    writes: Writes = "answer" if trained_on.startswith("answers") else "rationale"
+    writes = _writes(trained_on)
     if questions is None:
         questions = read_questions(run / "questions" / "train.jsonl")[: section.train_questions]
     for lesson in lessons(recipe, run, trained_on, questions):
@@ -319,6 +331,10 @@ def training_examples(
         )
         answer = shown_answer(question.choices, question.answer, section.answer_as)
         yield Example(prompt, target(lesson.rationale, answer, writes), question.id)
+
+
+def _writes(trained_on: TrainedOn) -> Writes:
+    return "answer" if trained_on.startswith("answers") else "rationale"
 
 
 def lessons(recipe: Recipe, run: Path, trained_on: TrainedOn, questions: Sequence[Question]) -> Iterator[Lesson]:

@@ -7,7 +7,7 @@ import math
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -16,10 +16,22 @@ from kard.errors import UserError
 from kard.processes import process_count
 from kard.progress import progress
 
+Section = Literal["student", "reranker"]
+_STEPS_A_POINT = 5
+_DIVERGED = {
+    "student": "Lower student.lr, or set student.dtype: fp32, and run again.",
+    "reranker": "Lower reranker.lr and run again.",
+}
+_TOO_LARGE = {
+    "student": "Set student.method: lora or student.gradient_checkpointing: true, lower student.batch_size (and raise "
+    "student.gradient_accumulation) or student.max_input_tokens, or take a smaller model.",
+    "reranker": "Lower reranker.batch_size or reranker.step_candidates, or set reranker.train: question.",
+}
+
 
 def training_arguments(folder: Path, dtype: torch.dtype, seed: int, **settings: Any) -> TrainingArguments:
     """Arguments of a Trainer that works quietly in `folder`; `settings` are TrainingArguments' own."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         bf16=dtype == torch.bfloat16,
         use_cpu=not torch.cuda.is_available(),
@@ -32,32 +44,55 @@ def training_arguments(folder: Path, dtype: torch.dtype, seed: int, **settings: 
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        logging_steps=settings.pop("logging_steps", 5),
+        logging_steps=1,  # so that a step's loss is known whatever comes after it: see `_curve`
         logging_nan_inf_filter=False,
         **settings,
     )
+    # The recipe decides, not what `accelerate config` once left behind (and its fp16 is never right for T5).
+    arguments.mixed_precision = "bf16" if dtype == torch.bfloat16 else "no"
+    arguments._n_gpu = min(
+        arguments.n_gpu, 1
+    )  # a process trains on one GPU: DataParallel would cut batches unlike the recipe's
+    return arguments
 
 
-def train(trainer: Trainer, label: str, checkpoint_minutes: float) -> list[dict[str, float]]:
+def train(trainer: Trainer, label: str, checkpoint_minutes: float, section: Section) -> list[dict[str, float]]:
     """Train, going on from the last whole checkpoint if there is one.
 
     Args:
         trainer: Its output folder holds the checkpoints.
         label: What is trained, for the progress line.
         checkpoint_minutes: How much work a killed process may lose.
+        section: Whose keys of the recipe a message names.
 
     Returns:
-        The loss curve: ``step`` and ``loss`` every few steps.
+        The loss curve: ``step`` and the mean ``loss`` of the steps since the point before.
 
     Raises:
-        UserError: The loss is not a number.
+        UserError: The loss or a weight is not a number, or the memory does not suffice.
     """
     folder = Path(str(trainer.args.output_dir))
     trainer.remove_callback(PrinterCallback)
     with ExitStack() as stack:
-        trainer.add_callback(_Watch(label, checkpoint_minutes, stack))
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-    return [{"step": row["step"], "loss": row["loss"]} for row in trainer.state.log_history if "loss" in row]
+        trainer.add_callback(_Watch(label, checkpoint_minutes, stack, section))
+        try:
+            trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(f"{label}: out of memory. {_TOO_LARGE[section]}") from error
+    return _curve([(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row])
+
+
+def _curve(losses: list[tuple[int, float]]) -> list[dict[str, float]]:
+    """Means over a few steps each, the same whether a training was interrupted or not."""
+    blocks = [losses[begin : begin + _STEPS_A_POINT] for begin in range(0, len(losses), _STEPS_A_POINT)]
+    return [{"step": block[-1][0], "loss": sum(loss for _, loss in block) / len(block)} for block in blocks]
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory or the machine's (for which PyTorch has no exception of its own) did not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -84,10 +119,11 @@ def _as_the_first_process(decision: bool, device: torch.device) -> bool:
 
 
 class _Watch(TrainerCallback):
-    """Shows progress, asks for checkpoints by the clock, and stops on a loss that is not a number."""
+    """Shows progress, asks for checkpoints by the clock, and stops on a loss or a weight that is not a number."""
 
-    def __init__(self, label: str, checkpoint_minutes: float, stack: ExitStack) -> None:
+    def __init__(self, label: str, checkpoint_minutes: float, stack: ExitStack, section: Section) -> None:
         self.label = label
+        self.section = section
         self.checkpoint_seconds = checkpoint_minutes * 60
         self.stack = stack
         self.saved = time.monotonic()
@@ -104,9 +140,14 @@ class _Watch(TrainerCallback):
             self.saved = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        loss = logs.get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"{self.label}: the loss is {loss} at step {state.global_step}. "
-                "Lower the learning rate (lr), or set dtype: fp32, and run again."
-            )
+        for name in ("loss", "eval_loss"):
+            if not math.isfinite(loss := logs.get(name, 0.0)):
+                raise UserError(
+                    f"{self.label}: the loss is {loss} at step {state.global_step}. {_DIVERGED[self.section]}"
+                )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+        # A loss shows a step's weights after the next step alone.
+        trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+        if not all(bool(parameter.isfinite().all()) for parameter in trained):
+            raise UserError(f"{self.label}: weights are no numbers any more at its end. {_DIVERGED[self.section]}")

@@ -61,7 +61,7 @@ def test_a_batch_leaves_its_memory_to_the_next_and_nothing_else(monkeypatch, nam
     def write(rows, buffers, samples=1):
         inputs, mask = prompts(model, rows)
         guide = AnswerGuide(byte_level_tokenizer(), [[]] * rows * samples, "rationale", LIMIT)
-        return continuations(model, inputs, mask, LIMIT, END, guide, samples, buffers=buffers)
+        return continuations(model, inputs, mask, END, guide, samples, buffers=buffers)
 
     shared = Buffers()
     for rows, samples in ((9, 1), (3, 2), (9, 1)):

@@ -55,7 +55,7 @@ def write(model, inputs, mask, samples=1, guide_with=None):
     guide = AnswerGuide(byte_level_tokenizer(), [[] for _ in range(len(inputs) * samples)], "rationale", LIMIT)
     if guide_with is not None:
         guide.pick = guide_with
-    texts = continuations(model, inputs, mask, LIMIT, END, guide, samples)
+    texts = continuations(model, inputs, mask, END, guide, samples)
     hook.remove()
     return texts, widths
 

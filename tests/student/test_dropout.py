@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import T5ForConditionalGeneration
 
-from kard.student.dropout import QuickDropout, dropout
+from kard.student.dropout import dropout, quick_dropout
 from kard.student.training import ATTENTION_CPU, StudentTrainer
 from kard.training import training_arguments
 
@@ -61,7 +61,7 @@ def test_it_takes_the_place_of_pytorchs_while_entered_alone():
 
     torch.manual_seed(1)
     ours = dropout(values, 0.5), dropout(values, 0.25)
-    with QuickDropout():
+    with quick_dropout():
         entered = both()
     left = both()
     for one, same, other in zip(ours, entered, left, strict=True):

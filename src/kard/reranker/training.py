@@ -64,7 +64,7 @@ def train_reranker(
         callbacks=[EarlyStoppingCallback(section.early_stopping)] if section.early_stopping else [],
     )
     trainer.dev_hits = dev_hits
-    curve = train(trainer, "train reranker", section.checkpoint_minutes)
+    curve = train(trainer, "train reranker", section.checkpoint_minutes, "reranker")
     merge_adapters(reranker.encoder)
     reranker.encoder.eval().save_pretrained(str(folder / "model"), create_model_card=False)
     dev = [{"step": row["step"], "hits": row["eval_hits"]} for row in trainer.state.log_history if "eval_hits" in row]

@@ -35,22 +35,20 @@ def continuations(
     model: PreTrainedModel,
     inputs: Tensor,
     mask: Tensor,
-    limit: int,
     end: int,
     guide: AnswerGuide,
     samples: int = 1,
     step: Callable[[list[list[int]]], None] = lambda written: None,
     buffers: Buffers | None = None,
 ) -> list[list[int]]:
-    """Continue each row token by token, until the end token or the limit.
+    """Continue each row token by token, until the end token or its limit.
 
     Args:
         model: Encoder-decoder or decoder.
         inputs: Token ids, padded on the left for a decoder and on the right for an encoder, (rows, tokens).
         mask: Which of them are real, same shape.
-        limit: Most new tokens.
         end: The end token's id.
-        guide: Chooses the tokens; its rows are those of `inputs`, each `samples` times.
+        guide: Chooses the tokens, and knows how many each row may have; its rows are those of `inputs`, each `samples` times.
         samples: Continuations of each row.
         step: Called after each token with what every row has written so far.
         buffers: Memory that the batch before has left; None: new.
@@ -74,7 +72,7 @@ def continuations(
     guesses: list[list[int]] = [[] for _ in rows]
     while True:
         going = [index for index, token in enumerate(last) if token is not None]
-        taken, last = _follow(guide, rows, going, written, logits, guesses, limit, end)
+        taken, last = _follow(guide, rows, going, written, logits, guesses, end)
         step(written)
         running = [index for index, token in enumerate(last) if token is not None]
         if not running:
@@ -88,7 +86,7 @@ def continuations(
             reader.keep(torch.tensor(running, device=inputs.device))
             rows, last = [rows[index] for index in running], [last[index] for index in running]
         behind = {row: written[row] for row, token in zip(rows, last, strict=True) if token is not None}
-        left = limit - min(map(len, behind.values()))
+        left = max(guide.limits[row] - len(text) for row, text in behind.items())
         found = iter(drafts.guesses(behind, min(left - 1, reader.room(left))))
         guesses = [next(found) if token is not None else [] for token in last]
         width = max(map(len, guesses))
@@ -103,7 +101,6 @@ def _follow(
     written: list[list[int]],
     logits: Tensor,
     guesses: Sequence[list[int]],
-    limit: int,
     end: int,
 ) -> tuple[list[int], list[int | None]]:
     """Write each row's next token, and go on as long as the row's guess was right.
@@ -115,7 +112,6 @@ def _follow(
         written: Of every row, what it has written: tokens are put behind it.
         logits: Scores behind the last token and behind each guessed one, (rows, tokens, vocabulary).
         guesses: Of the computed rows.
-        limit: Most tokens of a row.
         end: The end token's id.
 
     Returns:
@@ -136,8 +132,7 @@ def _follow(
                 rest = guide.rest(row, text)
                 if rest:  # most choices are certain after a token or two: the others need not be computed
                     text.extend(rest[:-1])
-                    del text[limit:]
-                elif len(text) < limit:
+                elif len(text) < guide.limits[row]:
                     last[index] = token
                     if guesses[index][place : place + 1] == [token]:
                         following.append(index)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 _LEVELS = 1 << 16
 
 
-class QuickDropout(TorchFunctionMode):
-    """While it is entered, `torch.nn.functional.dropout` (and with it every dropout layer) is `dropout`."""
+@contextmanager
+def quick_dropout() -> Iterator[None]:
+    """In here `torch.nn.functional.dropout`, and with it every dropout layer, is `dropout`.
 
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (dropout if func is functional.dropout else func)(*args, **(kwargs or {}))
+    Put in its place by name: a mode of PyTorch's is off while gradient checkpointing computes layers again, which would then
+    draw other masks.
+    """
+    with patch.object(functional, "dropout", dropout):
+        yield
 
 
 def dropout(values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

@@ -160,15 +160,17 @@ class Student:
         read, given = self._given(prompts, how)
         inputs = self._encoded(read)
         samples = how.sampling.samples if how.sampling else 1
-        end, limit = int(self.tokenizer.eos_token_id), self.settings.max_output_tokens + max(map(len, given))
+        end = int(self.tokenizer.eos_token_id)
         guide = AnswerGuide(
             self.tokenizer,
             [paths for row in answers for paths in [self._paths(row, how)] * samples],
             how.writes,
-            limit,
-            how.sampling.pick(prompts, limit) if how.sampling else likeliest,
+            self.settings.max_output_tokens,
+            likeliest,
             [tokens for tokens in given for _ in range(samples)],
         )
+        if how.sampling:
+            guide.pick = how.sampling.pick(prompts, max(guide.limits))
         # Of several samples none is the answer yet, so there is nothing to tell on the way.
         heard = [(row, hear[prompt]) for row, prompt in enumerate(prompts) if prompt in hear and not how.sampling]
 
@@ -178,13 +180,18 @@ class Student:
                 tell(text.rstrip("\ufffd").strip())
 
         tokens = continuations(
-            self.model, inputs.input_ids, inputs.attention_mask, limit, end, guide, samples, step, self.buffers
+            self.model, inputs.input_ids, inputs.attention_mask, end, guide, samples, step, self.buffers
         )
-        confidence = guide.confidences()
         if how.answer_by == "likelihood":
-            tokens, confidence = self._ranked(read, tokens, answers, samples)
+            chosen, confidence = self._ranked(read, tokens, answers, samples)
+        else:
+            chosen, confidence = [guide.answer(row, text) for row, text in enumerate(tokens)], guide.confidences()
+            tokens = [text[: guide.begins[row]] if chosen[row] is not None else text for row, text in enumerate(tokens)]
         tokens = [row[len(begun) :] for row, begun in zip(tokens, guide.given, strict=True)]
-        texts = [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        # A choice stands as it was given: its tokens may be unknown ones, or those of another spelling.
+        named = [f" {answers[row // samples][which]}" if which is not None else "" for row, which in enumerate(chosen)]
+        begun = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        texts = [(text + answer).strip() for text, answer in zip(begun, named, strict=True)]
         return [
             Written(
                 prompt,
@@ -220,9 +227,9 @@ class Student:
 
     def _ranked(
         self, prompts: list[str], tokens: list[list[int]], answers: list[Sequence[str]], samples: int
-    ) -> tuple[list[list[int]], list[float | None]]:
-        """What was written with the likeliest choice at its end, and that choice's probability among the choices."""
-        ended: list[list[int]] = list(tokens)
+    ) -> tuple[list[int | None], list[float | None]]:
+        """The likeliest choice after each text, and its probability among the choices; None where there are none."""
+        chosen: list[int | None] = [None] * len(tokens)
         confidence: list[float | None] = [None] * len(tokens)
         rows = [row for row in range(len(tokens)) if answers[row // samples]]
         for begin in range(0, len(rows), _RANKED_AT_ONCE):
@@ -231,11 +238,11 @@ class Student:
             inputs = self._encoded([prompts[row // samples] for row in block])
             begun = [tokens[row] for row in block]
             found = likelihoods(self.model, inputs.input_ids, inputs.attention_mask, begun, paths)
-            for row, ways, scores in zip(block, paths, found, strict=True):
-                best = max(range(len(ways)), key=scores.__getitem__)
-                ended[row] = tokens[row] + ways[best][:-1]
+            for row, scores in zip(block, found, strict=True):
+                best = max(range(len(scores)), key=scores.__getitem__)
+                chosen[row] = best
                 confidence[row] = 1 / sum(math.exp(score - scores[best]) for score in scores)
-        return ended, confidence
+        return chosen, confidence
 
 
 def batches(lengths: Mapping[str, int], size: int, tokens: int | None = None) -> Iterator[list[str]]:

@@ -41,7 +41,8 @@ class AnswerGuide:
         tokenizer: The student's.
         paths: For each row the tokens of the answers that may be written, each with the end token; none where any may.
         writes: ``"answer"``: the answer begins at once; ``"rationale"``: after ``Answer:``.
-        limit: Most tokens of a row; the last of them are kept free for ``Answer:`` and the longest choice.
+        limit: Most tokens that a row writes; the last of them are kept free for ``Answer:`` and the longest choice, which gets
+            more where it would take more than half of them.
         pick: How a token is chosen among those that may follow.
         given: Tokens that each row begins with, whatever the model would write; none: no row has any.
     """
@@ -59,11 +60,16 @@ class AnswerGuide:
         self.end = int(tokenizer.eos_token_id)
         self.paths = paths
         self.cue: list[int] = tokenizer(f"\n{ANSWER_CUE}", add_special_tokens=False).input_ids
-        self.limit = limit
         self.pick = pick
         self.cut: dict[int, int] = {}
         """Rows whose ``Answer:`` is written for them, and how many tokens they had written themselves."""
         self.given: Sequence[list[int]] = given or [[] for _ in paths]
+        self._room = [self._rationale_room(ways, limit) for ways in paths]
+        self.limits = [
+            len(tokens) + (room + self._answer_room(ways) if ways else limit)
+            for tokens, room, ways in zip(self.given, self._room, paths, strict=True)
+        ]
+        """Most tokens of each row, with those that it begins with."""
         self.begins: list[int | None] = [len(tokens) if writes == "answer" else None for tokens in self.given]
         self._log_probability = [0.0 for _ in paths]
         self._ended: set[int] = set()
@@ -96,6 +102,13 @@ class AnswerGuide:
         ways = [path[len(so_far) :] for path in self.paths[row] if path[: len(so_far)] == so_far]
         return ways[0] if len(ways) == 1 else []
 
+    def answer(self, row: int, tokens: list[int]) -> int | None:
+        """Which of its answers a row has come to; None where any may follow."""
+        begin = self.begins[row]
+        if begin is None or not self.paths[row]:
+            return None
+        return self.paths[row].index([*tokens[begin:], self.end])
+
     def confidences(self) -> list[float | None]:
         """How probable each row's answer was among its choices, after what the row had written; None where any may follow."""
         rows = zip(self.paths, self.begins, self._log_probability, strict=True)
@@ -125,12 +138,17 @@ class AnswerGuide:
         done = len(so_far)
         return sorted({path[done] for path in paths if path[:done] == so_far and len(path) > done})
 
+    def _rationale_room(self, paths: Sequence[list[int]], limit: int) -> int:
+        return max(limit - self._answer_room(paths), limit // 2)
+
+    def _answer_room(self, paths: Sequence[list[int]]) -> int:
+        return len(self.cue) + max(map(len, paths), default=0)
+
     def _cue_is_written(self, tokens: list[int]) -> bool:
         return self.tokenizer.decode(tokens[-_CUE_TOKENS:]).endswith(ANSWER_CUE)
 
     def _cue_token(self, row: int, length: int, wanted: int) -> list[int]:
-        room = self.limit - len(self.cue) - max(len(path) for path in self.paths[row])
-        if row not in self.cut and (wanted == self.end or length >= room):
+        if row not in self.cut and (wanted == self.end or length >= self._room[row]):
             self.cut[row] = length
         begun = length - self.cut[row] if row in self.cut else len(self.cue)
         return self.cue[begun : begun + 1]

@@ -72,8 +72,14 @@ def base_tokenizer(location: str, key: str = KEY) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def base_model(location: str, dtype: torch.dtype, attention: str = "sdpa", key: str = KEY) -> PreTrainedModel:
+def base_model(location: str, dtype: torch.dtype, attention: str | None = None, key: str = KEY) -> PreTrainedModel:
     """The model with a language-model head, on the GPU if there is one.
+
+    Args:
+        location: From `model_location`.
+        dtype: Of the weights.
+        attention: How it attends, in transformers' words; None: by PyTorch's kernel where the model can.
+        key: The recipe's key, for the error message.
 
     Raises:
         UserError: It cannot be loaded.

@@ -6,13 +6,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerFast, Trainer
+from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainerCallback
 
 from kard.artifacts import write_json
 from kard.errors import UserError
@@ -21,15 +21,25 @@ from kard.processes import process_count, rank
 from kard.progress import say
 from kard.recipe import StudentSection
 from kard.student.activation import gelu_by_sigmoid
-from kard.student.batching import IGNORED, Batch, Collator, EpochOrder, pieces
-from kard.student.dropout import QuickDropout
+from kard.student.batching import IGNORED, Batch, Collator, EpochOrder, of_similar_length, pieces
+from kard.student.dropout import quick_dropout
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.student.loss import token_loss
-from kard.training import train, training_arguments
+from kard.training import is_out_of_memory, train, training_arguments
+
+if TYPE_CHECKING:
+    from kard.student.generation import Student
 
 # Sequences are short here, and the backward pass of the fused kernel is the slower one on CPUs (measured: half the speed).
+ATTENTION_CPU = "eager"
+# What the common models call the projections of their attention (an output projection's name alone is often the MLP's, too).
 ATTENTION_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "q", "k", "v", "o"]
-ATTENTION_CPU, ATTENTION_GPU = "eager", "sdpa"
+ATTENTION_LAYERS += ["qkv_proj", "query_key_value", "Wqkv", "attn.c_attn", "attn.c_proj"]
+ATTENTION_LAYERS += [
+    f"{block}.{out}"
+    for block in ("attn", "self_attn", "encoder_attn", "attention", "self_attention")
+    for out in ("out_proj", "dense")
+]
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ def train_student(
     folder: Path,
     label: str,
     dev: Sequence[Example] = (),
+    dev_accuracy: Callable[[Student], float] | None = None,
 ) -> None:
     """Fine-tune a student and write it to a folder that `Student.load` reads.
 
@@ -68,26 +79,23 @@ def train_student(
         folder: Gets the weights (or adapters), ``student.json`` and the loss curve; checkpoints while training.
         label: What is trained, for the progress line.
         dev: Examples that early stopping looks at; the weights with the lowest loss on them are kept.
+        dev_accuracy: How good a student is, where early stopping goes by that and not by the loss on `dev`.
 
     Raises:
-        UserError: There is no example, or the batch cannot be shared between the processes.
+        UserError: There is no example, one is longer than the model can read, the batch cannot be shared between the processes,
+            or training fails (see `kard.training.train`).
     """
     torch.manual_seed(seed)
     dtype = compute_dtype(section.dtype)
     tokenizer = base_tokenizer(base)
-    attention = ATTENTION_GPU if torch.cuda.is_available() else ATTENTION_CPU
-    model = base_model(base, dtype if section.method == "lora" else torch.float32, attention)
+    model = base_model(
+        base, dtype if section.method == "lora" else torch.float32, None if torch.cuda.is_available() else ATTENTION_CPU
+    )
     trained = with_adapters(model, section) if section.method == "lora" else model
     if section.compile:
         compile_layers(model)
-    trainer = student_trainer(trained, tokenizer, examples, dev, section, dtype, seed, folder / "checkpoints")
-    curve = train(trainer, label, section.checkpoint_minutes)
-    trainer.save_model(str(folder / "weights"))
-    trainer.accelerator.wait_for_everyone()
-    if rank() > 0:
-        return
-    (folder / "weights" / "training_args.bin").unlink()  # it holds paths of this machine, and nobody reads it
-    tokenizer.save_pretrained(folder / "tokenizer")
+    checkpoints = folder / "checkpoints"
+    trainer = student_trainer(trained, tokenizer, examples, dev, section, dtype, seed, checkpoints)
     settings = StudentSettings(
         base=saved_as if section.method == "lora" else "weights",
         adapters=section.method == "lora",
@@ -96,18 +104,46 @@ def train_student(
         max_input_tokens=section.max_input_tokens,
         max_output_tokens=section.max_output_tokens,
     )
-    write_json(folder / "student.json", asdict(settings))
-    dev_loss = [
-        {"step": row["step"], "loss": row["eval_loss"]} for row in trainer.state.log_history if "eval_loss" in row
-    ]
+    if dev_accuracy is not None:
+        of_now = replace(settings, base=base) if settings.adapters else settings
+        trainer.dev_accuracy = lambda: dev_accuracy(_student_of_now(trainer, tokenizer, of_now, checkpoints / "now"))
+    curve = train(trainer, label, section.checkpoint_minutes, "student")
+    _save(trainer, tokenizer, settings, folder)
+    if rank() > 0:
+        return
+    looks = [row for row in trainer.state.log_history if "eval_loss" in row]
+    dev_loss = [{"step": row["step"], "loss": row["eval_loss"]} for row in looks]
+    accuracies = [{"step": row["step"], "accuracy": row["eval_accuracy"]} for row in looks if "eval_accuracy" in row]
     assert trainer.order is not None
     rows: Any = trainer.train_dataset
     tokens = trained_tokens(rows, trainer.order.groups, model.config.is_encoder_decoder)
     epochs = trainer.state.epoch or 0.0
     training: dict[str, Any] = {"examples": len(examples), "loss": curve, "epochs": epochs}
     training |= {"tokens": {name: round(epochs * count) for name, count in tokens.items()}}
-    write_json(folder / "training.json", training | ({"dev_loss": dev_loss} if dev else {}))
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    training |= {"dev_loss": dev_loss} if dev else {}
+    training |= {"dev_accuracy": accuracies} if accuracies else {}
+    write_json(folder / "training.json", training)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _save(trainer: StudentTrainer, tokenizer: PreTrainedTokenizerFast, settings: StudentSettings, folder: Path) -> None:
+    """Write a student as it is now, together with the other processes."""
+    trainer.save_model(str(folder / "weights"))
+    if rank() == 0:
+        (folder / "weights" / "training_args.bin").unlink()  # it holds paths of this machine, and nobody reads it
+        tokenizer.save_pretrained(folder / "tokenizer")
+        write_json(folder / "student.json", asdict(settings))
+    trainer.accelerator.wait_for_everyone()
+
+
+def _student_of_now(
+    trainer: StudentTrainer, tokenizer: PreTrainedTokenizerFast, settings: StudentSettings, folder: Path
+) -> Student:
+    """What a user would get if training ended here; every process has one, so that all come to the same decision."""
+    from kard.student.generation import Student
+
+    _save(trainer, tokenizer, settings, folder)
+    return Student.load(folder)
 
 
 def student_trainer(
@@ -129,10 +165,14 @@ def student_trainer(
             f"student.batch_size: {step} examples a step cannot be shared by {process_count()} processes. "
             "Set student.batch_size to a multiple of them."
         )
+    dev_rows = encode_examples(dev, tokenizer, encoder_decoder) if dev else []
+    _check_lengths(model, [*rows, *dev_rows])
     stopping: dict[str, Any] = {}
     if dev:
         stopping = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
-        stopping |= {"metric_for_best_model": "loss", "per_device_eval_batch_size": section.batch_size}
+        stopping |= {"metric_for_best_model": section.early_stopping_by}
+        stopping |= {"greater_is_better": section.early_stopping_by == "accuracy"}
+        stopping |= {"restore_callback_states_from_checkpoint": True}  # for how many epochs nothing got better
     arguments = training_arguments(
         checkpoints,
         dtype,
@@ -145,25 +185,52 @@ def student_trainer(
         activation_checkpointing=section.gradient_checkpointing,
         **stopping,
     )
-    # Two tokens: the logits before the one that could be a target.
-    filler = [{"input_ids": [tokenizer.eos_token_id] * 2, "labels": [IGNORED]}] if process_count() > 1 else []
+    # As many tokens as have logits where a batch has one target: a process's share of a batch may be all filler.
+    filler = [{"input_ids": [tokenizer.eos_token_id] * 3, "labels": [IGNORED]}] if process_count() > 1 else []
+    order = EpochOrder(
+        [len(row["input_ids"]) + (len(row["labels"]) if encoder_decoder else 0) for row in rows],
+        _groups(examples, section.rationales_per_epoch),
+        step,
+        seed,
+        len(rows) if filler else None,
+    )
+    stop = [EarlyStoppingCallback(section.early_stopping)] if dev and section.early_stopping else []
     return StudentTrainer(
         model=model,
         args=arguments,
         train_dataset=rows + filler,
-        eval_dataset=encode_examples(dev, tokenizer, encoder_decoder) if dev else None,
+        eval_dataset=dev_rows or None,
         data_collator=Collator(tokenizer.pad_token_id, encoder_decoder),
-        callbacks=[EarlyStoppingCallback(section.early_stopping)] if dev and section.early_stopping else [],
-        order=EpochOrder(
-            [len(row["input_ids"]) + (len(row["labels"]) if encoder_decoder else 0) for row in rows],
-            _groups(examples, section.rationales_per_epoch),
-            step,
-            seed,
-            len(rows) if filler else None,
-        ),
+        callbacks=[_Epochs(order), *stop],
+        order=order,
         piece_rows=max(1, section.batch_size // process_count()),
         piece_tokens=section.batch_tokens,
     )
+
+
+class _Epochs(TrainerCallback):
+    """Tells the order which epoch it is: from a checkpoint on, with several processes, Trainer does not."""
+
+    def __init__(self, order: EpochOrder) -> None:
+        self.order = order
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.order.set_epoch(int(state.epoch or 0))
+
+
+def _check_lengths(model: Any, rows: Sequence[dict[str, list[int]]]) -> None:
+    """Raise UserError where an example has more tokens than the model has positions (T5 has any)."""
+    config = model.config
+    settings = config.to_dict()
+    reads = settings.get(config.attribute_map.get("max_position_embeddings", "max_position_embeddings"))
+    longest = max(len(row["input_ids"]) for row in rows)
+    if config.is_encoder_decoder:
+        longest = max(longest, max(len(row["labels"]) for row in rows))
+    if reads is not None and longest > reads:
+        raise UserError(
+            f"student.model: it reads at most {reads} tokens, and an example has {longest}. "
+            "Lower student.max_input_tokens, shorten the rationales (teacher.max_words), or take another model."
+        )
 
 
 def trained_tokens(
@@ -209,7 +276,13 @@ def with_adapters(model: PreTrainedModel, section: StudentSection) -> Any:
         target_modules="all-linear" if section.lora_targets == "all" else ATTENTION_LAYERS,
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )
-    adapted = get_peft_model(model, config)
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:  # peft: no module of these names
+        raise UserError(
+            f"student.lora_targets: no layer for '{section.lora_targets}' in a model of type '{model.config.model_type}'. "
+            f"Set {'student.lora_targets: all' if section.lora_targets == 'attention' else 'student.method: full'}."
+        ) from error
     for module in adapted.modules():
         if isinstance(module, BaseTunerLayer):
             module.cast_input_dtype_enabled = False  # autocast casts; a second cast to float32 and back is lost time
@@ -254,6 +327,8 @@ class StudentTrainer(Trainer):
         self.order = order
         self.piece_rows = piece_rows
         self.piece_tokens = piece_tokens
+        self.control: Any  # Trainer's own, which it does not declare
+        self.dev_accuracy: Callable[[], float] | None = None
         self.model_accepts_loss_kwargs = True  # the loss is a sum over the step's tokens, for every architecture
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -261,32 +336,56 @@ class StudentTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
         count = num_items_in_batch if num_items_in_batch is not None else (inputs["labels"] != IGNORED).sum()
+
+        def add_up(parts: list[Batch]) -> torch.Tensor:
+            total = torch.zeros((), device=self.args.device)
+            for place, part in enumerate(parts):
+                last = place == len(parts) - 1
+                with nullcontext() if last else self.accelerator.no_sync(model):
+                    total += super(StudentTrainer, self).training_step(model, dict(part), count)
+            return total
+
+        with quick_dropout() if _drops_on_cpu(model) else nullcontext():
+            return self._in_pieces(model, inputs, add_up)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Loss on the dev examples, averaged over all of their target tokens; and their accuracy where that is asked for."""
+        rows: Any = self.eval_dataset
+        model = self.model_wrapped.eval()
+
+        def add_up(parts: list[Batch]) -> torch.Tensor:
+            totals = [self._total_loss(model, self._prepare_inputs(dict(part)))[0] for part in parts]
+            return torch.stack(totals).sum()
+
+        lengths = [len(row["input_ids"]) + len(row["labels"]) for row in rows]
+        total, collate = 0.0, self.data_collator
+        # Every process looks at all of them: they are few, and all processes must come to the same decision.
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for group in of_similar_length(lengths, self.piece_rows, self.piece_tokens):
+                total += float(self._in_pieces(model, collate([rows[place] for place in group]), add_up))
+        metrics = {"eval_loss": total / sum(len(row["labels"]) for row in rows)}
+        if self.dev_accuracy is not None:
+            metrics["eval_accuracy"] = self.dev_accuracy()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _in_pieces(self, model: Any, inputs: Batch, compute: Callable[[list[Batch]], torch.Tensor]) -> torch.Tensor:
+        """What `compute` makes of a batch's pieces; smaller ones from here on where the memory does not suffice."""
         while True:
             parts = pieces(inputs, self.piece_rows, self.piece_tokens)
+            largest = max(len(part["labels"]) for part in parts)
             try:
-                with QuickDropout() if _drops_on_cpu(model) else nullcontext():
-                    return self._add_up(model, parts, count)
-            except torch.OutOfMemoryError as error:
-                largest = max(len(part["labels"]) for part in parts)
-                if largest == 1 or process_count() > 1:
-                    raise UserError(
-                        f"out of memory with {largest} examples at once. Lower student.batch_size (and raise "
-                        "student.gradient_accumulation), or set student.gradient_checkpointing: true."
-                    ) from error
+                return compute(parts)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or largest == 1 or process_count() > 1:
+                    raise
             # Out of the handler the failed pieces are free again; gradients of a part of the batch must go as well.
             model.zero_grad()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self.piece_rows = largest // 2
             say(f"  out of memory with {largest} examples at once: going on with {self.piece_rows}, same batch a step")
-
-    def _add_up(self, model: Any, parts: list[Batch], count: Any) -> torch.Tensor:
-        total = torch.zeros((), device=self.args.device)
-        for place, part in enumerate(parts):
-            last = place == len(parts) - 1
-            with nullcontext() if last else self.accelerator.no_sync(model):
-                total += super().training_step(model, dict(part), count)
-        return total
 
     def compute_loss(
         self,
@@ -295,6 +394,14 @@ class StudentTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
+        total, count, outputs = self._total_loss(model, inputs)
+        # `num_items_in_batch` is counted over all processes, whose gradients are averaged.
+        processes = self.accelerator.num_processes
+        loss = total / count if num_items_in_batch is None else total / num_items_in_batch * processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _total_loss(self, model: Any, inputs: Batch) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """The sum of the loss over a batch's targets, how many they are, and what the model gave."""
         labels = inputs.pop("labels")
         is_target = labels != IGNORED
         inner = self.accelerator.unwrap_model(model)
@@ -311,12 +418,7 @@ class StudentTrainer(Trainer):
             }
         with select:
             outputs = model(**inputs, **extra)
-        total = token_loss(outputs.logits, labels[is_target])
-        if num_items_in_batch is None:
-            loss = total / is_target.sum()
-        else:  # counted over all processes, whose gradients are averaged
-            loss = total / num_items_in_batch * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
+        return token_loss(outputs.logits, labels[is_target]), is_target.sum(), outputs
 
 
 def _drops_on_cpu(model: nn.Module) -> bool:
