@@ -442,7 +442,7 @@ def test_resumed_training_goes_on_as_if_it_had_not_stopped(decoder_folder, tmp_p
 
 def test_a_loss_that_is_not_a_number_stops_with_a_diagnosis(decoder_folder, tmp_path):
     section = StudentSection(model=str(decoder_folder), method="full", dtype="fp32", epochs=40, lr=1e30)
-    with pytest.raises(UserError, match="Lower student.lr"):
+    with pytest.raises(UserError, match=r"Lower student\.lr"):
         train_student(lookup_task(), str(decoder_folder), str(decoder_folder), section, 0, tmp_path, "train")
 
 

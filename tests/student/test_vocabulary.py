@@ -6,11 +6,13 @@ import json
 
 import pytest
 import torch
+import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from kard.errors import UserError
 from kard.student.loading import base_model, base_tokenizer
 from kard.student.vocabulary import trim
 from tests.conftest import corpus
@@ -87,6 +89,69 @@ def test_it_is_an_ordinary_model_on_disk(tmp_path):
     assert again.eos_token_id == loaded.config.eos_token_id == smaller.eos_token_id
     inputs = smaller(KEPT[3], return_tensors="pt")
     torch.testing.assert_close(loaded.eval()(**inputs).logits, model(**inputs).logits)
+
+
+def other_model(kind, tokenizer):
+    """Models that hold more by token than embeddings: a bias of the output layer, or of the scores."""
+    size, bos = len(tokenizer), len(tokenizer) - 3  # the model's bos need not be a special token of the tokenizer
+    torch.manual_seed(0)
+    if kind == "phi":
+        config = transformers.PhiConfig(
+            vocab_size=size, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            bos_token_id=bos, eos_token_id=1, pad_token_id=0,
+        )  # fmt: skip
+        model = transformers.PhiForCausalLM(config)
+    else:
+        config = transformers.BartConfig(
+            vocab_size=size, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, bos_token_id=bos, eos_token_id=1,
+            pad_token_id=0, decoder_start_token_id=1, forced_eos_token_id=bos, max_position_embeddings=64,
+        )  # fmt: skip
+        model = transformers.BartForConditionalGeneration(config)
+        model.final_logits_bias.normal_()
+    torch.nn.init.normal_(model.get_output_embeddings().weight)
+    if model.get_output_embeddings().bias is not None:
+        torch.nn.init.normal_(model.get_output_embeddings().bias)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["phi", "bart"])
+def test_biases_and_named_tokens_are_cut_as_well(kind):
+    tokenizer = byte_fallback_tokenizer()
+    model, bos = other_model(kind, tokenizer), tokenizer.convert_ids_to_tokens(len(tokenizer) - 3)
+
+    def scores(some):
+        inputs = some(KEPT[3], return_tensors="pt", return_token_type_ids=False)
+        extra = {"decoder_input_ids": inputs.input_ids} if kind == "bart" else {}
+        return model(**inputs, **extra).logits
+
+    before, old = scores(tokenizer), tokenizer.get_vocab()
+    smaller = trim(model, tokenizer, KEPT)
+    assert len(smaller) < len(tokenizer)
+    same = [old[piece] for piece in smaller.convert_ids_to_tokens(range(len(smaller)))]
+    torch.testing.assert_close(scores(smaller), before[..., same])
+    assert model.config.bos_token_id == smaller.convert_tokens_to_ids(bos)
+
+
+def test_special_tokens_around_a_text_keep_their_place():
+    tokenizer = byte_fallback_tokenizer()
+    ends = [(piece, tokenizer.convert_tokens_to_ids(piece)) for piece in ("<unk>", "<eos>")]
+    tokenizer.backend_tokenizer.post_processor = processors.Sequence(
+        [processors.ByteLevel(trim_offsets=False), processors.RobertaProcessing(ends[0], ends[1])]
+    )
+    model = small_model(tokenizer, None)
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer(KEPT[2]).input_ids)
+    smaller = trim(model, tokenizer, KEPT)
+    assert smaller.convert_ids_to_tokens(smaller(KEPT[2]).input_ids) == pieces
+    assert (pieces[0], pieces[-1]) == ("<eos>", "<unk>")
+
+
+def test_what_cannot_be_cut_is_named():
+    tokenizer = byte_fallback_tokenizer()
+    model = small_model(tokenizer, None)
+    model.register_buffer("own", torch.zeros(3, len(tokenizer)))
+    with pytest.raises(UserError, match=r"student\.trim_vocabulary: 'own'"):
+        trim(model, tokenizer, KEPT)
 
 
 @pytest.fixture(scope="module")

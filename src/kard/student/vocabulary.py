@@ -23,6 +23,15 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _LAST_LATIN = 0x17F
 _SPACE = "▁"  # stands for a space; its bytes would be decoded as this sign, not as a space
 _TEXTS_AT_ONCE = 1000
+_ID_SETTINGS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "unk_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+)
 
 
 def trim(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -38,16 +47,19 @@ def trim(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Iter
         text can still be encoded.
 
     Raises:
-        UserError: The tokenizer is of another kind.
+        UserError: The tokenizer is of another kind, or the model has more that goes by token than embeddings and output layer.
     """
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     kind = spec["model"]["type"]
     if kind not in ("BPE", "Unigram"):
         raise UserError(f"student.trim_vocabulary: a tokenizer of kind {kind} cannot be trimmed. Set it to false.")
-    kept = sorted(_kept_ids(tokenizer, spec, texts))
+    kept = sorted(_kept_ids(tokenizer, spec, texts) | _named_ids(model))
     number = {old: new for new, old in enumerate(kept)}
     smaller = _smaller_tokenizer(tokenizer, spec, number)
+    before = len(model.get_input_embeddings().weight)
     _cut_embeddings(model, kept)
+    if len(kept) < before:
+        _check_all_is_cut(model, before)
     _renumber_special_tokens(model, number)
     return smaller
 
@@ -69,6 +81,18 @@ def _kept_ids(tokenizer: PreTrainedTokenizerFast, spec: dict[str, Any], texts: I
         | {vocabulary[piece] for piece in indivisible}
         | {vocabulary[piece] for piece in pieces if piece in vocabulary}
     )
+
+
+def _named_ids(model: PreTrainedModel) -> set[int]:
+    """The special tokens that the model's settings name: they need not be the tokenizer's."""
+    named: set[int] = set()
+    for settings in (model.config, model.generation_config):
+        values = [settings.to_dict().get(name) for name in _ID_SETTINGS]
+        listed = [value if isinstance(value, list) else [value] for value in values if value is not None]
+        named |= {token for tokens in listed for token in tokens}
+    return {
+        token for token in named if 0 <= token < model.config.vocab_size
+    }  # GPT-2 models of 100 tokens name the 50,256th
 
 
 def _is_byte_level(spec: dict[str, Any]) -> bool:
@@ -123,9 +147,14 @@ def _smaller_tokenizer(
     spec["added_tokens"] = [
         {**token, "id": number[token["id"]]} for token in spec["added_tokens"] if token["id"] in number
     ]
-    for template in _templates(spec.get("post_processor")):
-        for special in template["special_tokens"].values():
-            special["ids"] = [number[old] for old in special["ids"]]
+    for processor in _processors(spec.get("post_processor")):
+        if processor["type"] == "TemplateProcessing":
+            for special in processor["special_tokens"].values():
+                special["ids"] = [number[old] for old in special["ids"]]
+        elif processor["type"] in ("RobertaProcessing", "BertProcessing"):
+            for name in ("sep", "cls"):
+                token, old = processor[name]
+                processor[name] = [token, number[old]]
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(spec)),
         bos_token=tokenizer.bos_token,
@@ -137,13 +166,13 @@ def _smaller_tokenizer(
     )
 
 
-def _templates(processor: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The post-processors that put special tokens around a text."""
+def _processors(processor: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """What puts special tokens around a text, in the order in which it happens."""
     if processor is None:
         return []
     if processor["type"] == "Sequence":
-        return [template for part in processor["processors"] for template in _templates(part)]
-    return [processor] if processor["type"] == "TemplateProcessing" else []
+        return [inner for part in processor["processors"] for inner in _processors(part)]
+    return [processor]
 
 
 def _cut_embeddings(model: PreTrainedModel, kept: list[int]) -> None:
@@ -156,16 +185,30 @@ def _cut_embeddings(model: PreTrainedModel, kept: list[int]) -> None:
         embedding.padding_idx = kept.index(embedding.padding_idx)
     head = model.get_output_embeddings()
     head.weight = embedding.weight if tied else nn.Parameter(head.weight.detach()[rows].clone())
+    if head.bias is not None:
+        head.bias = nn.Parameter(head.bias.detach()[rows].clone())
     head.out_features = len(kept)
+    buffers = dict(model.named_buffers())
+    if "final_logits_bias" in buffers:  # BART and its like: (1, vocabulary)
+        model.register_buffer("final_logits_bias", buffers["final_logits_bias"][:, rows].clone())
     model.config.vocab_size = len(kept)
     model.set_input_embeddings(embedding)  # T5 shares it between encoder and decoder
 
 
+def _check_all_is_cut(model: PreTrainedModel, before: int) -> None:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if uncut := [name for name, tensor in tensors if before in tensor.shape]:
+        raise UserError(
+            f"student.trim_vocabulary: '{uncut[0]}' of a model of type '{model.config.model_type}' goes by token, too, and "
+            "cannot be cut. Set it to false."
+        )
+
+
 def _renumber_special_tokens(model: PreTrainedModel, number: dict[int, int]) -> None:
     for settings in (model.config, model.generation_config):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id"):
+        for name in _ID_SETTINGS:
             old = settings.to_dict().get(name)
             if isinstance(old, int):
-                setattr(settings, name, number[old])
+                setattr(settings, name, number.get(old, old))
             elif isinstance(old, list):
                 setattr(settings, name, [number[token] for token in old if token in number])
