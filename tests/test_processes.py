@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from kard.processes import alone, process_count, rank
 from kard.recipe_file import load_recipe
@@ -42,6 +44,62 @@ def launched(recipe, output, *launcher):
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     return done
+
+
+ONE_STUDENT = """
+import sys
+from pathlib import Path
+import kard.training
+from kard.processes import rank
+from kard.recipe import StudentSection
+from kard.student.training import train_student
+from tests.student.test_training import lookup_task
+
+model, folder, last = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+original, steps = kard.training._Watch.on_step_end, []
+
+def until_the_last(self, *args, **kwargs):
+    original(self, *args, **kwargs)
+    steps.append(1)
+    if len(steps) == last:
+        raise SystemExit(7)
+
+kard.training._Watch.on_step_end = until_the_last
+section = StudentSection(
+    model=model, method="full", dtype="fp32", epochs=3, batch_size=8, lr=5e-3, checkpoint_minutes=1e-9
+)
+train_student(lookup_task()[:17], model, model, section, 0, folder, "train")
+"""
+
+
+@pytest.mark.parametrize("kind", ["decoder_folder", "t5_folder"])
+def test_two_processes_train_alike_with_a_batch_of_one_and_after_being_killed(kind, request, tmp_path):
+    """Of the last batch's one example the second process has nothing; the third epoch begins after the interruption."""
+    script, model = tmp_path / "train.py", str(request.getfixturevalue(kind))
+    script.write_text(ONE_STUDENT, encoding="utf-8")
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+    def run(folder, launcher=(), last=0):
+        command = [sys.executable, *launcher, str(script), model, str(tmp_path / folder), str(last)]
+        paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=300)
+        assert (done.returncode == 0) == (last == 0), done.stderr[-4000:]
+
+    run("one")
+    run("two", two)
+    run("killed", two, last=5)
+    run("killed", two)
+    weights = [load_file(tmp_path / name / "weights" / "model.safetensors") for name in ("one", "two", "killed")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=2e-4, rtol=1e-3)
+        torch.testing.assert_close(weights[2][name], weights[1][name], atol=1e-6, rtol=1e-5)
+    curves = [
+        json.loads((tmp_path / name / "training.json").read_text(encoding="utf-8"))["loss"]
+        for name in ("one", "two", "killed")
+    ]
+    assert [row["loss"] for row in curves[1]] == pytest.approx([row["loss"] for row in curves[0]], rel=1e-3)
+    assert curves[2] == curves[1]
 
 
 def test_two_processes_do_what_one_does(project):

@@ -25,6 +25,7 @@ RUN_FORMAT = 1
 MANIFEST = "manifest.json"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NEARLY_FULL_BYTES = 2**20
+_LARGE_FILE = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ def hash_of_file(path: Path) -> str:
     """Hex digest of a file's bytes, read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def identity_of_file(path: Path) -> Any:
+    """What stands for a file's content: its hash; a large one counts by its size and time, so that no dump is read twice."""
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns] if state.st_size > _LARGE_FILE else hash_of_file(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import hash_of_file
+from kard.artifacts import identity_of_file
 from kard.errors import UserError
 from kard.recipe import QuestionsSection
-
-_LARGE_FILE = 256 * 2**20
 
 
 def question_files(section: QuestionsSection) -> Any:
@@ -17,22 +15,21 @@ def question_files(section: QuestionsSection) -> Any:
     if section.kind != "jsonl":
         return published(section.kind)
     files = {"path": section.path, "train": section.train, "dev": section.dev, "test": section.test}
-    return {name: _file_hash(path, f"questions.{name}") for name, path in files.items() if path}
+    return {name: _file_identity(path, f"questions.{name}") for name, path in files.items() if path}
 
 
-def _file_hash(path: Path, key: str) -> str:
+def _file_identity(path: Path, key: str) -> Any:
     if not path.is_file():
         raise UserError(
             f"{path}: no such file ({key}). Mend the path; a relative one is meant from the recipe's folder."
         )
-    return hash_of_file(path)
+    return identity_of_file(path)
 
 
 def content_hash(path: Path, key: str) -> Any:
     """Of a file, or of every file in a folder; a large one counts by its size and time, so that no dump is read twice."""
     if not path.is_dir():
-        large = path.is_file() and path.stat().st_size > _LARGE_FILE
-        return [path.stat().st_size, path.stat().st_mtime_ns] if large else _file_hash(path, key)
+        return _file_identity(path, key)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return {file.relative_to(path).as_posix(): content_hash(file, key) for file in files}
 

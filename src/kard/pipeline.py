@@ -25,6 +25,7 @@ from kard.artifacts import (
     read_json,
     write_jsonl,
 )
+from kard.checks import check_models
 from kard.errors import UserError, nearest
 from kard.inputs import content_hash, published, question_files
 from kard.memory import release_memory
@@ -34,7 +35,7 @@ from kard.progress import duration, say
 from kard.recipe import QuestionsSection, Recipe, RetrieverSection, Section
 from kard.recipe_file import dump_recipe
 from kard.teacher.collect import deciding_settings
-from kard.weights import check_model, model_identity
+from kard.weights import model_identity
 
 STAGES = (
     "questions",
@@ -117,7 +118,9 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
         )
     done: list[Artifact] = []
     with locked(folder):
-        _check_models(recipe, {step.stage for step in steps if _state(step, folder) != "done"}, until)
+        last = STAGES.index(until or STAGES[-1])
+        to_do = {step.stage for step in steps if _state(step, folder) != "done" and STAGES.index(step.stage) <= last}
+        check_models(recipe, to_do)
         with disk_full_explained(folder):
             (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
         for step in steps:
@@ -127,19 +130,6 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
         if until is not None and until != STAGES[-1]:
             return None
         return _report(recipe, folder, done)
-
-
-def _check_models(recipe: Recipe, to_do: set[str], until: str | None) -> None:
-    """A mistyped name shall not be found only when the stage that needs the model begins."""
-    last = STAGES.index(until or STAGES[-1])
-    needed = {
-        "teacher.verifier": ("rationales", recipe.teacher.verifier),
-        "reranker.model": ("reranker", recipe.reranker.model),
-        "student.model": ("students", recipe.student.model),
-    }
-    for key, (stage, model) in needed.items():
-        if model is not None and stage in to_do and STAGES.index(stage) <= last:
-            check_model(model, key)
 
 
 def _run_step(step: Step, folder: Path) -> Artifact:

@@ -402,6 +402,12 @@ class Recipe(NamedRecipe):
     )
     output: PathIn | None = Field(None, description="run folder; null: runs/NAME in the current folder")
 
+    @model_validator(mode="after")
+    def _engine_fits(self) -> Recipe:
+        if self.evaluation.engine == "vllm" and self.student.answer_by == "likelihood":
+            raise ValueError("student.answer_by: likelihood needs evaluation.engine: transformers. Set one of the two")
+        return self
+
     @property
     def seed_of_data(self) -> int:
         """What decides questions, distractors and rationales; ``seed`` alone decides what training draws."""

@@ -391,6 +391,8 @@ def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: 
     from kard.progress import progress
     from kard.student.generation import Written
 
+    if rank() > 0 and _is_written(folder, rank()):  # by an earlier attempt: the first process may be done at any moment
+        return
     questions = evaluation_questions(recipe, run)
     student = load_student(run, recipe, trained_on)
     kard = Kard(methods[0], student, *load_readers(run, recipe, methods), recipe)

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import disk_full_explained, hash_of, hash_of_file
+from kard.artifacts import disk_full_explained, hash_of, hash_of_file, identity_of_file
 from kard.errors import UserError, nearest
 from kard.progress import say
 
@@ -37,9 +37,11 @@ def model_identity(name: str) -> Any:
         return [name, version(name.removeprefix(PACKAGE))]
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        return [name, hash_of([[str(file.relative_to(path)), file.stat().st_size] for file in files])]
+        inside = [(file.relative_to(path), file) for file in files]
+        shown = [(place, file) for place, file in inside if not any(part.startswith(".") for part in place.parts)]
+        return [name, hash_of([[place.as_posix(), identity_of_file(file)] for place, file in shown])]
     if path.is_file():
-        return [name, path.stat().st_size, path.stat().st_mtime_ns]
+        return [name, identity_of_file(path)]
     return name
 
 
@@ -69,9 +71,12 @@ def model_location(name: str, key: str) -> str:
     raise UserError(f"{key}: no model at '{name}'. Give a folder, a .gguf file, a hub id (owner/name) or package:NAME.")
 
 
-def check_model(name: str, key: str) -> None:
+def check_model(name: str, key: str) -> Any:
     """Look whether transformers knows a model, before hours of other work: nothing is converted, and of a model on the hub only
     the configuration is fetched.
+
+    Returns:
+        Its configuration; None of a package and of a GGUF file, which have to be converted first.
 
     Raises:
         UserError: It is not there, or of no kind that transformers has.
@@ -82,7 +87,15 @@ def check_model(name: str, key: str) -> None:
         from transformers import AutoConfig
 
         with loading_explained(name, key):
-            AutoConfig.from_pretrained(model_location(name, key))
+            return AutoConfig.from_pretrained(model_location(name, key))
+    return None
+
+
+def most_tokens(config: Any) -> int | None:
+    """How many tokens a model of this configuration can read; None: any (T5)."""
+    name = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    found = config.to_dict().get(name)
+    return int(found) if found is not None else None
 
 
 def downloaded_folder(name: str) -> Path | None:

@@ -81,6 +81,29 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def test_layers_that_are_computed_again_drop_the_same_places(t5_folder, tmp_path):
+    """With gradient checkpointing the backward pass computes layers a second time."""
+    ids = torch.arange(20).view(2, 10)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+    def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
+        model = T5ForConditionalGeneration.from_pretrained(
+            t5_folder, dropout_rate=0.3, attn_implementation=ATTENTION_CPU
+        )
+        model.train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        trainer = StudentTrainer(model=model, args=training_arguments(tmp_path, torch.float32, 0))
+        torch.manual_seed(3)
+        trainer.training_step(model, dict(batch))
+        return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+    straight, again = gradients(False), gradients(True)
+    assert straight.keys() == again.keys()
+    for name, gradient in straight.items():
+        torch.testing.assert_close(again[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
 def test_training_draws_its_masks_by_it_everywhere(t5_folder, tmp_path):
     model = T5ForConditionalGeneration.from_pretrained(t5_folder, dropout_rate=0.1, attn_implementation=ATTENTION_CPU)
     ids = torch.arange(20).view(2, 10)

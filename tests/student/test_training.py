@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,11 @@ def test_a_batch_equals_its_pieces(kind, request, tmp_path):
     assert_same_training(whole, again)
 
 
-def test_out_of_memory_halves_what_is_computed_at_once(decoder_folder, request, tmp_path, monkeypatch, capsys):
+NO_MEMORY = [torch.OutOfMemoryError("simulated"), RuntimeError("DefaultCPUAllocator: can't allocate memory: simulated")]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+def test_out_of_memory_halves_what_is_computed_at_once(error, decoder_folder, request, tmp_path, monkeypatch, capsys):
     examples = [*lookup_task()[:13], *EXAMPLES]
     whole = trained("decoder_folder", request, tmp_path / "whole", examples, batch_size=8)
     original, sizes = StudentTrainer.compute_loss, []
@@ -139,7 +144,7 @@ def test_out_of_memory_halves_what_is_computed_at_once(decoder_folder, request, 
         sizes.append(len(inputs["labels"]))
         loss = original(self, model, inputs, *args, **kwargs)
         if sizes[-1] > 2 or len(sizes) == 4:  # also in the middle of a step, with gradients of its first pieces there
-            raise torch.OutOfMemoryError("simulated")
+            raise error
         return loss
 
     monkeypatch.setattr(StudentTrainer, "compute_loss", short_of_memory)
@@ -152,13 +157,45 @@ def test_out_of_memory_halves_what_is_computed_at_once(decoder_folder, request, 
     assert "out of memory with 2 examples at once: going on with 1" in said
 
 
-def test_no_memory_for_a_single_example_is_an_error(decoder_folder, request, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", NO_MEMORY)
+@pytest.mark.parametrize("where", [(StudentTrainer, "compute_loss"), (torch.optim.AdamW, "step")])
+def test_no_memory_for_a_single_example_is_an_error(error, where, decoder_folder, request, tmp_path, monkeypatch):
     def no_memory(*args, **kwargs):
-        raise torch.OutOfMemoryError("simulated")
+        raise error
 
-    monkeypatch.setattr(StudentTrainer, "compute_loss", no_memory)
-    with pytest.raises(UserError, match="gradient_checkpointing"):
+    monkeypatch.setattr(*where, no_memory)
+    with pytest.raises(UserError, match=r"train: out of memory\. Set .*gradient_checkpointing"):
         trained("decoder_folder", request, tmp_path, EXAMPLES)
+
+
+def test_another_error_of_pytorchs_is_not_taken_for_missing_memory(decoder_folder, request, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(StudentTrainer, "compute_loss", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        trained("decoder_folder", request, tmp_path, EXAMPLES)
+
+
+@pytest.mark.parametrize("kind", ["decoder_folder", "t5_folder"])
+def test_the_dev_loss_is_that_of_all_targets_whatever_fits_into_memory(kind, request, tmp_path, monkeypatch, capsys):
+    """Targets are of different length: a mean of means would be another number."""
+    keys = {"epochs": 1, "early_stopping": 3}
+    kept, alone = trained(kind, request, tmp_path / "a", lookup_task()[:3], EXAMPLES, batch_size=1, **keys)
+    model, _, batch = first_batch(request.getfixturevalue(kind))
+    model.load_state_dict(kept.model.state_dict())
+    assert alone["dev_loss"][0]["loss"] == pytest.approx(loss_of(model, batch, tmp_path).item(), rel=1e-4)
+    original = StudentTrainer._total_loss
+
+    def short_of_memory(self, model, inputs):
+        if not model.training and len(inputs["labels"]) > 1:
+            raise torch.OutOfMemoryError("simulated")
+        return original(self, model, inputs)
+
+    monkeypatch.setattr(StudentTrainer, "_total_loss", short_of_memory)
+    halved = trained(kind, request, tmp_path / "b", lookup_task()[:3], EXAMPLES, batch_size=3, **keys)[1]
+    assert math.isfinite(halved["dev_loss"][0]["loss"])
+    assert "going on with 1" in capsys.readouterr().err
 
 
 def test_training_stops_when_the_dev_loss_does_not_sink(decoder_folder, request, tmp_path):
@@ -173,6 +210,51 @@ def test_training_stops_when_the_dev_loss_does_not_sink(decoder_folder, request,
     model, _, batch = first_batch(request.getfixturevalue("decoder_folder"), dev)
     model.load_state_dict(kept.model.state_dict())
     assert loss_of(model, batch, tmp_path).item() == pytest.approx(min(losses), rel=1e-3)
+
+
+def test_patience_goes_on_after_an_interruption(decoder_folder, request, tmp_path, monkeypatch):
+    from kard.training import _Watch
+
+    taught = [Example(f"Question: {thing}\nAnswer:", " red") for thing in THINGS[:8]]
+    dev = [Example(f"Question: {thing}\nAnswer:", " the blue house") for thing in THINGS[:8]]
+    keys = {"epochs": 30, "batch_size": 8, "lr": 2e-3, "early_stopping": 3}
+    straight = trained("decoder_folder", request, tmp_path / "straight", taught, dev, **keys)[1]
+    original, steps = _Watch.on_step_end, []
+
+    def stop_at_the_end(self, *args, **kwargs):  # an epoch is a step
+        original(self, *args, **kwargs)
+        steps.append(1)
+        if len(steps) == len(straight["dev_loss"]):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Watch, "on_step_end", stop_at_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        trained("decoder_folder", request, tmp_path / "resumed", taught, dev, **keys)
+    resumed = trained("decoder_folder", request, tmp_path / "resumed", taught, dev, **keys)[1]
+    assert resumed["dev_loss"] == straight["dev_loss"]
+    assert resumed["loss"] == straight["loss"]
+
+
+def test_training_stops_by_how_many_dev_questions_are_answered_right(decoder_folder, tmp_path):
+    looks, said = [], iter([0.25, 0.75, 0.5, 0.75, 1.0])
+
+    def judge(student):
+        looks.append({name: value.clone() for name, value in student.model.state_dict().items()})
+        return next(said)
+
+    model = str(decoder_folder)
+    section = StudentSection(
+        model=model, dtype="fp32", epochs=9, lr=1e-2, early_stopping=2, early_stopping_by="accuracy"
+    )
+    train_student(lookup_task()[:8], model, model, section, 0, tmp_path / "s", "train", EXAMPLES, judge)
+    told = json.loads((tmp_path / "s" / "training.json").read_text(encoding="utf-8"))
+    assert [row["accuracy"] for row in told["dev_accuracy"]] == [0.25, 0.75, 0.5, 0.75]
+    assert len(told["dev_loss"]) == 4
+    kept = Student.load(tmp_path / "s").model.state_dict()
+    for name, value in kept.items():
+        torch.testing.assert_close(value, looks[1][name])
+    assert any(not torch.equal(value, looks[3][name]) for name, value in kept.items())
+    assert not (tmp_path / "s" / "checkpoints").exists()
 
 
 def test_one_rationale_of_a_question_is_drawn_each_epoch(decoder_folder, request, tmp_path):
@@ -434,6 +516,11 @@ def test_resumed_training_goes_on_as_if_it_had_not_stopped(decoder_folder, tmp_p
         train_student(*arguments(tmp_path / "resumed"))
     monkeypatch.setattr(_Watch, "on_step_end", original)
     train_student(*arguments(tmp_path / "resumed"))
+    curves = [
+        json.loads((tmp_path / name / "training.json").read_text(encoding="utf-8")) for name in ("straight", "resumed")
+    ]
+    assert curves[0] == curves[1]
+    assert [row["step"] for row in curves[0]["loss"]] == [5, 10, 12]
     straight, resumed = (Student.load(tmp_path / name).model.state_dict() for name in ("straight", "resumed"))
     for name, value in straight.items():
         torch.testing.assert_close(value, resumed[name], atol=0, rtol=0)
@@ -444,6 +531,20 @@ def test_a_loss_that_is_not_a_number_stops_with_a_diagnosis(decoder_folder, tmp_
     section = StudentSection(model=str(decoder_folder), method="full", dtype="fp32", epochs=40, lr=1e30)
     with pytest.raises(UserError, match=r"Lower student\.lr"):
         train_student(lookup_task(), str(decoder_folder), str(decoder_folder), section, 0, tmp_path, "train")
+
+
+@pytest.mark.parametrize("keys", [{}, {"early_stopping": 2}])
+def test_weights_that_are_no_numbers_at_the_end_are_an_error(keys, decoder_folder, request, tmp_path):
+    """One step: its loss is a number, what it makes of the weights is not."""
+    keys = keys | {"epochs": 1, "lr": 1e39, "warmup": 0.0, "batch_size": 8}
+    with pytest.raises(UserError, match=r"train: .*Lower student\.lr"):
+        trained("decoder_folder", request, tmp_path, lookup_task()[:4], EXAMPLES, **keys)
+
+
+def test_the_recipe_alone_decides_the_number_format(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert training_arguments(tmp_path, torch.float32, 0).mixed_precision == "no"
+    assert training_arguments(tmp_path, torch.bfloat16, 0).mixed_precision == "bf16"
 
 
 def test_no_example_is_an_error(decoder_folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kard.errors import UserError
+from kard.pipeline import run_recipe
 from kard.recipe import StudentSection
+from kard.recipe_file import load_recipe
 from kard.student.generation import Student, Writing
 from kard.student.sampling import Sampling
 from kard.student.training import Example, train_student
@@ -69,6 +72,7 @@ class LLM:
 @pytest.fixture
 def vllm(monkeypatch):
     module, parameters = ModuleType("vllm"), ModuleType("vllm.sampling_params")
+    module.__spec__ = ModuleSpec("vllm", None)
     module.LLM, module.SamplingParams = LLM, SamplingParams
     parameters.StructuredOutputsParams = lambda choice: SimpleNamespace(choice=choice)
     monkeypatch.setitem(sys.modules, "vllm", module)
@@ -98,8 +102,6 @@ def test_vllm_draws_samples_and_answers_at_once(vllm, decoder_folder, tmp_path):
     student = VllmStudent.load(taught(decoder_folder, tmp_path, " It is so.\nAnswer: red"))
     written = student.write({PROMPTS[0]: ["red", "blue"]}, Writing("answer", 4, sampling=Sampling(3)))
     assert written[PROMPTS[0]].samples == ("red", "red", "red")
-    with pytest.raises(UserError, match="likelihood"):
-        student.write({PROMPTS[0]: ["red"]}, Writing("rationale", 4, answer_by="likelihood"))
 
 
 def test_what_vllm_cannot_do_is_said(vllm, t5_folder, tmp_path, monkeypatch):
@@ -109,3 +111,16 @@ def test_what_vllm_cannot_do_is_said(vllm, t5_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match="not installed"):
         VllmStudent.load(folder)
+
+
+def test_what_vllm_cannot_do_is_said_before_anything_is_trained(project, vllm, t5_folder, monkeypatch):
+    def run(*settings):
+        with pytest.raises(UserError) as error:
+            run_recipe(load_recipe(str(project), ["evaluation.engine=vllm", *settings]), project.parent / "run")
+        return str(error.value)
+
+    assert "likelihood needs evaluation.engine: transformers" in run("student.answer_by=likelihood")
+    assert "vLLM runs decoders" in run(f"student.model={t5_folder}")
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    assert "not installed" in run()
+    assert not (project.parent / "run" / "students").exists()

@@ -6,15 +6,18 @@ import math
 
 import pytest
 import torch
+import transformers
 
 from kard.model import majority
 from kard.prompt import extract, with_rationale
 from kard.recipe import StudentSection
 from kard.student.generation import Student, Writing, batches
 from kard.student.guide import AnswerGuide
+from kard.student.loading import StudentSettings
 from kard.student.sampling import Sampling
 from kard.student.training import Example, train_student
 from tests.conftest import THINGS
+from tests.student.test_vocabulary import unigram_tokenizer
 
 PROMPTS = [f"Question: {thing}\nExplanation:" for thing in THINGS[:6]]
 CHOICES = ["red", "red stone", "the blue house"]
@@ -34,6 +37,24 @@ def student(request, tmp_path_factory):
     return Student.load(folder)
 
 
+@pytest.mark.parametrize("answer_by", ["choices", "likelihood"])
+@pytest.mark.parametrize("writes", ["answer", "rationale"])
+def test_a_choice_of_unknown_characters_is_named_as_it_was_given(answer_by, writes):
+    """T5's tokenizer knows no brace, no "<" and no "~": such tokens are no text any more when they are decoded."""
+    tokenizer = unigram_tokenizer()
+    config = transformers.T5Config(
+        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, pad_token_id=0,
+        eos_token_id=1, decoder_start_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    student = Student(model, tokenizer, StudentSettings("x", False, "text", "float32", 64, 24))
+    choices = ["{red}", "№ 日", "blue"]
+    assert tokenizer.unk_token_id in tokenizer(choices[1]).input_ids
+    for prompt, item in student.write(dict.fromkeys(PROMPTS, choices), Writing(writes, 4, answer_by=answer_by)).items():
+        assert extract(item.text, choices, writes).answer in (0, 1, 2), (prompt, item.text)
+
+
 def texts(student, prompts, how, choices=CHOICES):
     return {p: (w.text, tuple(w.samples)) for p, w in student.write(dict.fromkeys(prompts, choices), how).items()}
 
@@ -46,6 +67,20 @@ def test_writing_depends_neither_on_the_batch_nor_on_the_order(student, answer_b
     by_tokens = texts(student, PROMPTS[2:], Writing("rationale", 64, 90, answer_by, sampling))
     assert together == alone
     assert by_tokens == {prompt: together[prompt] for prompt in PROMPTS[2:]}
+
+
+@pytest.mark.parametrize("writes", ["answer", "rationale"])
+@pytest.mark.parametrize("sampling", [None, Sampling(3, 1.0, 50, 0.95, seed=1)])
+def test_a_choice_longer_than_all_that_may_be_written_is_written_to_its_end(student, writes, sampling):
+    long = [f"the {thing} of the " + "old stone house " * 12 + thing for thing in THINGS[:2]]
+    assert len(student.tokenizer(long[0]).input_ids) > student.settings.max_output_tokens
+    how = Writing(writes, 8, sampling=sampling)
+    mixed = student.write({PROMPTS[0]: long, PROMPTS[1]: CHOICES, PROMPTS[2]: ()}, how)
+    for text in mixed[PROMPTS[0]].samples or [mixed[PROMPTS[0]].text]:
+        assert text.endswith(tuple(long))
+    for prompt, choices in ((PROMPTS[1], CHOICES), (PROMPTS[2], ())):  # others may not write more for it
+        alone = student.write({prompt: choices}, how)[prompt]
+        assert (mixed[prompt].text, mixed[prompt].samples) == (alone.text, alone.samples)
 
 
 @pytest.mark.parametrize("writes", ["answer", "rationale"])

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTo
 from kard.errors import UserError
 from kard.precision import compute_dtype
 from kard.reranker.vectors import Format, PassageVectors
-from kard.weights import loading_explained, model_location
+from kard.weights import loading_explained, model_location, most_tokens
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -65,7 +65,7 @@ def new_encoder(name: str, question_tokens: int, passage_tokens: int) -> MultiVe
 
 def check_length(model: Any, name: str, key: str, tokens: int) -> None:
     """Raise UserError if the recipe's `key` asks for more tokens than a model reads."""
-    reads = model.config.to_dict().get("max_position_embeddings")
+    reads = most_tokens(model.config)
     if reads is not None and tokens > reads:
         raise UserError(f"{key}: {tokens} asked for, '{name}' reads at most {reads}. Lower it.")
 

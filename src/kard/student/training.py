@@ -26,6 +26,7 @@ from kard.student.dropout import quick_dropout
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.student.loss import token_loss
 from kard.training import is_out_of_memory, train, training_arguments
+from kard.weights import most_tokens
 
 if TYPE_CHECKING:
     from kard.student.generation import Student
@@ -220,11 +221,9 @@ class _Epochs(TrainerCallback):
 
 def _check_lengths(model: Any, rows: Sequence[dict[str, list[int]]]) -> None:
     """Raise UserError where an example has more tokens than the model has positions (T5 has any)."""
-    config = model.config
-    settings = config.to_dict()
-    reads = settings.get(config.attribute_map.get("max_position_embeddings", "max_position_embeddings"))
+    reads = most_tokens(model.config)
     longest = max(len(row["input_ids"]) for row in rows)
-    if config.is_encoder_decoder:
+    if model.config.is_encoder_decoder:
         longest = max(longest, max(len(row["labels"]) for row in rows))
     if reads is not None and longest > reads:
         raise UserError(
@@ -278,10 +277,10 @@ def with_adapters(model: PreTrainedModel, section: StudentSection) -> Any:
     )
     try:
         adapted = get_peft_model(model, config)
-    except ValueError as error:  # peft: no module of these names
+    except ValueError as error:  # peft: no module of these names, or none that can have adapters
         raise UserError(
-            f"student.lora_targets: no layer for '{section.lora_targets}' in a model of type '{model.config.model_type}'. "
-            f"Set {'student.lora_targets: all' if section.lora_targets == 'attention' else 'student.method: full'}."
+            f"student.lora_targets: '{section.lora_targets}' finds no layers in a model of type '{model.config.model_type}'. "
+            f"Set {'it to all, or ' if section.lora_targets == 'attention' else ''}student.method: full."
         ) from error
     for module in adapted.modules():
         if isinstance(module, BaseTunerLayer):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,20 @@ from kard.student.generation import Hear, Student, Writing, Written
 from kard.student.loading import StudentSettings, trained_model
 
 _ANSWER_TOKENS = 64  # kept free for "Answer:" and a choice
+
+
+def check_vllm(config: Any) -> None:
+    """Look whether vLLM is there, and runs a model of this configuration (None: not known yet).
+
+    Raises:
+        UserError: vLLM is not installed, or the model is no decoder.
+    """
+    if find_spec("vllm") is None:
+        raise UserError(
+            "evaluation.engine: vLLM is not installed. Install it (pip install vllm), or set engine: transformers."
+        )
+    if config is not None and config.is_encoder_decoder:
+        raise UserError("evaluation.engine: vLLM runs decoders, this student is a T5. Set engine: transformers.")
 
 
 class VllmStudent(Student):
@@ -43,15 +58,10 @@ class VllmStudent(Student):
         Raises:
             UserError: vLLM is not installed, or the student is no decoder.
         """
-        try:
-            from vllm import LLM
-        except ImportError as error:
-            raise UserError(
-                "evaluation.engine: vLLM is not installed. Install it (pip install vllm), or set engine: transformers."
-            ) from error
         model, tokenizer, settings = trained_model(folder)
-        if model.config.is_encoder_decoder:
-            raise UserError("evaluation.engine: vLLM runs decoders, this student is a T5. Set engine: transformers.")
+        check_vllm(model.config)
+        from vllm import LLM
+
         with tempfile.TemporaryDirectory() as merged:
             model.save_pretrained(merged)
             tokenizer.save_pretrained(merged)
@@ -61,8 +71,6 @@ class VllmStudent(Student):
         self, prompts: list[str], answers: list[Sequence[str]], how: Writing, hear: Mapping[str, Hear]
     ) -> list[Written]:
         # vLLM hands over whole texts, so nobody hears a part of one.
-        if how.answer_by == "likelihood":
-            raise UserError("student.answer_by: likelihood needs evaluation.engine: transformers. Set one of the two.")
         choices = [[] if how.answer_by == "generate" else row for row in answers]
         drafts = self._drafts(prompts, choices, how)
         cut = [
