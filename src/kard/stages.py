@@ -395,6 +395,10 @@ def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: 
         return
     questions = evaluation_questions(recipe, run)
     student = load_student(run, recipe, trained_on)
+    if alike := sum(student.takes_for_one(question.choices) for question in questions):
+        say(
+            f"  {alike:,} questions have choices that are the same to the student. Set student.answer_as: letter or both"
+        )
     kard = Kard(methods[0], student, *load_readers(run, recipe, methods), recipe)
     found = {method.name: _read(kard.with_method(method), run, questions) for method in methods}
     # An oracle that has nothing to read for any question cannot be run; results.json says so.

@@ -50,6 +50,8 @@ def test_a_choice_of_unknown_characters_is_named_as_it_was_given(answer_by, writ
     model = transformers.T5ForConditionalGeneration(config).eval()
     student = Student(model, tokenizer, StudentSettings("x", False, "text", "float32", 64, 24))
     choices = ["{red}", "№ 日", "blue"]
+    assert student.takes_for_one(["№ 日", "№ 月"])
+    assert not student.takes_for_one(choices)
     assert tokenizer.unk_token_id in tokenizer(choices[1]).input_ids
     for prompt, item in student.write(dict.fromkeys(PROMPTS, choices), Writing(writes, 4, answer_by=answer_by)).items():
         assert extract(item.text, choices, writes).answer in (0, 1, 2), (prompt, item.text)

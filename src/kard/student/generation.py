@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.errors import UserError
 from kard.methods import Writes
-from kard.prompt import render, shorten_passages, with_examples, without_rationale
+from kard.prompt import render, shorten_passages, shown_answer, with_examples, without_rationale
 from kard.student.activation import gelu_by_sigmoid
 from kard.student.attention import attend_by_group
 from kard.student.batching import of_similar_length
@@ -113,6 +113,11 @@ class Student:
         form, limit = self.settings.answer_as, self.settings.max_input_tokens
         examples = [one.shown(with_passages, writes, form) for one in self.settings.examples]
         return fitting_prompt(self.tokenizer, limit, question, choices, passages, writes, form, examples)
+
+    def takes_for_one(self, choices: Sequence[str]) -> bool:
+        """Whether two of a question's choices are the same tokens, for the tokenizer lacks a character that makes the difference."""
+        forms = [shown_answer(choices, index, self.settings.answer_as) for index in range(len(choices))]
+        return len(set(map(tuple, answer_paths(self.tokenizer, forms)))) < len(set(forms))
 
     def write(
         self,
