@@ -115,7 +115,7 @@ class Student:
         return fitting_prompt(self.tokenizer, limit, question, choices, passages, writes, form, examples)
 
     def takes_for_one(self, choices: Sequence[str]) -> bool:
-        """Whether two of a question's choices are the same tokens, for the tokenizer lacks a character that makes the difference."""
+        """Whether two of a question's choices are the same tokens, for want of a character in the vocabulary."""
         forms = [shown_answer(choices, index, self.settings.answer_as) for index in range(len(choices))]
         return len(set(map(tuple, answer_paths(self.tokenizer, forms)))) < len(set(forms))
 
