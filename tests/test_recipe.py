@@ -158,6 +158,10 @@ def test_what_is_no_recipe_says_why(write, content, says):
         ("evaluation: {methods: [1]}", "evaluation.methods.0"),
         ("reranker: {tau_rationale: never}", "reranker.tau_rationale"),
         ("seed: 1.5", "seed"),
+        ("seed: -1", "seed"),
+        ("data_seed: 4294967296", "data_seed"),
+        ("student: {lr: .inf}", "student.lr"),
+        ("reranker: {step_candidates: 1}", "reranker.step_candidates"),
         ("name: [a]", "name"),
         ("teacher: {kind: openai}", "teacher"),
         ("teacher: {min_words: 9, max_words: 8}", "teacher"),
@@ -320,7 +324,7 @@ names = st.text(st.characters(codec="utf-8", exclude_characters="\x00\x85\u2028\
 recipes = st.builds(
     Recipe,
     name=names.filter(bool),  # without one, it is called after its file
-    seed=st.integers(),
+    seed=st.integers(0, 2**32 - 1),
     questions=st.builds(
         QuestionsSection,
         path=names.filter(bool).map(lambda name: Path("/") / name),

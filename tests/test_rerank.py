@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
+import numpy as np
 import pytest
+import torch
 from sentence_transformers import MultiVectorEncoder
+from torch.nn import Identity
 
 from kard.errors import UserError
-from kard.rerank import evaluate_file, read_candidates, train_file
+from kard.recipe import RerankerSection
+from kard.rerank import _opened, evaluate_file, read_candidates, train_file
+from kard.reranker.cross import CrossReranker
 from tests.conftest import project_rows, write_rows
 from tests.test_cli import fails, kard
 
@@ -57,7 +63,7 @@ def test_train_and_eval(files, encoder_folder, kind):
     result = kard(*command)
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (files / "out").iterdir()} == {
-        "manifest.json", "model", "retrieval.json", "training.json",
+        "manifest.json", "model", "rankings.jsonl", "retrieval.json", "training.json",
     }  # fmt: skip
     rows = json.loads((files / "out" / "retrieval.json").read_text(encoding="utf-8"))
     assert [row["name"] for row in rows] == ["given", "reranker_untrained", "reranker"]
@@ -67,11 +73,24 @@ def test_train_and_eval(files, encoder_folder, kind):
     written = (files / "out" / "manifest.json").stat().st_mtime_ns
     assert kard(*command).returncode == 0
     assert (files / "out" / "manifest.json").stat().st_mtime_ns == written  # it was there
-    shown = kard("rerank", "eval", files / "out", files / "dev.jsonl")
+    assert "reranker, trained over reranker, untrained, against right: " in result.stdout
+    assert "points in the first place (" in result.stdout
+    assert "Reranking " in result.stdout.splitlines()[-2]
+    each = [json.loads(line) for line in (files / "out" / "rankings.jsonl").read_text(encoding="utf-8").splitlines()]
+    shown = kard("rerank", "eval", files / "out", files / "dev.jsonl", "--queries", files / "each.jsonl")
     assert shown.returncode == 0, shown.stderr
-    given, trained = shown.stdout.splitlines()
+    given, trained = shown.stdout.splitlines()[:2]
     assert given.startswith("given")
     assert f"@1 {rows[2]['hits']['1']:.1%}" in trained
+    again = [json.loads(line) for line in (files / "each.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row, now, asked in zip(each, again, candidate_rows(30, 40), strict=True):
+        assert row["queries"] == now["queries"] == [asked["query"]]
+        assert row["ranks"]["reranker"] == now["ranks"]["reranker"]
+        assert row["orders"]["reranker"] == now["orders"]["reranker"]
+        right = asked["scores"].index(20.0)
+        assert row["orders"]["reranker"].index(right) + 1 == row["ranks"]["reranker"]
+        assert row["ranks"]["given"] == right + 1
+    assert sum(row["ranks"]["reranker"] == 1 for row in each) / len(each) == rows[2]["hits"]["1"]
 
 
 def test_the_cards_code_runs(files, encoder_folder):
@@ -90,14 +109,19 @@ def test_duplicates_and_relevance(tmp_path):
         {"queries": ["a", "b"], "passages": ["x", "y", "x"], "scores": [1, 5, 3]},
         {"query": "c", "passages": ["y", "z"], "relevant": [1]},
         {"query": "d", "passages": ["y"]},
+        {"query": "e", "passages": ["x", "y", "z"], "scores": [2, 7, 7]},
+        {"query": "f", "passages": ["x", "y"], "scores": [0, 0]},
+        {"query": "g", "passages": ["x", "y"], "scores": [1, 2], "relevant": []},
     ]
     write_rows(tmp_path / "c.jsonl", rows)
     texts: dict[str, int] = {}
-    first, second, third = read_candidates(tmp_path / "c.jsonl", texts)
+    first, second, third, tied, equal, none = read_candidates(tmp_path / "c.jsonl", texts)
     assert list(texts) == ["x", "y", "z"]
-    assert (first.queries, first.positions, first.scores, first.relevant) == (("a", "b"), [0, 1], [1.0, 5.0], {1})
+    assert (first.queries, first.positions, first.scores, first.relevant) == (("a", "b"), [0, 1], [3.0, 5.0], {1})
     assert (second.positions, second.scores, second.relevant) == ([1, 2], [], {2})
     assert third.relevant == set()
+    assert tied.relevant == {1, 2}  # both are as good
+    assert equal.relevant == none.relevant == set()  # nothing is known of the first; the other says that there is none
 
 
 def test_what_is_there_stays(files, encoder_folder):
@@ -124,7 +148,12 @@ def test_what_is_there_stays(files, encoder_folder):
         ({"query": "q"}, ["'passages' is missing or empty"]),
         ({"query": "q", "passages": ["a", ""]}, ["non-empty texts"]),
         ({"query": "q", "passages": ["a", "b"], "scores": [1]}, ["list of 2 numbers"]),
-        ({"query": "q", "passages": ["a"], "scores": ["1"]}, ["list of 1 numbers"]),
+        ({"query": "q", "passages": ["a"], "scores": ["1"]}, ["'1', which is no finite number"]),
+        ({"query": "q", "passages": ["a"], "scores": [10**400]}, ["no finite number"]),
+        ({"query": "q", "passages": ["a"], "scores": 0}, ["list of 1 numbers"]),
+        ({"query": "q", "passages": ["a"], "scores": []}, ["list of 1 numbers"]),
+        ({"query": "q", "passages": ["a"], "relevant": 0}, ["places from 0 to 0"]),
+        ({"query": "q", "passages": ["a"], "relevant": False}, ["places from 0 to 0"]),
         ({"query": "q", "passages": ["a", "b"], "relevant": [2]}, ["places from 0 to 1"]),
         ({"query": "q", "passages": ["a", "b"], "relevant": [True]}, ["places from 0 to 1"]),
     ],
@@ -149,13 +178,20 @@ def test_what_cannot_be_done_is_an_error(files, tmp_path):
     fails(kard("rerank", "train", files / "train.jsonl", files / "o", "--set", "early_stopping=2"), "no dev file")
     fails(kard("rerank", "train", files / "train.jsonl", files / "o", "--set", "lrr=2"), "unknown key 'reranker.lrr'")
     fails(kard("rerank", "train", files / "none.jsonl", files / "o"), "no such file")
+    fails(kard("rerank", "train", files, files / "o"), "no such file")
+    for name in ("train_questions=5", "choices=none", "rationale_candidates=3", "encode_ahead=9"):
+        key = name.partition("=")[0]
+        fails(kard("rerank", "train", files / "train.jsonl", files / "o", "--set", name), f"--set {key}: a file of")
+    train = ["rerank", "train", files / "train.jsonl"]
+    fails(kard(*train, "."), "does not name a new folder")
+    fails(kard(*train, "/"), "does not name a new folder")
+    fails(kard(*train, files / "dev.jsonl" / "o"), "dev.jsonl is a file")
+    assert kard(*train, files / "o", "--seed", "-1").returncode == 2
     (files / "empty.jsonl").write_text("", encoding="utf-8")
     fails(kard("rerank", "eval", files, files / "empty.jsonl"), "holds no candidates")
 
 
 def test_in_python(files, encoder_folder):
-    from kard.recipe import RerankerSection
-
     section = RerankerSection(model=str(encoder_folder), question_tokens=32, passage_tokens=32, train="both")
     assert not train_file(files / "train.jsonl", files / "o", section).skipped
     assert train_file(files / "train.jsonl", files / "o", section).skipped
@@ -164,3 +200,57 @@ def test_in_python(files, encoder_folder):
     write_rows(files / "bare.jsonl", [{"query": "q", "passages": ["a", "b"]}])
     with pytest.raises(UserError, match="no 'scores'"):
         train_file(files / "bare.jsonl", files / "p", section)
+
+
+def test_a_folder_is_written_by_one_command_alone(files, encoder_folder):
+    from kard.artifacts import locked
+
+    with locked(files / "out", beside=True):
+        fails(
+            kard("rerank", "train", files / "train.jsonl", files / "out", *settings(encoder_folder)),
+            "another kard command is writing here",
+        )
+    assert sorted(path.name for path in files.iterdir()) == ["dev.jsonl", "train.jsonl"]
+
+
+def test_any_kind_of_model_is_measured_as_what_it_is(files, encoder_folder, tmp_path):
+    """A cross-encoder of transformers without sentence-transformers' file, a bi-encoder, and a plain encoder."""
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
+
+    torch.manual_seed(5)
+    config = BertConfig.from_pretrained(encoder_folder, num_labels=1)
+    crossed = tmp_path / "crossed"
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(crossed)
+    AutoTokenizer.from_pretrained(encoder_folder).save_pretrained(crossed)
+    texts = [text for row in candidate_rows(30, 31) for text in row["passages"]]
+    reranker = _opened(str(crossed), tmp_path / "v", texts)
+    assert isinstance(reranker, CrossReranker)
+    [scores] = reranker.score([("a red stone",)], [range(5)])
+    by_hand = CrossEncoder(str(crossed)).predict([("a red stone", text) for text in texts], activation_fn=Identity())
+    np.testing.assert_allclose(scores, by_hand, atol=1e-2)
+
+    module = Transformer(str(encoder_folder))
+    SentenceTransformer(modules=[module, Pooling(module.get_embedding_dimension())]).save(str(tmp_path / "two"))
+    plain = evaluate_file(str(encoder_folder), files / "dev.jsonl", files / "plain.jsonl")
+    assert evaluate_file(str(tmp_path / "two"), files / "dev.jsonl", files / "two.jsonl") == plain
+    assert (files / "two.jsonl").read_text(encoding="utf-8") == (files / "plain.jsonl").read_text(encoding="utf-8")
+    section = RerankerSection(model=str(encoder_folder), question_tokens=64, passage_tokens=64, lr=1e-9)
+    train_file(files / "train.jsonl", files / "zero", section, dev=files / "dev.jsonl")
+    rows = json.loads((files / "zero" / "retrieval.json").read_text(encoding="utf-8"))
+    assert plain[1]["hits"] == rows[1]["hits"]  # the untrained one
+
+
+def test_what_was_trained_stays_until_all_is_written(files, encoder_folder, monkeypatch):
+    """Killed while the ranking afterwards is made, a training goes on from its checkpoint."""
+    import kard.rerank
+
+    section = RerankerSection(model=str(encoder_folder), question_tokens=32, passage_tokens=32, checkpoint_minutes=1e-9)
+    with monkeypatch.context() as patch:
+        patch.setattr(kard.rerank, "write_reranker_card", lambda *args, **kwargs: sys.exit(1))
+        with pytest.raises(SystemExit):
+            train_file(files / "train.jsonl", files / "o", section)
+    assert list((files / "o.partial" / "checkpoints").glob("checkpoint-*"))
+    assert not train_file(files / "train.jsonl", files / "o", section).skipped
+    assert not (files / "o" / "checkpoints").exists()

@@ -212,6 +212,9 @@ def check_output(name: str, folder: Path, key_of: Any) -> None:
     Raises:
         UserError: It, or the folder of unfinished work beside it, holds something else.
     """
+    if folder.name in ("", ".."):
+        raise UserError(f"{folder}: does not name a new folder. Name one.")
+    check_place(folder)
     partial = folder.with_name(folder.name + ".partial")
     for path in (folder, partial):
         if path.is_file() or (path.is_dir() and any(path.iterdir()) and not _is_ours(name, path)):
@@ -219,6 +222,15 @@ def check_output(name: str, folder: Path, key_of: Any) -> None:
     found = manifest_of(folder)
     if found is not None and found["key"] != hash_of(key_of):
         raise UserError(f"{folder}: holds another {name}. Choose another folder, or remove this one.")
+
+
+def check_place(folder: Path) -> None:
+    """Raise UserError where a folder cannot be made: below a file, or where nothing may be written."""
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"{folder}: {above} is a file. Choose another folder.")
+    if not folder.exists() and not os.access(above, os.W_OK):
+        raise UserError(f"{folder}: nothing can be written in {above}. Choose another folder.")
 
 
 def _is_ours(name: str, folder: Path) -> bool:
@@ -313,6 +325,7 @@ def open_run(folder: Path) -> None:
     # A run that died while run.json was being written has left nothing else.
     if folder.is_file() or (folder.is_dir() and any(item.name != "run.json.tmp" for item in folder.iterdir())):
         raise UserError(f"{folder}: exists and is no kard run. Choose another folder with --output.")
+    check_place(folder)
     with disk_full_explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(marker, {"format": RUN_FORMAT})
@@ -334,11 +347,22 @@ def check_run(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a folder for writing, so that two commands never build the same stage at once; `wait` until another is done."""
+def locked(folder: Path, wait: bool = False, beside: bool = False) -> Iterator[None]:
+    """Hold a folder for writing, so that two commands never build the same stage at once.
+
+    Args:
+        folder: What is held.
+        wait: Until another command is done.
+        beside: The lock's file lies beside the folder, which will be replaced, and is removed at the end.
+
+    Raises:
+        UserError: Another command holds it.
+    """
     import fcntl
 
-    with open(folder / ".lock", "a", encoding="utf-8") as file:
+    path = folder.with_name(f"{folder.name}.lock") if beside else folder / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
@@ -346,3 +370,5 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
                 f"{folder}: another kard command is writing here. Wait for it, or use another --output."
             ) from error
         yield
+        if beside:
+            path.unlink(missing_ok=True)

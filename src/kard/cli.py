@@ -280,17 +280,17 @@ def rerank_train(
         list[str] | None,
         typer.Option("--set", help="A key of the recipe's section reranker: key=value. May be repeated."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Order of the examples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Order of the examples.", min=0, max=2**32 - 1)] = 0,
 ) -> None:
     """Train a reranker on candidates with target scores (KARD equation 4), or go on where an earlier attempt stopped."""
     from kard.artifacts import read_json
     from kard.recipe_file import reranker_section
     from kard.rerank import train_file
-    from kard.show import ranking_line
+    from kard.show import ranking_lines
 
     train_file(candidates, output, reranker_section(setting or []), seed, dev)
-    for row in read_json(output / "retrieval.json"):
-        typer.echo(ranking_line(row))
+    for line in ranking_lines(read_json(output / "retrieval.json")):
+        typer.echo(line)
     typer.echo(f"Model: {output / 'model'}")
 
 
@@ -298,13 +298,14 @@ def rerank_train(
 def rerank_eval(
     model: Annotated[str, typer.Argument(help="What train wrote, or any reranker of sentence-transformers.")],
     candidates: CandidateFile,
+    queries: Annotated[Path | None, typer.Option(help="A file for each query's result, JSONL.")] = None,
 ) -> None:
     """Rank candidates, and show how often the right passage comes first."""
     from kard.rerank import evaluate_file
-    from kard.show import ranking_line
+    from kard.show import ranking_lines
 
-    for row in evaluate_file(model, candidates):
-        typer.echo(ranking_line(row))
+    for line in ranking_lines(evaluate_file(model, candidates, queries)):
+        typer.echo(line)
 
 
 @app.command()

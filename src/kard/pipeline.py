@@ -208,7 +208,7 @@ def _data_steps(recipe: Recipe, folder: Path, methods: list[Method]) -> Iterator
     questions = _questions_step(recipe)
     knowledge, index = _knowledge_steps(recipe, folder)
     with_test = not recipe.teacher.asks or any(method.needs_test_rationales for method in methods)
-    with_dev = recipe.student.early_stopping is not None
+    with_dev = recipe.student.early_stopping is not None or recipe.reranker.early_stopping is not None
     rationales = _step(
         "rationales",
         {

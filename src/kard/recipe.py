@@ -12,6 +12,7 @@ from kard.errors import UserError
 
 PathIn = Annotated[Path, Field(description="A file; a relative path is meant from the recipe's folder.")]
 Size = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 RationaleKind = Literal["constructive", "eliminating", "other"]
@@ -263,9 +264,14 @@ class RerankerSection(Section):
     )
     rationale_candidates: Size = Field(16, description="κ1: candidates by rationale")
     question_candidates: Size = Field(16, description="κ2: candidates by question")
-    step_candidates: Size | None = Field(None, description="candidates a step, drawn by the seed; null: the whole set")
+    step_candidates: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="candidates a step, drawn by the seed; null: the whole set"
+    )
     tau_rationale: Positive | Literal["auto"] = Field("auto", description="τ1, over BM25 scores")
-    tau_question: Positive | Literal["auto"] = Field("auto", description="τ2, over the reranker's scores")
+    tau_question: Positive | Literal["auto"] = Field(
+        "auto",
+        description="τ2, over the reranker's scores; auto is 1 for a cross_encoder, whose last layer learns its scale",
+    )
     epochs: Positive = 1.0
     batch_size: Size = Field(16, description="candidate sets a step")
     lr: Positive = 1e-4
@@ -274,7 +280,7 @@ class RerankerSection(Section):
     )
     early_stopping: Size | None = Field(
         None,
-        description="stop after so many looks at the dev questions (four an epoch) without better Hits@1, keep the best",
+        description="stop after so many looks at the dev questions (about four an epoch) without better Hits@1, keep the best",
     )
     question_tokens: Size = 128
     passage_tokens: Size = 128
@@ -394,8 +400,8 @@ class Recipe(NamedRecipe):
     reranker: RerankerSection = RerankerSection()
     student: StudentSection = StudentSection()
     evaluation: EvaluationSection = EvaluationSection()
-    seed: int = 0
-    data_seed: int | None = Field(
+    seed: Seed = 0
+    data_seed: Seed | None = Field(
         None,
         description="decides the split, the order of choices, distractors and the teacher's requests in place of seed, so that "
         "runs with other seeds have the same questions and rationales; null: seed",

@@ -56,7 +56,15 @@ def recipe_content(name_or_path: str, overrides: list[str] | None = None) -> tup
 
 
 def reranker_section(settings: list[str]) -> RerankerSection:
-    """The recipe's ``reranker`` alone, from ``key=value`` settings."""
+    """The recipe's ``reranker`` alone, from ``key=value`` settings, for candidates from a file.
+
+    Raises:
+        UserError: A key is wrong, or about questions and knowledge that a file of candidates does not have.
+    """
+    without = ("train_questions", "choices", "rationale_candidates", "question_candidates", "encode_ahead")
+    for name in (setting.partition("=")[0].strip() for setting in settings):
+        if name in without:
+            raise UserError(f"--set {name}: a file of candidates has its own. Leave it out.")
     content: dict[str, Any] = {"questions": {"kind": "wikivital"}, "knowledge": {"kind": "wikivital"}}
     for setting in settings:
         _apply(content, f"reranker.{setting}")

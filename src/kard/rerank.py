@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kard.artifacts import Artifact, build, check_output, hash_of_file, read_json, write_json
+from kard.artifacts import (
+    Artifact,
+    build,
+    check_output,
+    check_place,
+    hash_of_file,
+    locked,
+    read_json,
+    write_json,
+    write_jsonl,
+)
 from kard.errors import UserError
+from kard.progress import say
 from kard.questions.jsonl import read_user_jsonl, text_of, texts_of
 from kard.recipe import RerankerSection
 from kard.reranking import Judged, write_reranker_card
-from kard.weights import model_identity, model_location
+from kard.weights import model_identity, model_location, most_tokens
 
 if TYPE_CHECKING:
+    from kard.reranker.cross import CrossReranker
     from kard.reranker.learners import CandidateSet
+    from kard.reranker.model import Reranker
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,7 @@ class Line:
         queries: What is asked; a passage's score is its best one over them.
         positions: The passages, in the file's order and without duplicates.
         scores: The target score of each, or nothing.
-        relevant: The right passages: those that the line names, or else the one of the highest score.
+        relevant: The right passages: those that the line names, or else those of the highest score.
     """
 
     where: str
@@ -49,8 +63,8 @@ def train_file(
 
     Args:
         source: JSONL, see `read_candidates`; every line needs ``scores``.
-        output: Gets ``model`` (an ordinary folder of sentence-transformers, with a card), ``training.json`` and
-            ``retrieval.json``: how the candidates of `dev` are ranked before and after.
+        output: Gets ``model`` (an ordinary folder of sentence-transformers, with a card), ``training.json``, and of `dev`
+            ``retrieval.json`` (how well its candidates are ranked before and after) and ``rankings.jsonl`` (each query).
         section: Model and settings.
         seed: Order of the examples.
         dev: Another file of candidates.
@@ -72,7 +86,8 @@ def train_file(
         "seed": seed,
     }
     check_output("reranker", output, key)
-    return build("reranker", output, key, lambda folder: _train(folder, list(texts), sets, judged, section, seed))
+    with locked(output, beside=True):
+        return build("reranker", output, key, lambda folder: _train(folder, list(texts), sets, judged, section, seed))
 
 
 def _train(
@@ -80,7 +95,7 @@ def _train(
 ) -> None:
     from kard.evaluation.retrieval import evaluate_ranking
     from kard.reranker import new_reranker
-    from kard.reranker.training import train_reranker
+    from kard.reranker.training import remove_checkpoints, train_reranker
 
     untrained = folder / "untrained"
     reranker = new_reranker(section, untrained, texts, seed)
@@ -92,41 +107,88 @@ def _train(
     else:
         rankings = {"given": judged.found, "reranker_untrained": judged.ranked(reranker)}
         trained = train_reranker(reranker, sets, section, seed, folder, partial(judged.hits, reranker))
-        rows = evaluate_ranking(rankings | {"reranker": judged.ranked(trained)}, judged.relevant, seed)
+        rankings["reranker"] = judged.ranked(trained)
+        rows = evaluate_ranking(rankings, judged.relevant, seed)
+        write_jsonl(folder / "rankings.jsonl", _ranked_queries(judged, rankings))
     write_json(folder / "retrieval.json", rows)
-    write_reranker_card(folder / "model", section, rows)
+    write_reranker_card(folder / "model", section, rows, from_file=True)
+    remove_checkpoints(folder)
     for vectors in (untrained, folder / "vectors"):
         shutil.rmtree(vectors, ignore_errors=True)
 
 
-def evaluate_file(model: str, source: Path) -> list[dict[str, Any]]:
+def _ranked_queries(judged: Judged, rankings: Mapping[str, Sequence[Sequence[int]]]) -> Iterator[dict[str, Any]]:
+    """For each query the place of its first right passage in each order (null: there is none), and those orders."""
+    from kard.evaluation.retrieval import first_rank
+
+    for number, queries in enumerate(judged.queries):
+        place = {position: index for index, position in enumerate(judged.found[number])}
+        orders = {name: ranking[number] for name, ranking in rankings.items()}
+        yield {
+            "queries": list(queries),
+            "ranks": {name: first_rank(order, judged.relevant["right"][number]) for name, order in orders.items()},
+            "orders": {name: [place[position] for position in order] for name, order in orders.items()},
+        }
+
+
+def evaluate_file(model: str, source: Path, queries: Path | None = None) -> list[dict[str, Any]]:
     """Rank the candidates of a file; see `evaluate_ranking` for what comes back.
 
     Args:
-        model: A folder that `train_file` or a run wrote, or any multi-vector or cross-encoder of sentence-transformers (folder,
-            hub id, package:NAME).
+        model: A folder that `train_file` or a run wrote, any multi-vector or cross-encoder of sentence-transformers or
+            transformers (folder, hub id, package:NAME), or a plain encoder, whose token vectors are compared as they are.
         source: JSONL, see `read_candidates`; every line needs ``scores`` or ``relevant``.
+        queries: Gets each query's result, one JSON object a line: ``queries``, ``ranks`` (of the first right passage) and
+            ``orders`` (of the file's distinct candidates, from 0).
 
     Raises:
         UserError: A line is wrong, or the model cannot be loaded.
     """
     from kard.evaluation.retrieval import evaluate_ranking
-    from kard.reranker import open_reranker
     from kard.weights import loading_explained
 
     texts: dict[str, int] = {}
     judged = _judged(source, texts)
-    inside = Path(model) / "model"
-    location = Path(model_location(str(inside) if inside.is_dir() else model, "MODEL"))
+    if queries is not None:
+        check_place(queries)
     with tempfile.TemporaryDirectory() as vectors, loading_explained(model, "MODEL"):
-        reranker = open_reranker(str(location), RerankerSection(kind=_kind(location)), Path(vectors), list(texts))
-        return evaluate_ranking({"given": judged.found, "reranker": judged.ranked(reranker)}, judged.relevant)
+        reranker = _opened(model, Path(vectors), list(texts))
+        rankings = {"given": judged.found, "reranker": judged.ranked(reranker)}
+    if queries is not None:
+        write_jsonl(queries, _ranked_queries(judged, rankings))
+    return evaluate_ranking(rankings, judged.relevant)
 
 
-def _kind(location: Path) -> Any:
-    config = location / "config_sentence_transformers.json"
-    crossed = config.exists() and read_json(config).get("model_type") == "CrossEncoder"
-    return "cross_encoder" if crossed else "late_interaction"
+def _opened(model: str, vectors: Path, texts: list[str]) -> Reranker | CrossReranker:
+    """A reranker of whatever kind a folder or a model on the hub is."""
+    from sentence_transformers.util import load_file_path
+    from transformers import AutoConfig
+
+    from kard.reranker import new_reranker, open_reranker
+    from kard.reranker.cross import check_single_score, is_classifier
+
+    inside = Path(model) / "model"
+    location = model_location(str(inside) if inside.is_dir() else model, "MODEL")
+    described = load_file_path(location, "config_sentence_transformers.json")
+    kind = read_json(Path(described)).get("model_type") if described else None
+    listed = load_file_path(location, "modules.json")
+    modules = [row["type"].rpartition(".")[2] for row in read_json(Path(listed))] if listed else []
+    if kind == "MultiVectorEncoder" or (modules and kind != "CrossEncoder" and "Pooling" not in modules):
+        return open_reranker(location, RerankerSection(), vectors, texts)
+    config = AutoConfig.from_pretrained(location)
+    if kind == "CrossEncoder" or is_classifier(config):
+        check_single_score(config, model, "MODEL")
+        return open_reranker(location, RerankerSection(kind="cross_encoder"), vectors, texts)
+    if "HF_ColBERT" in (config.architectures or ()):
+        return open_reranker(location, RerankerSection(), vectors, texts)
+    say(f"{model} is no reranker: the vectors of its tokens are compared as they are, as those of an untrained one")
+    section = RerankerSection()
+    reads = most_tokens(config) or section.passage_tokens
+    lengths = {
+        "question_tokens": min(reads, section.question_tokens),
+        "passage_tokens": min(reads, section.passage_tokens),
+    }
+    return new_reranker(RerankerSection(model=location, **lengths), vectors, texts, seed=0)
 
 
 def read_candidates(source: Path, texts: dict[str, int]) -> list[Line]:
@@ -153,21 +215,35 @@ def _line(row: dict[str, Any], where: str, texts: dict[str, int]) -> Line:
     passages = texts_of(row, "passages", where)
     if not passages:
         raise UserError(f"{where}: 'passages' is missing or empty. Add a list of texts.")
-    scores, relevant = row.get("scores") or [], row.get("relevant") or []
-    if not isinstance(scores, list) or (scores and len(scores) != len(passages)) or not all(map(_is_number, scores)):
+    scores, relevant = row.get("scores"), row.get("relevant")
+    if scores is not None and (not isinstance(scores, list) or len(scores) != len(passages)):
         raise UserError(f"{where}: 'scores' must be a list of {len(passages)} numbers, one a passage. Mend the line.")
-    if not isinstance(relevant, list) or not all(type(p) is int and 0 <= p < len(passages) for p in relevant):
+    numbers = [_number(score, where) for score in scores or []]
+    if relevant is not None and not (isinstance(relevant, list) and all(_is_place(p, len(passages)) for p in relevant)):
         raise UserError(f"{where}: 'relevant' must be a list of places from 0 to {len(passages) - 1}. Mend the line.")
     positions = [texts.setdefault(passage, len(texts)) for passage in passages]
-    first = {position: place for place, position in reversed(list(enumerate(positions)))}
-    distinct = sorted(first, key=first.__getitem__)
-    best = [int(max(range(len(scores)), key=scores.__getitem__))] if scores else []
-    right = {positions[place] for place in relevant or best}
-    return Line(where, queries, distinct, [float(scores[first[p]]) for p in distinct] if scores else [], right)
+    distinct = list(dict.fromkeys(positions))
+    # A passage that stands there twice has its higher score: the other may be of a worse search.
+    best = {p: max(numbers[i] for i, other in enumerate(positions) if other == p) for p in distinct} if numbers else {}
+    # Without names those of the highest score are right; where all have the same one, it says nothing.
+    highest = {p for p, score in best.items() if score == max(best.values())}
+    right = highest if relevant is None else {positions[place] for place in relevant}
+    if relevant is None and len(highest) == len(distinct) > 1:
+        right = set()
+    return Line(where, queries, distinct, [best[p] for p in distinct] if best else [], right)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+def _number(value: Any, where: str) -> float:
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(number := float(value)):
+            return number
+    except OverflowError:
+        pass
+    raise UserError(f"{where}: 'scores' holds {str(value)[:40]!r}, which is no finite number. Mend the line.")
+
+
+def _is_place(value: Any, count: int) -> bool:
+    return type(value) is int and 0 <= value < count
 
 
 def _candidate_sets(lines: Sequence[Line]) -> list[CandidateSet]:

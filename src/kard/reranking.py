@@ -32,7 +32,7 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
     """reranker: trained on the candidate sets of kept rationales; also how it ranks evaluation questions before and after."""
     from kard.evaluation.retrieval import evaluate_ranking
     from kard.reranker import new_reranker
-    from kard.reranker.training import train_reranker
+    from kard.reranker.training import remove_checkpoints, train_reranker
 
     section = recipe.reranker
     texts = read_passages(run / "knowledge" / "passages.jsonl").texts
@@ -58,6 +58,7 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
     write_json(folder / "retrieval.json", rows)
     write_jsonl(folder / "rankings.jsonl", ranking_rows(run, judged.questions, rankings, judged.relevant))
     write_reranker_card(folder / "model", section, rows)
+    remove_checkpoints(folder)
 
 
 def candidate_sets(recipe: Recipe, run: Path) -> list[CandidateSet]:
@@ -135,11 +136,13 @@ class Judged:
         return float(evaluate_ranking({"now": self.ranked(reranker)}, self.relevant)[0]["hits"]["1"])
 
 
-def write_reranker_card(folder: Path, section: RerankerSection, rows: Sequence[dict[str, Any]]) -> None:
+def write_reranker_card(
+    folder: Path, section: RerankerSection, rows: Sequence[dict[str, Any]], from_file: bool = False
+) -> None:
     """The model card beside the reranker's weights."""
     from kard.report.card import render_reranker_card
 
-    (folder / "README.md").write_text(render_reranker_card(section, rows), encoding="utf-8")
+    (folder / "README.md").write_text(render_reranker_card(section, rows, from_file), encoding="utf-8")
 
 
 def ranking_rows(

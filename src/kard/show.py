@@ -12,6 +12,7 @@ from kard.artifacts import check_run, read_json, read_jsonl
 from kard.errors import UserError, nearest
 from kard.methods import METHODS
 from kard.model import finished
+from kard.report.numbers import ranking_gains, reranking
 
 SHOWN = ("questions", "knowledge", "rationales", "candidates", "reranker", "students", "predictions", "mistakes")
 
@@ -121,11 +122,19 @@ def _ranking_lines(run: Path) -> Iterator[str]:
     temperatures = f"τ1 {training['tau_rationale']:.3g}, τ2 {training['tau_question']:.3g}"
     yield f"learned from {training['rationales']:,} rationales, {temperatures}"
     yield from _curve(training["loss"])
-    yield from map(ranking_line, read_json(folder / "retrieval.json"))
+    yield from ranking_lines(read_json(folder / "retrieval.json"))
 
 
-def ranking_line(row: dict[str, Any]) -> str:
-    """How a ranker did, on one line."""
+def ranking_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """How rankers did, what each gains over those before it, and what that means."""
+    yield from map(_ranking_line, rows)
+    for row in rows:
+        yield from ranking_gains(row)
+    if verdict := reranking([row for row in rows if row["against"] == rows[0]["against"]]):
+        yield verdict
+
+
+def _ranking_line(row: dict[str, Any]) -> str:
     shares = "  ".join(f"@{depth} {share:.1%}" for depth, share in row["hits"].items())
     rest = f"MRR {row['mrr']:.1%}  nDCG@10 {row['ndcg']:.1%}  among candidates {row['recall']:.1%}"
     return f"{row['name']:<20} against {row['against']:<7} {shares}  {rest}  (n {row['n']})"

@@ -73,6 +73,8 @@ def explained_questions(recipe: Recipe, run: Path, with_test: bool) -> list[Ques
     evaluated where rationales cost nothing or an oracle method reads them, and dev questions for early stopping."""
     train = read_questions(run / "questions" / "train.jsonl")[: explained_count(recipe)]
     asked = [*train, *(evaluation_questions(recipe, run) if with_test else []), *stopping_questions(recipe, run)]
+    if recipe.reranker.early_stopping is not None:  # judged by silver passages where no gold ones are named
+        asked += [one for one in read_questions(run / "questions" / "dev.jsonl") if not one.gold_passages]
     return list({question.id: question for question in asked}.values())
 
 

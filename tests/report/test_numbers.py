@@ -119,7 +119,7 @@ def ranked(bm25, trained, recall, p_value=0.001):
     [
         (ranked(0.4, 0.6, 0.95), ["Reranking helps: +20.0 points", "12.5", "does not tell them apart"]),
         (ranked(0.4, 0.42, 0.45, 0.3), ["does not help here beyond chance", "94.8", "retriever.candidates"]),
-        (ranked(0.4, 0.3, 0.9, 0.0001), ["does not help here beyond chance: −10.0 points"]),
+        (ranked(0.4, 0.3, 0.9, 0.0001), ["Reranking harms here: −10.0 points"]),
         (ranked(0.92, 0.9, 0.96, 0.5), ["BM25 puts nearly all of the others first already"]),
         (ranked(0.5, 1.0, 1.0), ["always put first"]),
     ],

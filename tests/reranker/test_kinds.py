@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 
 import numpy as np
 import pytest
@@ -82,7 +84,8 @@ def test_training_moves_what_it_should_and_saves_an_ordinary_model(section, tmp_
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert moved
     if section.method == "lora":
-        assert all(name.split(".")[-2] in ("query", "value") for name in moved)
+        assert all(name.split(".")[-2] in ("query", "value", "classifier") for name in moved)
+        assert any("classifier" in name for name in moved) == (section.kind == "cross_encoder")  # its head is random
     if section.kind == "late_interaction":
         assert any("sub_modules.document" in name for name in moved) == (section.train == "both")
     kind = CrossEncoder if section.kind == "cross_encoder" else MultiVectorEncoder
@@ -139,7 +142,8 @@ def test_a_cross_encoders_scores_depend_on_nothing_else(encoder_folder, tmp_path
     assert together[1][1] == pytest.approx(by_hand.max(), abs=1e-2)
 
 
-def test_early_stopping_keeps_the_best_weights(encoder_folder, tmp_path):
+@pytest.mark.parametrize(("before", "kept"), [(0.2, 2), (0.7, 0)])
+def test_early_stopping_keeps_the_best_weights(before, kept, encoder_folder, tmp_path, capsys):
     section = RerankerSection(
         model=str(encoder_folder),
         epochs=5,
@@ -150,7 +154,7 @@ def test_early_stopping_keeps_the_best_weights(encoder_folder, tmp_path):
         passage_tokens=32,
     )
     reranker = untrained(section, tmp_path)
-    hits = iter([0.3, 0.6, 0.5, 0.6, 0.9, 0.9])
+    hits = iter([before, 0.3, 0.6, 0.5, 0.6, 0.9, 0.9])
     seen = []
 
     def dev_hits() -> float:
@@ -158,10 +162,15 @@ def test_early_stopping_keeps_the_best_weights(encoder_folder, tmp_path):
         return next(hits)
 
     train_reranker(reranker, sets(), section, 0, tmp_path, dev_hits)
-    assert len(seen) == 4  # two looks without a better one
-    assert all(torch.equal(value, seen[1][name]) for name, value in weights(reranker).items())
+    assert len(seen) == 5  # two looks without a better one
+    assert any(not torch.equal(value, seen[0][name]) for name, value in seen[2].items())
+    assert all(torch.equal(value, seen[kept][name]) for name, value in weights(reranker).items())
+    saved = open_reranker(str(tmp_path / "model"), section, tmp_path / "new", TEXTS)
+    assert all(torch.equal(value, seen[kept][name]) for name, value in weights(saved).items())
     dev = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["dev"]
-    assert [row["hits"] for row in dev] == [0.3, 0.6, 0.5, 0.6]
+    assert [row["hits"] for row in dev] == [before, 0.3, 0.6, 0.5, 0.6]
+    assert dev[0]["step"] == 0
+    assert ("untrained weights do better" in capsys.readouterr().err) == (kept == 0)
 
 
 def test_settings_that_contradict_each_other_are_refused():
@@ -179,3 +188,55 @@ def test_lora_without_query_and_value_layers_is_an_error(encoder_folder, tmp_pat
     section = RerankerSection(model=str(encoder_folder), method="lora", question_tokens=24, passage_tokens=32)
     with pytest.raises(UserError, match=r"reranker\.method"):
         train_reranker(untrained(section, tmp_path), sets(), section, 0, tmp_path)
+
+
+def test_a_t5s_encoder_is_trained_and_answers(t5_folder, tmp_path):
+    changes = {"epochs": 2, "batch_size": 5, "lr": 1e-2, "frozen_layers": 1}
+    section = RerankerSection(model=str(t5_folder), question_tokens=24, passage_tokens=32, **changes)
+    reranker = untrained(section, tmp_path)
+    before = weights(reranker)
+    train_reranker(reranker, sets(), section, 0, tmp_path)
+    moved = {name for name, value in weights(reranker).items() if not torch.equal(value, before[name])}
+    assert {re.search(r"block\.(\d)", name)[1] for name in moved if "block" in name} == {"1"}
+    assert not any("shared" in name or "embed" in name for name in moved)
+    questions, positions = [QUESTIONS[0], QUESTIONS[1]], [[3, 1, 4], [1, 5, 9, 2]]
+    answering = trained_reranker(tmp_path / "model", tmp_path / "answering", TEXTS, section.vectors)
+    for old, new in zip(reranker.score(questions, positions), answering.score(questions, positions), strict=True):
+        np.testing.assert_allclose(old, new, atol=1e-2)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_frozen_layers_must_leave_one(method, encoder_folder, tmp_path):
+    section = RerankerSection(
+        model=str(encoder_folder), frozen_layers=2, method=method, question_tokens=24, passage_tokens=32
+    )
+    with pytest.raises(UserError, match=r"frozen_layers: 2 asked for, '.*' has 2 layers"):
+        train_reranker(untrained(section, tmp_path), sets(), section, 0, tmp_path)
+
+
+def test_classes_are_no_score(encoder_folder, tmp_path):
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    config = BertConfig.from_pretrained(encoder_folder, num_labels=3)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "nli")
+    AutoTokenizer.from_pretrained(encoder_folder).save_pretrained(tmp_path / "nli")
+    section = RerankerSection(model=str(tmp_path / "nli"), kind="cross_encoder", question_tokens=24, passage_tokens=32)
+    with pytest.raises(UserError, match=r"reranker\.model: '.*nli' gives 3 classes, not one score"):
+        untrained(section, tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(encoder_folder, tmp_path):
+    section = RerankerSection(
+        model=str(encoder_folder), lr=1e39, batch_size=40, question_tokens=24, passage_tokens=32, epochs=2
+    )
+    with pytest.raises(UserError, match=r"Lower reranker\.lr and run again"):
+        train_reranker(untrained(section, tmp_path), sets(), section, 0, tmp_path)
+    assert not (tmp_path / "model").exists()
+
+
+def test_vectors_that_are_cut_off_are_named(encoder_folder, tmp_path):
+    section = RerankerSection(model=str(encoder_folder), question_tokens=24, passage_tokens=32)
+    path = untrained(section, tmp_path).vectors.path
+    os.truncate(path, 100)
+    with pytest.raises(UserError, match=r"tokens\.fp16: shorter than places\.i64 says\. Remove"):
+        new_reranker(section, tmp_path / "vectors", TEXTS, 0)

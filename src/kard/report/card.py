@@ -34,20 +34,23 @@ def render_card(data: ReportData) -> str:
     )
 
 
-def render_reranker_card(section: RerankerSection, rows: Sequence[dict[str, Any]]) -> str:
+def render_reranker_card(section: RerankerSection, rows: Sequence[dict[str, Any]], from_file: bool = False) -> str:
     """The Markdown of a reranker's own card: how to load it, how it was trained, and how it ranks.
 
     Args:
         section: The recipe's ``reranker``.
         rows: What `evaluate_ranking` returns; may be empty.
+        from_file: It learned from candidates with scores of somebody's own, not from rationales.
     """
     shown = [row for row in rows if row["against"] == rows[0]["against"]]
-    named = Path(section.model).name if Path(section.model).is_absolute() else section.model
+    is_folder = Path(section.model).is_dir()
     return render(
         "reranker.md.jinja",
         autoescape=False,
         section=section,
-        model=named,
+        model=Path(section.model).name if is_folder else section.model,
+        is_on_hub=not is_folder and not section.model.startswith("package:"),
+        from_file=from_file,
         rows=rows,
         verdict=in_markdown(numbers.reranking(shown)),
     )

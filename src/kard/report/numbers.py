@@ -11,7 +11,12 @@ SIGNIFICANT = 0.05
 _NO_BREAK = "\u00a0"
 _MINUS = "\u2212"
 _ORACLE = " (oracle)"
-_RETRIEVERS = {"bm25": "BM25", "reranker_untrained": "reranker, untrained", "reranker": "reranker, trained"}
+_RETRIEVERS = {
+    "bm25": "BM25",
+    "reranker_untrained": "reranker, untrained",
+    "reranker": "reranker, trained",
+    "given": "the given order",
+}
 
 
 def label(name: str) -> str:
@@ -147,18 +152,33 @@ def reranking(retrieval: Sequence[dict[str, Any]]) -> str:
         retrieval: The rows of results.json that are measured against the same passages.
     """
     rows = {row["name"]: row for row in retrieval if row.get("gains") is not None}
-    first = next(iter(rows), "given")
-    if first == "given" or "reranker" not in rows:  # candidates from a file: no retriever of ours found them
+    first = next(iter(rows), "reranker")
+    if first == "reranker" or "reranker" not in rows:
         return ""
     trained, gains = rows["reranker"], {gain["over"]: gain for gain in rows["reranker"]["gains"]}
     gain = gains[first]
     change = f"{points(gain['difference'])} points in the first place against {retriever(first)} ({p_value(gain['p_value'])})"
-    helps = gain["difference"] > 0 and gain["p_value"] < SIGNIFICANT
-    verdict = f"Reranking helps: {change}." if helps else f"Reranking does not help here beyond chance: {change}."
-    over_untrained = gains.get("reranker_untrained")
-    if over_untrained and not (over_untrained["difference"] > 0 and over_untrained["p_value"] < SIGNIFICANT):
-        verdict += " Training adds nothing certain to the untrained model."
+    chance = "Reranking does not help here beyond chance"
+    verdict = f"{_certainly(gain, 'Reranking helps', 'Reranking harms here', chance)}: {change}."
+    if over_untrained := gains.get("reranker_untrained"):
+        nothing = " Training adds nothing certain to the untrained model."
+        verdict += _certainly(over_untrained, "", " Training makes the untrained model worse.", nothing)
     return f"{verdict} {_limit(trained, rows[first])}"
+
+
+def _certainly(gain: dict[str, Any], better: str, worse: str, neither: str) -> str:
+    if gain["p_value"] >= SIGNIFICANT:
+        return neither
+    return better if gain["difference"] > 0 else worse
+
+
+def ranking_gains(row: dict[str, Any]) -> list[str]:
+    """What a ranker gains in Hits@1 over each one before, with interval and p, one line each."""
+    return [
+        f"{retriever(row['name'])} over {retriever(gain['over'])}, against {row['against']}: {points(gain['difference'])} points "
+        f"in the first place ({points_interval(gain['ci95'])}; {p_value(gain['p_value'])})"
+        for gain in row["gains"]
+    ]
 
 
 def _limit(trained: dict[str, Any], found: dict[str, Any]) -> str:
@@ -169,7 +189,8 @@ def _limit(trained: dict[str, Any], found: dict[str, Any]) -> str:
         return f"{held}, and it is always put first."
     cause = f"{held}; that explains {percent(lacking / wrong)} of the wrong first places, which no order could mend"
     if lacking >= wrong / 2:
-        return f"{cause}: raise retriever.candidates, or find other documents."
+        more = "give more candidates" if found["name"] == "given" else "raise retriever.candidates"
+        return f"{cause}: {more}, or find other documents."
     if trained["recall"] - found["hits"]["1"] < 0.05:
         return f"{cause}; {retriever(found['name'])} puts nearly all of the others first already."
     return f"{cause}. The others are there, but the question does not tell them apart."

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
+from transformers import AutoConfig
 
+from kard.errors import UserError
 from kard.progress import progress
 from kard.reranker.model import KEY, Queries, autocast, check_length
 from kard.weights import loading_explained, model_location
@@ -29,9 +32,25 @@ def new_cross_encoder(name: str, tokens: int, seed: int) -> CrossEncoder:
     """
     torch.manual_seed(seed)
     with loading_explained(name, KEY):
-        encoder = CrossEncoder(model_location(name, KEY), num_labels=1, max_length=tokens)
+        location = model_location(name, KEY)
+        check_single_score(AutoConfig.from_pretrained(location), name, KEY)
+        encoder = CrossEncoder(location, num_labels=1, max_length=tokens)
     check_length(encoder.model, name, "reranker.question_tokens + passage_tokens", tokens)
     return encoder
+
+
+def check_single_score(config: Any, name: str, key: str) -> None:
+    """Raise UserError where a model has a head with classes, as for entailment, and not with one score."""
+    if is_classifier(config) and config.num_labels != 1:
+        raise UserError(
+            f"{key}: '{name}' gives {config.num_labels} classes, not one score. "
+            "Choose a cross-encoder that ranks, or an encoder."
+        )
+
+
+def is_classifier(config: Any) -> bool:
+    """Whether a model has learned to give a text or a pair of texts a score, or classes."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
 class CrossReranker:

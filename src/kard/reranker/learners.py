@@ -14,6 +14,7 @@ import torch
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from kard.errors import UserError
 from kard.recipe import RerankerSection
@@ -243,18 +244,37 @@ def _tensors(features: dict[str, Any]) -> dict[str, Tensor]:
 
 def _make_trainable(encoder: nn.Module, modules: Sequence[nn.Module], section: RerankerSection) -> None:
     encoder.requires_grad_(False)
+    _check_frozen_layers(encoder, section)
     for module in modules:
+        heads = _heads(module)
         if section.method == "lora":
             _add_adapters(module, section)
         for name, parameter in module.named_parameters():
-            if section.method == "full" or "lora_" in name:
+            if section.method == "full" or "lora_" in name or id(parameter) in heads:
                 parameter.requires_grad_(not _is_frozen(name, section.frozen_layers))
 
 
+def _heads(module: nn.Module) -> set[int]:
+    """Parameters on top of a model, as a cross-encoder's last layer: it may be random, so all of it learns, also with LoRA."""
+    inner = [one for one in module.modules() if isinstance(one, PreTrainedModel) and one.base_model is not one]
+    pairs = [(one, {id(parameter) for parameter in one.base_model.parameters()}) for one in inner]
+    return {id(parameter) for one, below in pairs for parameter in one.parameters() if id(parameter) not in below}
+
+
+def _check_frozen_layers(encoder: nn.Module, section: RerankerSection) -> None:
+    models = [one for one in encoder.modules() if isinstance(one, PreTrainedModel)]
+    layers = min(one.config.num_hidden_layers for one in models)
+    if section.frozen_layers >= layers:
+        raise UserError(
+            f"reranker.frozen_layers: {section.frozen_layers} asked for, '{section.model}' has {layers} layers, and one at "
+            "least must learn. Lower it."
+        )
+
+
 def _is_frozen(parameter: str, layers: int) -> bool:
-    """Whether a parameter belongs to the lowest layers, or to the embeddings below them."""
-    layer = re.search(r"\blayers?\.(\d+)\.", parameter)
-    return layers > 0 and (int(layer[1]) < layers if layer else "embed" in parameter)
+    """Whether a parameter belongs to the lowest layers, or to the embeddings below them (T5 calls both by other names)."""
+    layer = re.search(r"\b(?:block|layers?)\.(\d+)\.", parameter)
+    return layers > 0 and (int(layer[1]) < layers if layer else bool(re.search("embed|shared", parameter)))
 
 
 def _add_adapters(module: nn.Module, section: RerankerSection) -> None:

@@ -16,7 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+)
 
 from kard.errors import UserError
 from kard.precision import compute_dtype
@@ -91,7 +97,9 @@ class QuestionEncoder(nn.Module):
         super().__init__()
         side = folder / "query_0_Transformer"
         with loading_explained(str(side), KEY):
-            kind = AutoModelForTextEncoding if AutoConfig.from_pretrained(side).is_encoder_decoder else AutoModel
+            # T5's encoder was saved alone; plain AutoModel would make a decoder of random weights for it.
+            known = type(AutoConfig.from_pretrained(side)) in MODEL_FOR_TEXT_ENCODING_MAPPING
+            kind = AutoModelForTextEncoding if known else AutoModel
             self.tokenizer = AutoTokenizer.from_pretrained(side)
             model = kind.from_pretrained(side, use_safetensors=True)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, Trainer
 from kard.artifacts import write_json
 from kard.errors import UserError
 from kard.precision import compute_dtype
+from kard.progress import say
 from kard.recipe import RerankerSection
 from kard.reranker import open_reranker
 from kard.reranker.cross import CrossReranker
@@ -43,7 +44,8 @@ def train_reranker(
         dev_hits: How good the reranker is at the moment, needed for ``early_stopping``.
 
     Returns:
-        The trained reranker; where the passage side was trained, with new vectors in ``folder/vectors``.
+        The trained reranker; where the passage side was trained, with new vectors in ``folder/vectors``. The checkpoints are
+        still there, so that a killed process need not train again: the caller removes them (`remove_checkpoints`).
 
     Raises:
         UserError: There is nothing to train on.
@@ -64,17 +66,31 @@ def train_reranker(
         callbacks=[EarlyStoppingCallback(section.early_stopping)] if section.early_stopping else [],
     )
     trainer.dev_hits = dev_hits
+    before = dev_hits() if dev_hits is not None and section.early_stopping else None
+    untrained = _trained_weights(reranker.encoder) if before is not None else {}
     curve = train(trainer, "train reranker", section.checkpoint_minutes, "reranker")
+    looks = [(row["step"], row["eval_hits"]) for row in trainer.state.log_history if "eval_hits" in row]
+    if before is not None and max(hits for _, hits in looks) < before:
+        say("  the untrained weights do better on the dev questions, and are kept")
+        reranker.encoder.load_state_dict(untrained, strict=False)
     merge_adapters(reranker.encoder)
     reranker.encoder.eval().save_pretrained(str(folder / "model"), create_model_card=False)
-    dev = [{"step": row["step"], "hits": row["eval_hits"]} for row in trainer.state.log_history if "eval_hits" in row]
+    dev = [{"step": step, "hits": hits} for step, hits in [*([(0, before)] if before is not None else []), *looks]]
     temperatures = {"tau_rationale": tau_rationale, "tau_question": tau_question}
     write_json(folder / "training.json", {"rationales": len(usable), **temperatures, "loss": curve, "dev": dev})
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     if section.train == "question" or isinstance(reranker, CrossReranker):
         return reranker
     shutil.rmtree(folder / "vectors", ignore_errors=True)  # of an earlier attempt
     return open_reranker(str(folder / "model"), section, folder / "vectors", reranker.vectors.texts)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what only an interrupted training needs."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _trained_weights(encoder: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: one.detach().clone() for name, one in encoder.named_parameters() if one.requires_grad}
 
 
 def _arguments(section: RerankerSection, seed: int, folder: Path, examples: int) -> Any:

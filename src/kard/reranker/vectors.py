@@ -157,6 +157,10 @@ class PassageVectors:
 
     def _map(self) -> None:
         shape = (self._tokens, self.columns)
+        if shape[0] and (
+            not self.path.exists() or self.path.stat().st_size < shape[0] * shape[1] * self.dtype.itemsize
+        ):
+            raise UserError(f"{self.path}: shorter than places.i64 says. Remove {self.folder}: it is made again.")
         self._rows: np.ndarray = (
             np.memmap(self.path, dtype=self.dtype, mode="r", shape=shape)
             if shape[0]
