@@ -245,6 +245,19 @@ def test_every_kind_of_reranker_is_read_as_it_was_measured(project, changes):
         assert (store / "places.i64").stat().st_size == 24 * len(passages)
 
 
+def test_a_reranker_is_stopped_by_silver_passages_where_no_gold_ones_are_named(project):
+    path = project.parent / "questions.jsonl"
+    from tests.conftest import write_rows
+
+    rows = [json.loads(line) | {"gold_passages": []} for line in path.read_text(encoding="utf-8").splitlines()]
+    write_rows(path, rows)
+    recipe = load_recipe(str(project), ["reranker.early_stopping=2", "evaluation.methods=[kard_bm25, kard_reranker]"])
+    run_recipe(recipe, recipe.output, until="reranker")
+    training = json.loads((recipe.output / "reranker" / "training.json").read_text(encoding="utf-8"))
+    assert training["dev"][0]["step"] == 0
+    assert len(training["dev"]) > 1
+
+
 def test_until_stops_after_the_stage(project):
     recipe = load_recipe(str(project))
     assert run_recipe(recipe, recipe.output, until="index") is None
