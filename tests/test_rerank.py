@@ -79,6 +79,7 @@ def test_train_and_eval(files, encoder_folder, kind):
     each = [json.loads(line) for line in (files / "out" / "rankings.jsonl").read_text(encoding="utf-8").splitlines()]
     shown = kard("rerank", "eval", files / "out", files / "dev.jsonl", "--queries", files / "each.jsonl")
     assert shown.returncode == 0, shown.stderr
+    fails(kard("rerank", "eval", files / "out", files / "dev.jsonl", "--queries", files / "each.jsonl"), "exists. Name")
     given, trained = shown.stdout.splitlines()[:2]
     assert given.startswith("given")
     assert f"@1 {rows[2]['hits']['1']:.1%}" in trained

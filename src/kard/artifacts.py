@@ -369,6 +369,8 @@ def locked(folder: Path, wait: bool = False, beside: bool = False) -> Iterator[N
             raise UserError(
                 f"{folder}: another kard command is writing here. Wait for it, or use another --output."
             ) from error
-        yield
-        if beside:
-            path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            if beside:
+                path.unlink(missing_ok=True)

@@ -151,6 +151,8 @@ def evaluate_file(model: str, source: Path, queries: Path | None = None) -> list
     judged = _judged(source, texts)
     if queries is not None:
         check_place(queries)
+        if queries.exists():
+            raise UserError(f"{queries}: exists. Name another file, or remove this one.")
     with tempfile.TemporaryDirectory() as vectors, loading_explained(model, "MODEL"):
         reranker = _opened(model, Path(vectors), list(texts))
         rankings = {"given": judged.found, "reranker": judged.ranked(reranker)}
@@ -224,9 +226,12 @@ def _line(row: dict[str, Any], where: str, texts: dict[str, int]) -> Line:
     positions = [texts.setdefault(passage, len(texts)) for passage in passages]
     distinct = list(dict.fromkeys(positions))
     # A passage that stands there twice has its higher score: the other may be of a worse search.
-    best = {p: max(numbers[i] for i, other in enumerate(positions) if other == p) for p in distinct} if numbers else {}
+    best: dict[int, float] = {}
+    for position, number in zip(positions, numbers, strict=False):  # a line need not have scores
+        best[position] = max(number, best.get(position, number))
     # Without names those of the highest score are right; where all have the same one, it says nothing.
-    highest = {p for p, score in best.items() if score == max(best.values())}
+    top = max(best.values(), default=0.0)
+    highest = {position for position, score in best.items() if score == top}
     right = highest if relevant is None else {positions[place] for place in relevant}
     if relevant is None and len(highest) == len(distinct) > 1:
         right = set()

@@ -70,7 +70,7 @@ def train_reranker(
     untrained = _trained_weights(reranker.encoder) if before is not None else {}
     curve = train(trainer, "train reranker", section.checkpoint_minutes, "reranker")
     looks = [(row["step"], row["eval_hits"]) for row in trainer.state.log_history if "eval_hits" in row]
-    if before is not None and max(hits for _, hits in looks) < before:
+    if before is not None and max((hits for _, hits in looks), default=before) < before:
         say("  the untrained weights do better on the dev questions, and are kept")
         reranker.encoder.load_state_dict(untrained, strict=False)
     merge_adapters(reranker.encoder)
