@@ -226,7 +226,8 @@ def test_any_kind_of_model_is_measured_as_what_it_is(files, encoder_folder, tmp_
     AutoModelForSequenceClassification.from_config(config).save_pretrained(crossed)
     AutoTokenizer.from_pretrained(encoder_folder).save_pretrained(crossed)
     texts = [text for row in candidate_rows(30, 31) for text in row["passages"]]
-    reranker = _opened(str(crossed), tmp_path / "v", texts)
+    name, reranker = _opened(str(crossed), tmp_path / "v", texts)
+    assert name == "reranker"
     assert isinstance(reranker, CrossReranker)
     [scores] = reranker.score([("a red stone",)], [range(5)])
     by_hand = CrossEncoder(str(crossed)).predict([("a red stone", text) for text in texts], activation_fn=Identity())
@@ -240,7 +241,7 @@ def test_any_kind_of_model_is_measured_as_what_it_is(files, encoder_folder, tmp_
     section = RerankerSection(model=str(encoder_folder), question_tokens=64, passage_tokens=64, lr=1e-9)
     train_file(files / "train.jsonl", files / "zero", section, dev=files / "dev.jsonl")
     rows = json.loads((files / "zero" / "retrieval.json").read_text(encoding="utf-8"))
-    assert plain[1]["hits"] == rows[1]["hits"]  # the untrained one
+    assert (plain[1]["name"], plain[1]["hits"]) == ("reranker_untrained", rows[1]["hits"])
 
 
 def test_what_was_trained_stays_until_all_is_written(files, encoder_folder, monkeypatch):

@@ -291,6 +291,8 @@ def rerank_train(
     train_file(candidates, output, reranker_section(setting or []), seed, dev)
     for line in ranking_lines(read_json(output / "retrieval.json")):
         typer.echo(line)
+    if dev is None:
+        typer.echo("Nothing was measured: name a file of candidates with --dev, or see 'kard rerank eval'.")
     typer.echo(f"Model: {output / 'model'}")
 
 

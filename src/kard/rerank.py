@@ -154,15 +154,15 @@ def evaluate_file(model: str, source: Path, queries: Path | None = None) -> list
         if queries.exists():
             raise UserError(f"{queries}: exists. Name another file, or remove this one.")
     with tempfile.TemporaryDirectory() as vectors, loading_explained(model, "MODEL"):
-        reranker = _opened(model, Path(vectors), list(texts))
-        rankings = {"given": judged.found, "reranker": judged.ranked(reranker)}
+        name, reranker = _opened(model, Path(vectors), list(texts))
+        rankings = {"given": judged.found, name: judged.ranked(reranker)}
     if queries is not None:
         write_jsonl(queries, _ranked_queries(judged, rankings))
     return evaluate_ranking(rankings, judged.relevant)
 
 
-def _opened(model: str, vectors: Path, texts: list[str]) -> Reranker | CrossReranker:
-    """A reranker of whatever kind a folder or a model on the hub is."""
+def _opened(model: str, vectors: Path, texts: list[str]) -> tuple[str, Reranker | CrossReranker]:
+    """A reranker of whatever kind a folder or a model on the hub is, and what its ranking is called."""
     from sentence_transformers.util import load_file_path
     from transformers import AutoConfig
 
@@ -176,13 +176,13 @@ def _opened(model: str, vectors: Path, texts: list[str]) -> Reranker | CrossRera
     listed = load_file_path(location, "modules.json")
     modules = [row["type"].rpartition(".")[2] for row in read_json(Path(listed))] if listed else []
     if kind == "MultiVectorEncoder" or (modules and kind != "CrossEncoder" and "Pooling" not in modules):
-        return open_reranker(location, RerankerSection(), vectors, texts)
+        return "reranker", open_reranker(location, RerankerSection(), vectors, texts)
     config = AutoConfig.from_pretrained(location)
     if kind == "CrossEncoder" or is_classifier(config):
         check_single_score(config, model, "MODEL")
-        return open_reranker(location, RerankerSection(kind="cross_encoder"), vectors, texts)
+        return "reranker", open_reranker(location, RerankerSection(kind="cross_encoder"), vectors, texts)
     if "HF_ColBERT" in (config.architectures or ()):
-        return open_reranker(location, RerankerSection(), vectors, texts)
+        return "reranker", open_reranker(location, RerankerSection(), vectors, texts)
     say(f"{model} is no reranker: the vectors of its tokens are compared as they are, as those of an untrained one")
     section = RerankerSection()
     reads = most_tokens(config) or section.passage_tokens
@@ -190,7 +190,7 @@ def _opened(model: str, vectors: Path, texts: list[str]) -> Reranker | CrossRera
         "question_tokens": min(reads, section.question_tokens),
         "passage_tokens": min(reads, section.passage_tokens),
     }
-    return new_reranker(RerankerSection(model=location, **lengths), vectors, texts, seed=0)
+    return "reranker_untrained", new_reranker(RerankerSection(model=location, **lengths), vectors, texts, seed=0)
 
 
 def read_candidates(source: Path, texts: dict[str, int]) -> list[Line]:
