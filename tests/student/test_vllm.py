@@ -55,7 +55,9 @@ class LLM:
 
     def text(self, prompt, setting):
         if setting.structured_outputs is not None:
-            return setting.structured_outputs.choice[0]
+            return self.tokenizer.decode(
+                self.tokenizer(setting.structured_outputs.choice[0]).input_ids[: setting.max_tokens]
+            )
         inputs = self.tokenizer(prompt, return_tensors="pt")
         ids = self.model.generate(
             input_ids=inputs.input_ids,
@@ -102,6 +104,8 @@ def test_vllm_draws_samples_and_answers_at_once(vllm, decoder_folder, tmp_path):
     student = VllmStudent.load(taught(decoder_folder, tmp_path, " It is so.\nAnswer: red"))
     written = student.write({PROMPTS[0]: ["red", "blue"]}, Writing("answer", 4, sampling=Sampling(3)))
     assert written[PROMPTS[0]].samples == ("red", "red", "red")
+    long = "old stone house " * 40 + "ship"
+    assert student.write({PROMPTS[0]: [long, "blue"]}, Writing("rationale", 4))[PROMPTS[0]].text.endswith(long)
 
 
 def test_what_vllm_cannot_do_is_said(vllm, t5_folder, tmp_path, monkeypatch):

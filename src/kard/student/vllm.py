@@ -17,9 +17,10 @@ from kard.errors import UserError
 from kard.prompt import ANSWER_CUE
 from kard.student.cache import Buffers
 from kard.student.generation import Hear, Student, Writing, Written
+from kard.student.guide import answer_paths
 from kard.student.loading import StudentSettings, trained_model
 
-_ANSWER_TOKENS = 64  # kept free for "Answer:" and a choice
+_ANSWER_TOKENS = 64  # kept free for "Answer:" and a choice, at least
 
 
 def check_vllm(config: Any) -> None:
@@ -96,18 +97,24 @@ class VllmStudent(Student):
             drawn = {"n": samples, "temperature": how.sampling.temperature, "seed": how.sampling.seed}
             drawn |= {"top_k": how.sampling.top_k or -1, "top_p": how.sampling.top_p}
         limit = self.settings.max_output_tokens
-        stopping = {
-            "stop": [ANSWER_CUE],
-            "include_stop_str_in_output": True,
-            "max_tokens": max(1, limit - _ANSWER_TOKENS),
-        }
+        stopping = {"stop": [ANSWER_CUE], "include_stop_str_in_output": True}
+        rooms = [max(limit - self._answer_room(row), limit // 2) for row in choices]
         asked = [row for row in range(len(prompts)) if how.writes == "rationale" or not choices[row]]
-        settings = [SamplingParams(**drawn, **(stopping if choices[row] else {"max_tokens": limit})) for row in asked]
+        settings = [
+            SamplingParams(
+                **drawn, **(stopping | {"max_tokens": rooms[row]} if choices[row] else {"max_tokens": limit})
+            )
+            for row in asked
+        ]
         replies = self.engine.generate([prompts[row] for row in asked], settings, use_tqdm=False)
         drafts = [[""] * samples for _ in prompts]
         for row, reply in zip(asked, replies, strict=True):
             drafts[row] = [output.text for output in reply.outputs]
         return drafts
+
+    def _answer_room(self, choices: Sequence[str]) -> int:
+        """Tokens for ``Answer:`` and any of the choices, which vLLM may cut into more of them than the tokenizer does."""
+        return max(_ANSWER_TOKENS, 2 * max(map(len, answer_paths(self.tokenizer, choices)), default=0))
 
     def _answered(self, prompts: list[str], drafts: list[list[str]], choices: list[Sequence[str]]) -> list[list[str]]:
         """The drafts with one of the choices at their end."""
@@ -118,7 +125,7 @@ class VllmStudent(Student):
         settings = [
             SamplingParams(
                 temperature=0.0,
-                max_tokens=_ANSWER_TOKENS,
+                max_tokens=self._answer_room(choices[row]),
                 structured_outputs=StructuredOutputsParams(choice=[f" {answer}" for answer in choices[row]]),
             )
             for row, _ in asked
