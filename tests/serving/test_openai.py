@@ -81,6 +81,21 @@ def test_a_limit_on_tokens_is_kept(official):
     assert streamed[-1].choices[0].finish_reason == "length"
 
 
+@pytest.mark.parametrize("form", [str, lambda stop: ["never there", stop]])
+def test_the_text_ends_before_a_stop(official, form):
+    """In a stream nothing is sent of it either, though it comes in pieces."""
+    long = official.chat.completions.create(**ASK).choices[0].message.content
+    for begin in range(1, len(long) - 6, 5):
+        stop = long[begin : begin + 6]
+        short = official.chat.completions.create(**ASK, stop=form(stop))
+        streamed = official.chat.completions.create(**ASK, stop=form(stop), stream=True)
+        pieces = "".join(c.choices[0].delta.content or "" for c in streamed)
+        assert short.choices[0].message.content == pieces == long[: long.index(stop)]
+        assert short.choices[0].finish_reason == "stop"
+    with pytest.raises(openai.APIStatusError, match="stop"):
+        official.chat.completions.create(**ASK, stop=["a"] * 5)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -53,8 +53,12 @@ def test_a_choice_of_unknown_characters_is_named_as_it_was_given(answer_by, writ
     assert student.takes_for_one(["№ 日", "№ 月"])
     assert not student.takes_for_one(choices)
     assert tokenizer.unk_token_id in tokenizer(choices[1]).input_ids
-    for prompt, item in student.write(dict.fromkeys(PROMPTS, choices), Writing(writes, 4, answer_by=answer_by)).items():
+    heard = {prompt: [] for prompt in PROMPTS}
+    hear = {prompt: told.append for prompt, told in heard.items()}
+    how = Writing(writes, 4, answer_by=answer_by)
+    for prompt, item in student.write(dict.fromkeys(PROMPTS, choices), how, hear=hear).items():
         assert extract(item.text, choices, writes).answer in (0, 1, 2), (prompt, item.text)
+        assert all(item.text.startswith(text) for text in heard[prompt]), (heard[prompt], item.text)
 
 
 def texts(student, prompts, how, choices=CHOICES):

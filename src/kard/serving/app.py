@@ -299,7 +299,7 @@ async def _chat_events(
     async for event in desk.events(question, method):
         if isinstance(event, list):
             continue
-        text = completion.cut(event if isinstance(event, str) else event.answer.text)
+        text = completion.cut(event, whole=False) if isinstance(event, str) else completion.cut(event.answer.text)
         piece = text.removeprefix(sent)
         if piece:
             yield "", completion.piece(piece, first=not yielded)

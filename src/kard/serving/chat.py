@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedTokenizerFast
@@ -13,6 +13,8 @@ from kard.errors import UserError
 from kard.serving.schema import AnswerRequest, Choices, answer_reply
 from kard.serving.worker import Done
 
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
+Stops = Annotated[list[Stop], Field(max_length=4)]
 _CHOICES = "Choices:"
 # Asked for with these, another thing than the student's answer would be expected: better to refuse than to ignore them.
 _NOT_OFFERED = ("tools", "functions", "logprobs", "audio", "prediction", "web_search_options")
@@ -44,8 +46,14 @@ class ChatRequest(BaseModel):
     n: int | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+    stop: Stop | Stops | None = Field(None, description="The text ends before the first of these")
     response_format: dict[str, Any] | None = None
     choices: Choices = Field([], description="Our own: options; or write them as lines '- …' after a line 'Choices:'")
+
+    @property
+    def stops(self) -> list[str]:
+        """Texts that end the reply."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
     def limit(self) -> int | None:
@@ -113,9 +121,13 @@ class Completion:
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
 
-    def cut(self, text: str) -> str:
-        """What of a text is within the limit that was asked for."""
-        return first_tokens(self.tokenizer, text, self.request.limit)
+    def cut(self, text: str, whole: bool = True) -> str:
+        """What of a text is within the limits that were asked for; of one that goes on, what is sure to be."""
+        kept = text[: min((at for stop in self.request.stops if (at := text.find(stop)) >= 0), default=len(text))]
+        if not whole and kept == text:
+            begun = (n for stop in self.request.stops for n in range(1, len(stop)) if text.endswith(stop[:n]))
+            kept = text[: len(text) - max(begun, default=0)]
+        return first_tokens(self.tokenizer, kept, self.request.limit)
 
     def whole(self, done: Done) -> dict[str, Any]:
         """The completion of a request that does not stream."""
@@ -154,7 +166,9 @@ class Completion:
 
     def _reason(self, done: Done) -> str:
         assert done.answer is not None
-        return "stop" if self.cut(done.answer.text) == done.answer.text else "length"
+        text = done.answer.text
+        kept = self.cut(text)
+        return "stop" if kept == text or any(text.startswith(kept + stop) for stop in self.request.stops) else "length"
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.request.model}

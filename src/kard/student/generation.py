@@ -181,7 +181,9 @@ class Student:
 
         def step(written: list[list[int]]) -> None:
             for row, tell in heard:
-                text = self.tokenizer.decode(written[row], skip_special_tokens=True)
+                # A choice is told when it is certain, as it was given: its tokens may read otherwise.
+                upto = guide.begins[row] if guide.paths[row] else None
+                text = self.tokenizer.decode(written[row][:upto], skip_special_tokens=True)
                 tell(text.rstrip("\ufffd").strip())
 
         tokens = continuations(
