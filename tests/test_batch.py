@@ -129,7 +129,7 @@ def test_an_output_that_cannot_be_written_is_found_at_once(tmp_path, files):
 def test_an_answer_as_json():
     passage = Passage("p#2", "Title", "Words.", "p", "p.jsonl:1")
     answer = Answer(
-        "q", "Iron", 1, "It rusts.", (Found(passage, bm25=1.5),), "prompt", " It rusts.\nAnswer: Iron", False, 0.2
+        "q", "Iron", 1, "It rusts.", (Found(passage, retriever=1.5),), "prompt", " It rusts.\nAnswer: Iron", False, 0.2
     )
     assert answer_row(answer) == {
         "id": "q",
@@ -138,7 +138,7 @@ def test_an_answer_as_json():
         "confidence": None,
         "rationale": "It rusts.",
         "passages": [
-            {"id": "p#2", "title": "Title", "text": "Words.", "source": "p.jsonl:1", "bm25": 1.5, "reranker": None}
+            {"id": "p#2", "title": "Title", "text": "Words.", "source": "p.jsonl:1", "retriever": 1.5, "reranker": None}
         ],
         "text": " It rusts.\nAnswer: Iron",
     }

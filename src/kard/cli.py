@@ -208,7 +208,7 @@ def answer(
         typer.echo(json.dumps(row, ensure_ascii=False, indent=1))
         return
     for found in row["passages"]:
-        scores = ", ".join(f"{name} {found[name]:.2f}" for name in ("bm25", "reranker") if found[name] is not None)
+        scores = ", ".join(f"{name} {found[name]:.2f}" for name in ("retriever", "reranker") if found[name] is not None)
         typer.echo(f"Passage [{found['id']}] ({scores}; {found['source']})\n  {found['text']}")
     if result.rationale:
         typer.echo(f"Rationale: {result.rationale}")

@@ -41,7 +41,7 @@ class Found:
     """A passage that was read for a question, with the scores that brought it there (None where there is none)."""
 
     passage: Passage
-    bm25: float | None = None
+    retriever: float | None = None
     reranker: float | None = None
 
 
@@ -338,7 +338,7 @@ def found_row(item: Found) -> dict[str, Any]:
     """A passage with its scores, as predictions, reports and the command line show it."""
     passage = item.passage
     shown = {"id": passage.id, "title": passage.title, "text": passage.text, "source": passage.source}
-    return {**shown, "bm25": item.bm25, "reranker": item.reranker}
+    return {**shown, "retriever": item.retriever, "reranker": item.reranker}
 
 
 def reranker_queries(question: Question, form: str) -> tuple[str, ...]:

@@ -165,13 +165,13 @@ def make_results():
     }
 
 
-def passage(number, title, text, bm25=12.345, reranker=0.8731):
+def passage(number, title, text, retriever=12.345, reranker=0.8731):
     return {
         "id": f"{title}#{number}",
         "title": title,
         "text": text,
         "source": "Wikipedia",
-        "bm25": bm25,
+        "retriever": retriever,
         "reranker": reranker,
     }
 
@@ -195,7 +195,7 @@ def make_samples():
             choices=(RIGHT_TO_LEFT, "الإسكندرية"),
             gold=RIGHT_TO_LEFT,
             method="kard_reranker",
-            passages=[passage(1, "القاهرة", RIGHT_TO_LEFT, bm25=None, reranker=None)],
+            passages=[passage(1, "القاهرة", RIGHT_TO_LEFT, retriever=None, reranker=None)],
             rationale=RIGHT_TO_LEFT,
             answer=RIGHT_TO_LEFT,
             correct=True,

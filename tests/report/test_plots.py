@@ -90,8 +90,8 @@ def test_hits_chart_labels_bars_in_percent(results):
 
 
 def test_hits_chart_of_one_unknown_retriever(results):
-    row = gold(results)[0] | {"name": "hybrid"}
-    assert "hybrid" in hits_chart([row], 340)
+    row = gold(results)[0] | {"name": "splade"}
+    assert "splade" in hits_chart([row], 340)
 
 
 def test_cost_chart_puts_dear_methods_to_the_right_and_good_ones_up(results):

@@ -92,7 +92,7 @@ def test_a_question_is_answered_with_its_passages_highlighted(page, address, kar
 
 def test_words_that_the_rationale_took_are_marked_in_both(page, address):
     """With an answer of known words: case and punctuation do not matter, stop words and the unread passage do not count."""
-    scores = {"source": "s", "bm25": 1.0, "bm25_rank": 2, "reranker": 0.5}
+    scores = {"source": "s", "retriever": 1.0, "retriever_rank": 2, "reranker": 0.5}
     passages = [
         {
             "id": "1",

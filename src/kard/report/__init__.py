@@ -16,7 +16,7 @@ class Sample:
         choices: The options, or empty for an open question.
         gold: The right answer's text.
         method: Name of the method that answered.
-        passages: What it read, best first: objects with id, title, text, source, and the scores bm25 and reranker
+        passages: What it read, best first: objects with id, title, text, source, and the scores retriever and reranker
             (None where there is none).
         rationale: The explanation that it wrote, may be empty.
         answer: The answer's text, or None where none could be read off what it wrote.

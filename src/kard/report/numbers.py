@@ -13,6 +13,9 @@ _MINUS = "\u2212"
 _ORACLE = " (oracle)"
 _RETRIEVERS = {
     "bm25": "BM25",
+    "dense": "vectors",
+    "hybrid": "BM25 and vectors",
+    "milvus": "Milvus",
     "reranker_untrained": "reranker, untrained",
     "reranker": "reranker, trained",
     "given": "the given order",

@@ -34,6 +34,7 @@ def render_page(data: ReportData) -> str:
         axis=f"The axis goes from {low} to {high} %.",
         methods_charts={size: Markup(methods_chart(results["methods"], best, px)) for size, px in WIDTHS.items()},
         shown_hits=shown_hits,
+        found_by=numbers.retriever(shown_hits[0]["name"]) if shown_hits else "retriever",
         reranking=numbers.reranking(shown_hits),
         hits_charts={size: Markup(hits_chart(shown_hits, px)) for size, px in WIDTHS.items() if shown_hits},
         cost_charts={

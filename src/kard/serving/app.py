@@ -23,6 +23,7 @@ from kard.errors import UserError, nearest
 from kard.methods import Method
 from kard.model import Found, Kard, Listener
 from kard.questions import Question
+from kard.report.numbers import retriever
 from kard.serving import schema
 from kard.serving.chat import ChatRequest, Completion, question_of
 from kard.serving.guard import Guard, error_body
@@ -343,7 +344,8 @@ def _add_rest(app: FastAPI, desk: Desk, metrics: Metrics, examples: list[dict[st
     async def models() -> Any:
         """All ways of answering; the first is the default."""
         rows = [row(name) for name in desk.methods]
-        return {"data": rows, "recipe": recipe.name, "passages": recipe.evaluation.passages, "examples": examples}
+        found_by, read = retriever(recipe.retriever.kind), recipe.evaluation.passages
+        return {"data": rows, "recipe": recipe.name, "retriever": found_by, "passages": read, "examples": examples}
 
     @app.get(
         "/v1/models/{model}", response_model=schema.Model, responses={key: _ERRORS[key] for key in (401, 404, 422)}

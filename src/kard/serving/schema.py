@@ -59,8 +59,8 @@ class Passage(BaseModel):
     title: str
     text: str
     source: str
-    bm25: float | None
-    bm25_rank: int | None = Field(description="Place among the considered passages before reranking, from 1")
+    retriever: float | None = Field(description="Score by the retriever that found it: BM25, or as /v1/models says")
+    retriever_rank: int | None = Field(description="Place among the considered passages before reranking, from 1")
     reranker: float | None
     rank: int = Field(description="Place in the end, from 1")
     read: bool = Field(description="Whether the student read it")
@@ -107,6 +107,7 @@ class Models(BaseModel):
     object: Literal["list"] = "list"
     data: list[Model]
     recipe: str
+    retriever: str = Field(description="What finds passages, in words: BM25, vectors …")
     passages: int = Field(description="How many passages are read for a question")
     examples: list[dict[str, Any]] = Field(description="Some questions with choices, to try")
 
@@ -128,10 +129,10 @@ class ErrorReply(BaseModel):
 
 def passage_rows(found: Sequence[Found], count: int, read: int) -> list[dict[str, Any]]:
     """The first `count` of the considered passages, of which the student read `read`."""
-    by_bm25 = sorted(range(len(found)), key=lambda place: -(found[place].bm25 or 0.0))
-    bm25_rank = {place: rank for rank, place in enumerate(by_bm25, start=1)}
+    by_retriever = sorted(range(len(found)), key=lambda place: -(found[place].retriever or 0.0))
+    retriever_rank = {place: rank for rank, place in enumerate(by_retriever, start=1)}
     return [
-        {**found_row(item), "bm25_rank": bm25_rank[place], "rank": place + 1, "read": place < read}
+        {**found_row(item), "retriever_rank": retriever_rank[place], "rank": place + 1, "read": place < read}
         for place, item in enumerate(found[:count])
     ]
 

@@ -4,7 +4,12 @@
 const COMPARE = "side by side";
 const SHOWN = 5;
 const HISTORY = 30;
-const NAMES = { reranker: "Passages, reranked", bm25: "Passages by BM25", nothing: "No passages" };
+const NAMES = {
+  reranker: () => "Passages, reranked",
+  bm25: () => `Passages by ${state.retriever}`, // whatever the recipe's retriever is
+  nothing: () => "No passages",
+};
+const nameOf = (model) => (NAMES[model.reads] ? NAMES[model.reads]() : model.label);
 const STOP_WORDS = new Set(
   ("a an and are as at be been but by can could did do does for from had has have he her his how i if in into is it its " +
     "may more most no not of on or she so some such than that the their them then there these they this those to was we " +
@@ -12,7 +17,7 @@ const STOP_WORDS = new Set(
 );
 
 const at = (selector, root = document) => root.querySelector(selector);
-const state = { models: [], passages: 1, asked: null, answers: new Map(), history: [] };
+const state = { models: [], retriever: "", passages: 1, asked: null, answers: new Map(), history: [] };
 
 function element(name, text = "", className = "") {
   const made = document.createElement(name);
@@ -94,9 +99,9 @@ function passageItem(passage, shared) {
   at("h4", item).textContent = passage.title || passage.id;
   highlight(at(".text", item), passage.text, shared);
   const list = at(".scores", item);
-  if (passage.bm25 !== null) score(list, "BM25", `${passage.bm25.toFixed(2)}, place ${passage.bm25_rank}`);
+  if (passage.retriever !== null) score(list, state.retriever, `${passage.retriever.toFixed(2)}, place ${passage.retriever_rank}`);
   if (passage.reranker !== null)
-    score(list, "reranker", `${passage.reranker.toFixed(3)}, place ${passage.rank}`, passage.rank < passage.bm25_rank);
+    score(list, "reranker", `${passage.reranker.toFixed(3)}, place ${passage.rank}`, passage.rank < passage.retriever_rank);
   score(list, "source", passage.source);
   if (passage.id !== passage.title) score(list, "id", passage.id);
   return item;
@@ -118,7 +123,7 @@ function newCard(question, model) {
   card.dataset.model = model.id;
   card.classList.add("busy");
   card.setAttribute("aria-busy", "true");
-  at("h2", card).textContent = NAMES[model.reads] || model.label;
+  at("h2", card).textContent = nameOf(model);
   at(".read", card).textContent = model.label;
   at(".question", card).textContent = question.question;
   at(".evidence", card).hidden = true;
@@ -215,7 +220,7 @@ async function ask(question) {
       const reply = state.answers.get(model.id) || (await answer(question, model, cards[place]));
       if (state.asked === question) state.answers.set(model.id, reply);
       showAnswer(cards[place], question, reply);
-      return `${NAMES[model.reads] || model.label}: ${reply.answer === null ? "no answer could be read off" : reply.answer}`;
+      return `${nameOf(model)}: ${reply.answer === null ? "no answer could be read off" : reply.answer}`;
     })
   );
   if (!results.contains(cards[0])) return; // another question came in the meantime
@@ -328,13 +333,13 @@ async function begin() {
   const response = await fetch("/v1/models", { headers: headers() });
   if (!response.ok) return say((await failure(response)).message);
   const listed = await response.json();
-  Object.assign(state, { models: listed.data, passages: listed.passages });
+  Object.assign(state, { models: listed.data, retriever: listed.retriever, passages: listed.passages });
   at("#key-line").hidden = true;
   at("#error").hidden = true;
   at("#about").textContent = `${listed.recipe}: a small model that reads before it answers`;
   document.title = `kard: ${listed.recipe}`;
   at("#switch").replaceChildren();
-  listed.data.forEach((model, place) => addSwitch(model.id, NAMES[model.reads] || model.label, place === 0));
+  listed.data.forEach((model, place) => addSwitch(model.id, nameOf(model), place === 0));
   if (listed.data.length > 1) addSwitch(COMPARE, "Side by side", false);
   at("#models").hidden = listed.data.length < 2;
   const tries = listed.examples.map((example) => {
