@@ -9,11 +9,12 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
+from kard.lessons import training_examples
 from kard.pipeline import run_recipe
 from kard.precision import compute_dtype
 from kard.recipe import Recipe
 from kard.recipe_file import load_recipe
-from kard.stages import make_base, training_examples
+from kard.stages import make_base
 from kard.student.loading import base_tokenizer
 from kard.student.training import Example
 

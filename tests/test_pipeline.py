@@ -126,7 +126,7 @@ def test_mistakes_are_where_the_rankings_say(finished):
 
 
 def test_costs_are_those_of_the_prompts(finished):
-    from kard.stages import training_examples
+    from kard.lessons import training_examples
     from kard.student.loading import base_tokenizer
 
     recipe, run = load_recipe(str(finished)), finished.parent / "run"

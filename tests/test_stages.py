@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from kard.errors import UserError
+from kard.lessons import worked_examples
 from kard.model import Kard
 from kard.pipeline import run_recipe
 from kard.prompt import examples_in
 from kard.recipe import Recipe
 from kard.recipe_file import load_recipe
-from kard.stages import worked_examples
 from tests.conftest import make_project
 
 METHODS = ["few_shot", "few_shot_cot", "ka_few_shot_cot", "distill", "teacher_cot"]

@@ -23,6 +23,11 @@ def check_models(recipe: Recipe, to_do: set[str]) -> None:
         config = check_model(recipe.student.model, "student.model")
         if config is not None:
             _check_positions(config, recipe.student)
+            if config.is_encoder_decoder and recipe.reranker.second_look:
+                raise UserError(
+                    f"reranker.likelihood_weight: '{recipe.student.model}' is an encoder-decoder, and only decoders learn how "
+                    "likely a question is. Set it to null, or choose another student.model."
+                )
         if recipe.evaluation.engine == "vllm" and "predictions" in to_do:
             from kard.student.vllm import check_vllm
 

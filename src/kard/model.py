@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from kard.artifacts import check_run, hash_of, manifest_of
+from kard.artifacts import check_run, hash_of, manifest_of, read_json
 from kard.errors import UserError
 from kard.knowledge import Passage, Passages, read_passages
 from kard.methods import Method, Writes, methods_named, without_passages
@@ -38,11 +39,15 @@ PREFERRED = (
 
 @dataclass(frozen=True)
 class Found:
-    """A passage that was read for a question, with the scores that brought it there (None where there is none)."""
+    """A passage that was read for a question, with the scores that brought it there (None where there is none).
+
+    `likelihood` is log p(question | passage) by the student, of those that it had a second look at.
+    """
 
     passage: Passage
     retriever: float | None = None
     reranker: float | None = None
+    likelihood: float | None = None
 
 
 @dataclass(frozen=True)
@@ -222,6 +227,7 @@ class Kard:
                 for hit in hits
             ]
         rows = [self._reranked(hit, scores) for hit, scores in zip(hits, self.rerank(questions, hits), strict=True)]
+        rows = self._second_look(questions, rows)
         steps["rerank"] = steps.get("rerank", 0.0) + monotonic() - found
         return rows
 
@@ -230,6 +236,25 @@ class Kard:
         assert self.reranker is not None
         forms = [reranker_queries(question, self.recipe.reranker.choices) for question in questions]
         return self.reranker.score(forms, [hit.positions for hit in hits])
+
+    def _second_look(self, questions: Sequence[Question], rows: list[list[Found]]) -> list[list[Found]]:
+        """The first passages of each question in the order of exp(f(d, x)/τ2) · p(x | d)^λ, where the student is asked: those
+        that the reranker finds about as probable as its first one. All others keep their places."""
+        section = self.recipe.reranker
+        if section.likelihood_weight is None or self.student is None or self.reranker is None:
+            return rows
+        weight, temperature = section.likelihood_weight, self.reranker.temperature
+        margin = -temperature * math.log(section.likelihood_near)
+        close = [[item for item in row if _score(row[0]) - _score(item) <= margin] for row in rows]
+        close = [row[: section.likelihood_passages] if len(row) > 1 else [] for row in close]
+        pairs = [(q.question, item.passage.full_text) for q, row in zip(questions, close, strict=True) for item in row]
+        likely = iter(self.student.question_likelihoods(pairs))
+        looked = [[replace(item, likelihood=next(likely)) for item in row] for row in close]
+
+        def first(item: Found) -> float:
+            return -(_score(item) / temperature + weight * (item.likelihood or 0.0))
+
+        return [[*sorted(some, key=first), *row[len(some) :]] for some, row in zip(looked, rows, strict=True)]
 
     def prompts(self, questions: Sequence[Question], found: Sequence[Sequence[Found]]) -> list[str]:
         """The text that the student reads for each question; to that of teacher_cot a rationale must be added
@@ -312,6 +337,11 @@ class Kard:
         return [Found(self.passages[hit.positions[i]], float(hit.scores[i]), float(scores[i])) for i in order]
 
 
+def _score(item: Found) -> float:
+    assert item.reranker is not None
+    return item.reranker
+
+
 def _both(first: Hear | None, second: Hear) -> Hear:
     """Two questions may have the same prompt, which is written once."""
     if first is None:
@@ -338,7 +368,7 @@ def found_row(item: Found) -> dict[str, Any]:
     """A passage with its scores, as predictions, reports and the command line show it."""
     passage = item.passage
     shown = {"id": passage.id, "title": passage.title, "text": passage.text, "source": passage.source}
-    return {**shown, "retriever": item.retriever, "reranker": item.reranker}
+    return {**shown, "retriever": item.retriever, "reranker": item.reranker, "likelihood": item.likelihood}
 
 
 def reranker_queries(question: Question, form: str) -> tuple[str, ...]:
@@ -368,7 +398,8 @@ def answerer(run: Path, name: str | None) -> dict[str, str]:
     evaluation = recipe.evaluation.model_dump(
         mode="json", include={"passages", "samples", "temperature", "top_k", "top_p"}
     )
-    searched = [recipe.retriever.query, recipe.retriever.candidates, recipe.retriever.fusion, recipe.reranker.choices]
+    retriever, reranker = recipe.retriever, recipe.reranker
+    searched = [retriever.query, retriever.candidates, retriever.fusion, reranker.choices, *reranker.second_look]
     settings = [evaluation, recipe.student.answer_by, searched if method.reads_passages else None, recipe.seed]
     return {"method": method.name, "run": hash_of([method.name, keys, settings])[:16]}
 
@@ -403,16 +434,17 @@ def load_readers(
 def load_reranker(folder: Path, recipe: Recipe, passages: Passages) -> Reranker | CrossReranker:
     """The trained reranker of a run, with the passage vectors that the run has computed so far."""
     trained, section = finished(folder, "reranker"), recipe.reranker
+    temperature = read_json(trained / "training.json")["tau_question"]
     own = own_vectors(folder)
     has_own = section.kind == "cross_encoder" or section.train == "both" or own.exists()
     store = own if has_own else passage_store(folder, recipe)
     if section.kind == "cross_encoder":
         from kard.reranker import open_reranker
 
-        return open_reranker(str(trained / "model"), section, store, passages.texts)
+        return open_reranker(str(trained / "model"), section, store, passages.texts, temperature)
     from kard.reranker.model import trained_reranker
 
-    return trained_reranker(trained / "model", store, passages.texts, section.vectors)
+    return trained_reranker(trained / "model", store, passages.texts, section.vectors, temperature)
 
 
 def passage_store(folder: Path, recipe: Recipe) -> Path:

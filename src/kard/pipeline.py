@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kard import prompt, reranking, stages
+from kard import lessons, prompt, reranking, stages
 from kard.artifacts import (
     RUN_FORMAT,
     Artifact,
@@ -59,6 +59,9 @@ VERSIONS = dict.fromkeys(STAGES, 1) | {
     "predictions": 4,
     "report": 2,
 }
+
+
+_SECOND_LOOK = ("likelihood_weight", "likelihood_near", "likelihood_passages")  # after the reranker, by a student
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,7 @@ def _data_steps(recipe: Recipe, folder: Path, methods: list[Method]) -> Iterator
             "knowledge": knowledge.hash,
             "seed": recipe.seed_of_data,
             "with_test": with_test and recipe.evaluation.split,
-            "questions_explained": stages.explained_count(recipe),
+            "questions_explained": lessons.explained_count(recipe),
             **({"with_dev": True} if with_dev else {}),
         },
         lambda target: stages.make_rationales(recipe, folder, with_test, target),
@@ -318,7 +321,7 @@ def index_recipe(recipe: Recipe, folder: Path) -> Path:
 
 
 def _reranker_step(recipe: Recipe, folder: Path, keys: dict[str, str]) -> Step:
-    unused = ("checkpoint_minutes", "encode_ahead", "rationale_candidates", "question_candidates")
+    unused = ("checkpoint_minutes", "encode_ahead", "rationale_candidates", "question_candidates", *_SECOND_LOOK)
     key = {
         "section": _fields(recipe.reranker, *unused),
         "model": model_identity(recipe.reranker.model),
@@ -375,6 +378,8 @@ def _student_step(recipe: Recipe, folder: Path, method: Method, keys: dict[str, 
         reader = keys.get("reranker", keys["index"])
         searched = [recipe.retriever.query, recipe.retriever.candidates, _fusion(recipe.retriever)]
         key["mixed"] = [reader, *searched, recipe.reranker.choices]
+    if lessons.learns_questions(recipe, method.trained_on):
+        key |= {"questions": True}
     about = f"{recipe.student.train_questions or 'all'} questions, {recipe.student.epochs:g} epochs"
     return _step(
         f"students/{method.trained_on}",
@@ -412,7 +417,7 @@ def _predictions_step(recipe: Recipe, folder: Path, methods: list[Method], stude
     names += ["rationales"] if "teacher_rationale" in reads else []
     unused = ["shots", *(["temperature", "top_k", "top_p"] if recipe.evaluation.samples == 1 else [])]
     unused += [] if searches else ["passages"]
-    key = {
+    key: dict[str, Any] = {
         "student": student.hash,
         "methods": [method.name for method in methods],
         "answer_by": recipe.student.answer_by,
@@ -421,6 +426,8 @@ def _predictions_step(recipe: Recipe, folder: Path, methods: list[Method], stude
         "retriever": searches and [recipe.retriever.query, recipe.retriever.candidates, _fusion(recipe.retriever)],
         "inputs": {name: keys[name] for name in names},
     }
+    if "reranker" in reads and recipe.reranker.second_look:
+        key |= {"second_look": recipe.reranker.second_look}
     about = f"{', '.join(method.name for method in methods)} on {_evaluated(recipe)}"
     return _step(
         f"predictions/{trained_on}",

@@ -14,6 +14,7 @@ from kard.methods import Writes
 AnswerAs = Literal["text", "letter", "both"]
 FORMAT = 1
 
+QUESTION_CUE = "Question:"
 RATIONALE_CUE = "Explanation:"
 ANSWER_CUE = "Answer:"
 _NEXT_QUESTION = re.compile(rf"({ANSWER_CUE}[^\n]*)\n\s*(?:Passage|Question): .*", re.DOTALL)
@@ -81,12 +82,18 @@ def render(
         answer_as: With ``"letter"`` and ``"both"`` the choices carry letters.
     """
     lines = [f"Passage: {_one_line(passage)}" for passage in passages]
-    lines.append(f"Question: {_one_line(question)}")
+    lines.append(f"{QUESTION_CUE} {_one_line(question)}")
     if choices:
         lines.append("Choices:")
         lines += [f"- {shown}" for shown in _shown_choices(choices, answer_as)]
     lines.append(RATIONALE_CUE if writes == "rationale" else ANSWER_CUE)
     return "\n".join(lines)
+
+
+def question_span(prompt: str) -> tuple[int, int]:
+    """Where the question stands in a prompt with passages: from the space in front of it to its end, without the choices."""
+    begin = prompt.index(f"\n{QUESTION_CUE}") + 1 + len(QUESTION_CUE)
+    return begin, prompt.index("\n", begin)
 
 
 def target(rationale: str, answer: str, writes: Writes) -> str:

@@ -290,7 +290,23 @@ class RerankerSection(Section):
     encode_ahead: Positive | None = Field(
         None, description="encode all passages ahead if their vectors fit into so many MB; null: only those asked for"
     )
+    likelihood_weight: Positive | None = Field(
+        None,
+        description="λ: the student reads the passages close to the first as well, and is taught to: a passage's probability "
+        "is multiplied by p(question | passage)^λ, by which they are put in order; null: no second look",
+    )
+    likelihood_near: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.2, description="close: at least so many times as probable as the first, by the reranker's scores over τ2"
+    )
+    likelihood_passages: Annotated[int, Field(ge=2)] = Field(5, description="most passages a question that it reads")
     checkpoint_minutes: Positive = Field(2.0, description="how much training a killed run may lose")
+
+    @property
+    def second_look(self) -> list[float]:
+        """All that decides which passages the student has a second look at, and their order; nothing where it has none."""
+        if self.likelihood_weight is None:
+            return []
+        return [self.likelihood_weight, self.likelihood_near, self.likelihood_passages]
 
     @model_validator(mode="after")
     def _kind_fits(self) -> RerankerSection:
@@ -410,6 +426,10 @@ class Recipe(NamedRecipe):
 
     @model_validator(mode="after")
     def _engine_fits(self) -> Recipe:
+        if self.evaluation.engine == "vllm" and self.reranker.second_look:
+            raise ValueError(
+                "reranker.likelihood_weight: vLLM writes only. Set it to null, or evaluation.engine: transformers"
+            )
         if self.evaluation.engine == "vllm" and self.student.answer_by == "likelihood":
             raise ValueError("student.answer_by: likelihood needs evaluation.engine: transformers. Set one of the two")
         return self

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from kard.artifacts import read_jsonl, write_json, write_jsonl
 from kard.errors import UserError
 from kard.evaluation.relevant import evaluation_questions, relevant_passages
 from kard.knowledge import read_passages
-from kard.model import passage_store, reranker_queries
+from kard.model import Found, passage_store, reranker_queries
 from kard.progress import say
 from kard.questions import Question, read_questions
 from kard.recipe import Recipe, RerankerSection
@@ -59,6 +61,39 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
     write_jsonl(folder / "rankings.jsonl", ranking_rows(run, judged.questions, rankings, judged.relevant))
     write_reranker_card(folder / "model", section, rows)
     remove_checkpoints(folder)
+
+
+def judge_second_look(
+    recipe: Recipe, run: Path, questions: Sequence[Question], rows: Sequence[Sequence[Found]], folder: Path
+) -> None:
+    """How the candidates are ranked after the student's second look, beside the orders before: ``retrieval.json``.
+
+    Args:
+        recipe: The recipe.
+        run: The run's folder.
+        questions: Whose candidates these are.
+        rows: The candidates of each, in their final order.
+        folder: Gets the file.
+    """
+    from kard.evaluation.retrieval import evaluate_ranking
+
+    passages = read_passages(run / "knowledge" / "passages.jsonl")
+    number: dict[str, int] = defaultdict(count().__next__)
+    relevant = {
+        kind: [{number[passages[p].id] for p in right} for right in sets]
+        for kind, sets in relevant_passages(run, questions).items()
+    }
+    orders: dict[str, Callable[[Found], float]] = {
+        recipe.retriever.kind: lambda item: -(item.retriever or 0.0),
+        "reranker": lambda item: -(item.reranker or 0.0),
+        "reranker_likelihood": lambda item: 0.0,
+    }
+    rankings = {
+        name: [[number[item.passage.id] for item in sorted(row, key=key)] for row in rows]
+        for name, key in orders.items()
+    }
+    judged = evaluate_ranking(rankings, relevant, recipe.seed)
+    write_json(folder / "retrieval.json", [row for row in judged if row["name"] == "reranker_likelihood"])
 
 
 def candidate_sets(recipe: Recipe, run: Path) -> list[CandidateSet]:

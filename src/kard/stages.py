@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kard.artifacts import Log, read_json, read_jsonl, write_json, write_jsonl
+from kard.artifacts import Log, read_json, write_json, write_jsonl
 from kard.errors import UserError
 from kard.evaluation.relevant import evaluation_questions, first_rationales, first_silver, gold_positions
 from kard.knowledge import make_passages, read_passages
-from kard.methods import METHODS, Method, TrainedOn, Writes, methods_named
+from kard.lessons import explained_count, training_examples, worked_examples, writes_of
+from kard.methods import Method, TrainedOn
 from kard.model import Found, Kard, found_row, load_readers, load_student
 from kard.processes import process_count, rank, wait_until
 from kard.progress import say
-from kard.prompt import WorkedExample, check_letters, same_answer, shown_answer, target, with_rationale
+from kard.prompt import check_letters, same_answer, target, with_rationale
 from kard.questions import SPLITS, Question, load_splits, read_questions, write_questions
 from kard.recipe import Recipe
+from kard.reranking import judge_second_look
 from kard.retrieval import build_retriever, load_retriever
-from kard.teacher import Rationale, read_rationales, write_rationales
+from kard.teacher import read_rationales, write_rationales
 
 if TYPE_CHECKING:
     from kard.student.generation import Student
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from kard.teacher.collect import Models
 
 SILVER_DEPTH = 10
-MIXED_SHARE = 0.5  # of the examples, with student.train_passages: mixed
 
 
 def make_questions(recipe: Recipe, folder: Path) -> None:
@@ -81,12 +79,6 @@ def explained_questions(recipe: Recipe, run: Path, with_test: bool) -> list[Ques
 def stopping_questions(recipe: Recipe, run: Path) -> list[Question]:
     """The dev questions whose loss stops the training; none where the recipe does not ask for it."""
     return read_questions(run / "questions" / "dev.jsonl") if recipe.student.early_stopping is not None else []
-
-
-def explained_count(recipe: Recipe) -> int | None:
-    """How many training questions need rationales; None means all."""
-    wanted = (recipe.student.train_questions, recipe.reranker.train_questions)
-    return None if None in wanted else max(size for size in wanted if size is not None)
 
 
 def make_rationales(recipe: Recipe, run: Path, with_test: bool, folder: Path) -> None:
@@ -233,7 +225,7 @@ def make_student(recipe: Recipe, run: Path, trained_on: TrainedOn, folder: Path)
     label = f"train student on {trained_on}"
     asked = {one.id: one for one in dev_questions}
     evaluation = recipe.evaluation
-    how = Writing(_writes(trained_on), evaluation.batch_size, evaluation.batch_tokens, recipe.student.answer_by)
+    how = Writing(writes_of(trained_on), evaluation.batch_size, evaluation.batch_tokens, recipe.student.answer_by)
 
     def judge(student: Student) -> float:
         return accuracy(student, [(example.prompt, asked[example.group]) for example in dev], how)
@@ -272,118 +264,6 @@ def make_prompted(recipe: Recipe, run: Path, folder: Path) -> None:
     write_json(folder / "student.json", asdict(settings))
 
 
-def worked_examples(recipe: Recipe, run: Path) -> tuple[WorkedExample, ...]:
-    """Training questions with a kept rationale and its silver passages, drawn by the seed: ``evaluation.shots`` of them."""
-    questions = read_questions(run / "questions" / "train.jsonl")[: explained_count(recipe)]
-    random.Random(recipe.seed).shuffle(questions)
-    wanted, form = recipe.evaluation.shots, recipe.student.answer_as
-    found: dict[str, WorkedExample] = {}
-    for lesson in lessons(recipe, run, "nothing", questions):
-        question = lesson.question
-        assert question.answer is not None
-        answer = shown_answer(question.choices, question.answer, form)
-        example = WorkedExample(question.question, question.choices, tuple(lesson.passages), lesson.rationale, answer)
-        found.setdefault(question.id, example)
-        if len(found) == wanted:
-            return tuple(found.values())
-    raise UserError(
-        f"evaluation.shots: {wanted} asked for, and {len(found)} training questions have a kept rationale. Lower it."
-    )
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One training example before it is rendered."""
-
-    question: Question
-    passages: list[str]
-    rationale: str
-
-
-def training_examples(
-    recipe: Recipe, run: Path, trained_on: TrainedOn, tokenizer: Any, questions: Sequence[Question] | None = None
-) -> Iterator[Any]:
-    """Prompts and targets of a training set, rendered as they will be at test time.
-
-    Args:
-        recipe: The recipe.
-        run: The run's folder.
-        trained_on: Which training set.
-        tokenizer: The student's; prompts are shortened to what it may read.
-        questions: Whose examples; None: the training questions that students learn from.
-    """
-    from kard.student.generation import fitting_prompt
-    from kard.student.training import Example
-
-    section = recipe.student
-    writes = _writes(trained_on)
-    if questions is None:
-        questions = read_questions(run / "questions" / "train.jsonl")[: section.train_questions]
-    for lesson in lessons(recipe, run, trained_on, questions):
-        question = lesson.question
-        assert question.answer is not None
-        prompt = fitting_prompt(
-            tokenizer,
-            section.max_input_tokens,
-            question.question,
-            question.choices,
-            lesson.passages,
-            writes,
-            section.answer_as,
-        )
-        answer = shown_answer(question.choices, question.answer, section.answer_as)
-        yield Example(prompt, target(lesson.rationale, answer, writes), question.id)
-
-
-def _writes(trained_on: TrainedOn) -> Writes:
-    return "answer" if trained_on.startswith("answers") else "rationale"
-
-
-def lessons(recipe: Recipe, run: Path, trained_on: TrainedOn, questions: Sequence[Question]) -> Iterator[Lesson]:
-    """What a student learns from: questions alone, with passages by question, with rationales, or with their silver passages
-    (which an untrained one is shown)."""
-    if trained_on == "answers":
-        yield from (Lesson(question, [], "") for question in questions)
-        return
-    texts = read_passages(run / "knowledge" / "passages.jsonl").texts
-    if trained_on == "answers_passages":
-        queries = [question.query(recipe.retriever.query) for question in questions]
-        found = load_retriever(recipe.retriever, run / "index").search(queries, recipe.student.passages)
-        for question, hits in zip(questions, found, strict=True):
-            yield Lesson(question, [texts[p] for p in hits.positions], "")
-        return
-    silver = {row["rationale"]: row["silver"] for row in read_jsonl(run / "candidates" / "candidates.jsonl")}
-    kept: dict[str, list[Rationale]] = {}
-    for rationale in read_rationales(run / "rationales" / "rationales.jsonl"):
-        if rationale.status == "kept":
-            kept.setdefault(rationale.question, []).append(rationale)
-    pairs = [(q, rationale) for q in questions for rationale in kept.get(q.id, [])[: recipe.student.rationales]]
-    by_question = mixed_in(recipe, run, pairs) if trained_on == "rationales_silver" else {}
-    depth = 0 if trained_on == "rationales" else recipe.student.passages
-    for question, rationale in pairs:
-        passages = by_question.get(rationale.id) or [texts[p] for p in silver[rationale.id][:depth]]
-        yield Lesson(question, passages, rationale.text)
-
-
-def mixed_in(recipe: Recipe, run: Path, pairs: Sequence[tuple[Question, Rationale]]) -> dict[str, list[str]]:
-    """For half of the rationales, drawn by the seed, the passages that their question finds, as at test time.
-
-    They come by the reranker where a method uses it, by the retriever otherwise; none with ``student.train_passages: silver``.
-    """
-    if recipe.student.train_passages == "silver" or not pairs:
-        return {}
-    drawn = np.random.default_rng(recipe.seed).random(len(pairs)) < MIXED_SHARE
-    chosen = [pair for pair, is_drawn in zip(pairs, drawn, strict=True) if is_drawn]
-    used = methods_named(recipe.evaluation.methods)
-    method = METHODS["kard_reranker" if any(method.reads == "reranker" for method in used) else "kard_bm25"]
-    kard = Kard(method, None, *load_readers(run, recipe, [method]), recipe)  # type: ignore[arg-type]  # nothing is written
-    passages = kard.read([question for question, _ in chosen], recipe.student.passages)
-    return {
-        rationale.id: [item.passage.full_text for item in row]
-        for (_, rationale), row in zip(chosen, passages, strict=True)
-    }
-
-
 def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: Sequence[Method], folder: Path) -> None:
     """predictions/…: what one student answers under each of its methods, one JSONL a method.
 
@@ -402,7 +282,10 @@ def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: 
             f"  {alike:,} questions have choices that are the same to the student. Set student.answer_as: letter or both"
         )
     kard = Kard(methods[0], student, *load_readers(run, recipe, methods), recipe)
-    found = {method.name: _read(kard.with_method(method), run, questions) for method in methods}
+    considered = {method.name: _considered(kard.with_method(method), run, questions) for method in methods}
+    found = {name: [row[: recipe.evaluation.passages] for row in rows] for name, rows in considered.items()}
+    if recipe.reranker.second_look and "kard_reranker" in considered and rank() == 0:
+        judge_second_look(recipe, run, questions, considered["kard_reranker"], folder)
     # An oracle that has nothing to read for any question cannot be run; results.json says so.
     told = first_rationales(run) if any(method.reads == "teacher_rationale" for method in methods) else {}
     told = {question.id: told[question.id] for question in questions if question.id in told}
@@ -462,10 +345,9 @@ def _prompts(
     return [with_rationale(prompt, told.get(q.id, "")) for q, prompt in zip(questions, prompts, strict=True)]
 
 
-def _read(kard: Kard, run: Path, questions: Sequence[Question]) -> list[list[Found]]:
+def _considered(kard: Kard, run: Path, questions: Sequence[Question]) -> list[list[Found]]:
     if not kard.method.is_oracle:
-        return kard.read(questions)
-    wanted = kard.recipe.evaluation.passages
+        return kard.candidates(questions, {})
     if not kard.method.reads_passages:
         return [[] for _ in questions]
     if kard.method.reads == "gold":
@@ -474,7 +356,7 @@ def _read(kard: Kard, run: Path, questions: Sequence[Question]) -> list[list[Fou
     else:
         silver = first_silver(run)
         positions = [silver.get(question.id, []) for question in questions]
-    return [[Found(kard.passages[p]) for p in row[:wanted]] for row in positions]
+    return [[Found(kard.passages[p]) for p in row] for row in positions]
 
 
 def _prediction(kard: Kard, question: Question, found: Sequence[Found], written: Any, told: str) -> dict[str, Any]:

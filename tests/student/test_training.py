@@ -77,6 +77,26 @@ def test_target_only_loss_is_the_models_own_loss_of_a_t5(t5_folder, tmp_path):
     assert loss_of(model, batch, tmp_path).item() == pytest.approx(own.item(), rel=1e-5)
 
 
+def test_a_learned_question_is_learned_and_its_choices_are_not(decoder_folder, tmp_path):
+    prompt = "Passage: The ship of the north is blue.\nQuestion: Which colour?\nChoices:\n- red\n- blue\nExplanation:"
+    example = Example(prompt, " It is blue.\nAnswer: blue", question=True)
+    model, tokenizer, batch = first_batch(decoder_folder, [EXAMPLES[0], example])
+    learned = batch["labels"][1][batch["labels"][1] != IGNORED].tolist()
+    assert tokenizer.decode(learned, skip_special_tokens=True) == " Which colour? It is blue.\nAnswer: blue"
+    total, count = 0.0, 0
+    for text in (EXAMPLES[0], example):
+        ids = tokenizer(text.prompt).input_ids
+        target = [*tokenizer(text.target, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        logs = model(torch.tensor([ids + target])).logits[0].log_softmax(dim=-1)
+        wanted = list(range(len(ids), len(ids) + len(target)))
+        if text.question:
+            first = len(tokenizer(text.prompt[: text.prompt.index(" Which colour?")]).input_ids)
+            wanted += range(first, len(tokenizer(text.prompt[: text.prompt.index("\nChoices")]).input_ids))
+        total -= sum(logs[place - 1, (ids + target)[place]].item() for place in wanted)
+        count += len(wanted)
+    assert loss_of(model, batch, tmp_path).item() == pytest.approx(total / count, rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["decoder_folder", "t5_folder"])
 def test_gradients_do_not_depend_on_who_shares_the_batch(kind, request, tmp_path):
     folder = request.getfixturevalue(kind)

@@ -13,7 +13,7 @@ from kard.prompt import extract, with_rationale
 from kard.recipe import StudentSection
 from kard.student.generation import Student, Writing, batches
 from kard.student.guide import AnswerGuide
-from kard.student.loading import StudentSettings
+from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.student.sampling import Sampling
 from kard.student.training import Example, train_student
 from tests.conftest import THINGS
@@ -35,6 +35,25 @@ def student(request, tmp_path_factory):
     examples = [Example(prompt, text) for prompt in PROMPTS for text in told]
     train_student(examples, base, base, section, 0, folder, "train")
     return Student.load(folder)
+
+
+def test_likelihoods_of_questions_are_those_of_the_model_whoever_is_asked_beside(decoder_folder):
+    settings = StudentSettings(str(decoder_folder), False, "text", "float32", 64, 24)
+    model, tokenizer = base_model(str(decoder_folder), torch.float32), base_tokenizer(str(decoder_folder))
+    student = Student(model.eval(), tokenizer, settings)
+    pairs = [
+        (f"Which colour has the {thing}?", f"The {thing} of the north." * (1 + n % 3)) for n, thing in enumerate(THINGS)
+    ]
+    pairs += pairs[:1]  # two that are the same
+    found = student.question_likelihoods(pairs)
+    assert student.question_likelihoods(pairs[::-1])[::-1] == pytest.approx(found, abs=1e-4)
+    assert student.question_likelihoods([]) == []
+    for (question, passage), likelihood in zip(pairs[:4], found, strict=False):
+        before = tokenizer(f"Passage: {passage}\nQuestion:").input_ids
+        asked = tokenizer(f" {question}", add_special_tokens=False).input_ids
+        logs = model(torch.tensor([before + asked])).logits[0, len(before) - 1 : -1].log_softmax(dim=-1)
+        assert likelihood == pytest.approx(sum(logs[n, token].item() for n, token in enumerate(asked)), abs=1e-3)
+        assert student.question_likelihoods([(question, passage)]) == pytest.approx([likelihood], abs=1e-4)
 
 
 @pytest.mark.parametrize("answer_by", ["choices", "likelihood"])

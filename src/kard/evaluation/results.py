@@ -42,7 +42,8 @@ def build_results(recipe: Recipe, run: Path, done: Sequence[Artifact]) -> tuple[
     there = [method for method in methods if predictions[method.name]]
     skipped = [{"name": m.name, "why": why_skipped(m)} for m in methods if not predictions[m.name]]
     right = {method.name: [row["correct"] for row in predictions[method.name]] for method in there}
-    retrieval = run / "reranker" / "retrieval.json"
+    looked = run / "predictions" / "rationales_silver" / "retrieval.json"  # where the student had a second look
+    judged = [path for path in (run / "reranker" / "retrieval.json", looked) if path.exists()]
     answered = {method.name: predictions[method.name] for method in there}
     diagnosis, mistakes = diagnose(recipe, run, answered)
     results = {
@@ -54,7 +55,7 @@ def build_results(recipe: Recipe, run: Path, done: Sequence[Artifact]) -> tuple[
         "knowledge": report_of(run / "knowledge"),
         "methods": [_method_row(run, method, predictions[method.name]) for method in there],
         "skipped_methods": skipped,
-        "retrieval": read_json(retrieval) if retrieval.exists() and "kard_reranker" in right else [],
+        "retrieval": [row for path in judged for row in read_json(path)] if "kard_reranker" in right else [],
         "comparisons": compare(right, recipe.seed),
         "diagnosis": diagnosis,
         "leaks": leaks_of(recipe, run, answered),

@@ -18,6 +18,7 @@ _RETRIEVERS = {
     "milvus": "Milvus",
     "reranker_untrained": "reranker, untrained",
     "reranker": "reranker, trained",
+    "reranker_likelihood": "reranker, second look by the student",
     "given": "the given order",
 }
 

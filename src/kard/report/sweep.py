@@ -81,11 +81,7 @@ def _hits_figures(results: dict[str, Any]) -> Iterator[Figure]:
     """Hits@1 and @10 of each ranker, where they are not the same in all settings."""
     kinds = {row["against"] for setting in results["settings"] for row in setting["retrieval"]}
     against = "gold" if "gold" in kinds else "silver"
-    names = [
-        name
-        for name in ("retriever", "reranker_untrained", "reranker")
-        if any(_hits(setting, name, against) for setting in results["settings"])
-    ]
+    names = [name for name in _SHORT if any(_hits(setting, name, against) for setting in results["settings"])]
     for depth in _DEPTHS:
 
         def lines(settings: Sequence[dict[str, Any]], depth: str = depth) -> list[Line]:
@@ -100,7 +96,12 @@ def _hits_figures(results: dict[str, Any]) -> Iterator[Figure]:
             yield from _panels(results, lines, f"Hits@{depth} against {against} passages over {{axis}}{{rest}}.")
 
 
-_SHORT = {"retriever": "retriever", "reranker_untrained": "untrained", "reranker": "reranker"}
+_SHORT = {
+    "retriever": "retriever",
+    "reranker_untrained": "untrained",
+    "reranker": "reranker",
+    "reranker_likelihood": "second look",
+}
 
 
 def _hits(setting: dict[str, Any], name: str, against: str) -> dict[str, Any] | None:

@@ -35,7 +35,9 @@ def new_reranker(section: RerankerSection, store: Path, texts: Sequence[str], se
     return Reranker(encoder, passage_vectors(encoder, store, texts, section.vectors))
 
 
-def open_reranker(model: str, section: RerankerSection, store: Path, texts: Sequence[str]) -> Reranker | CrossReranker:
+def open_reranker(
+    model: str, section: RerankerSection, store: Path, texts: Sequence[str], temperature: float = 1.0
+) -> Reranker | CrossReranker:
     """A trained reranker from its ``model`` folder, an ordinary one of sentence-transformers."""
     from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
@@ -43,6 +45,6 @@ def open_reranker(model: str, section: RerankerSection, store: Path, texts: Sequ
     from kard.reranker.model import Reranker, passage_vectors
 
     if section.kind == "cross_encoder":
-        return CrossReranker(CrossEncoder(model), texts)
+        return CrossReranker(CrossEncoder(model), texts, temperature)
     encoder = MultiVectorEncoder(model)
-    return Reranker(encoder, passage_vectors(encoder, store, texts, section.vectors))
+    return Reranker(encoder, passage_vectors(encoder, store, texts, section.vectors), temperature)

@@ -59,11 +59,13 @@ class CrossReranker:
     Args:
         encoder: Gives a pair one number.
         texts: All passages' full texts; a position is an index into it.
+        temperature: See `Reranker`.
     """
 
-    def __init__(self, encoder: CrossEncoder, texts: Sequence[str]) -> None:
+    def __init__(self, encoder: CrossEncoder, texts: Sequence[str], temperature: float = 1.0) -> None:
         self.encoder = encoder.eval()
         self.texts = texts
+        self.temperature = temperature
 
     def prepare(self, positions: Sequence[int]) -> None:
         """Nothing of a passage can be computed ahead."""

@@ -128,7 +128,9 @@ class QuestionEncoder(nn.Module):
         return [rows[place] for place in range(len(texts))]
 
 
-def trained_reranker(folder: Path, store: Path, texts: Sequence[str], form: Format) -> Reranker:
+def trained_reranker(
+    folder: Path, store: Path, texts: Sequence[str], form: Format, temperature: float = 1.0
+) -> Reranker:
     """A reranker that `new_encoder` began, from the folder that training saved; its passage side is loaded once it is needed.
 
     Args:
@@ -136,6 +138,7 @@ def trained_reranker(folder: Path, store: Path, texts: Sequence[str], form: Form
         store: Folder for passage vectors.
         texts: All passages' full texts.
         form: How their vectors are kept.
+        temperature: See `Reranker`.
     """
 
     @cache
@@ -146,7 +149,7 @@ def trained_reranker(folder: Path, store: Path, texts: Sequence[str], form: Form
 
     encoder = QuestionEncoder(folder)
     vectors = PassageVectors(store, texts, encoder.dimension, lambda batch: encode_passages(whole(), batch), form)
-    return Reranker(encoder, vectors)
+    return Reranker(encoder, vectors, temperature)
 
 
 class Reranker:
@@ -155,11 +158,15 @@ class Reranker:
     Args:
         encoder: Question side, and passage side where there is one.
         vectors: The passage side's vectors, filled on demand.
+        temperature: τ2, by which it was trained: the scores over it are logarithms of probabilities, up to a constant.
     """
 
-    def __init__(self, encoder: MultiVectorEncoder | QuestionEncoder, vectors: PassageVectors) -> None:
+    def __init__(
+        self, encoder: MultiVectorEncoder | QuestionEncoder, vectors: PassageVectors, temperature: float = 1.0
+    ) -> None:
         self.encoder: Any = encoder.eval()
         self.vectors = vectors
+        self.temperature = temperature
 
     def prepare(self, positions: Sequence[int]) -> None:
         """Encode the passages at `positions` that have no vectors yet."""

@@ -62,6 +62,9 @@ class Passage(BaseModel):
     retriever: float | None = Field(description="Score by the retriever that found it: BM25, or as /v1/models says")
     retriever_rank: int | None = Field(description="Place among the considered passages before reranking, from 1")
     reranker: float | None
+    likelihood: float | None = Field(
+        description="log p(question | passage) by the student, of passages that it had a second look at"
+    )
     rank: int = Field(description="Place in the end, from 1")
     read: bool = Field(description="Whether the student read it")
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.errors import UserError
 from kard.methods import Writes
-from kard.prompt import render, shorten_passages, shown_answer, with_examples, without_rationale
+from kard.prompt import question_span, render, shorten_passages, shown_answer, with_examples, without_rationale
 from kard.student.activation import gelu_by_sigmoid
 from kard.student.attention import attend_by_group
 from kard.student.batching import of_similar_length
@@ -26,6 +26,7 @@ from kard.student.sampling import Sampling
 
 AnswerBy = Literal["choices", "generate", "likelihood"]
 _RANKED_AT_ONCE = 8  # prompts; each of their choices has scores over the whole vocabulary for every token
+_LOOKS_AT_ONCE = 16  # passages; each token of their questions has such scores
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,26 @@ class Student:
             found |= {item.prompt: item for item in written}
             done(written)
         return found
+
+    def question_likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """log p(question | passage) of questions (without choices) and full texts of passages: how well each passage explains
+        that just this was asked (Sachan et al. 2022), in the words of the student's own prompt.
+
+        Returns:
+            Natural logarithms, summed over the question's tokens.
+        """
+        prompts = [self.prompt(question, (), [passage], "rationale", with_passages=True) for question, passage in pairs]
+        spans = [question_span(prompt) for prompt in prompts]
+        before = [prompt[:begin] for prompt, (begin, _) in zip(prompts, spans, strict=True)]
+        asked = [prompt[begin:end] for prompt, (begin, end) in zip(prompts, spans, strict=True)]
+        lengths = [len(ids) for ids in self.tokenizer(before).input_ids] if pairs else []
+        found: dict[int, float] = {}
+        for places in of_similar_length(lengths, _LOOKS_AT_ONCE, None):
+            inputs = self._encoded([before[place] for place in places])
+            paths = [[ids] for ids in self.tokenizer([asked[p] for p in places], add_special_tokens=False).input_ids]
+            sums = likelihoods(self.model, inputs.input_ids, inputs.attention_mask, [[] for _ in places], paths)
+            found |= {place: value for place, [value] in zip(places, sums, strict=True)}
+        return [found[place] for place in range(len(pairs))]
 
     def _batches(self, prompts: list[str], how: Writing) -> list[list[str]]:
         size = max(1, how.batch_size // (how.sampling.samples if how.sampling else 1))

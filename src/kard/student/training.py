@@ -19,6 +19,7 @@ from kard.errors import UserError
 from kard.precision import compute_dtype
 from kard.processes import process_count, rank
 from kard.progress import say
+from kard.prompt import question_span
 from kard.recipe import StudentSection
 from kard.student.activation import gelu_by_sigmoid
 from kard.student.batching import IGNORED, Batch, Collator, EpochOrder, of_similar_length, pieces
@@ -47,12 +48,15 @@ ATTENTION_LAYERS += [
 class Example:
     """One training example: what is read and what is to be written.
 
-    `group` names examples of which one may be drawn each epoch (a question's rationales), "" where there are none.
+    `group` names examples of which one may be drawn each epoch (a question's rationales), "" where there are none. With
+    `question` a decoder also learns how likely the prompt's question is after its passages: L = −log p(r, y | x, D̂) −
+    log p(x | D̂), at no other cost than these tokens' logits.
     """
 
     prompt: str
     target: str
     group: str = ""
+    question: bool = False
 
 
 def train_student(
@@ -235,8 +239,9 @@ def _check_lengths(model: Any, rows: Sequence[dict[str, list[int]]]) -> None:
 def trained_tokens(
     rows: Sequence[dict[str, list[int]]], groups: Sequence[Sequence[int]], encoder_decoder: bool
 ) -> dict[str, float]:
-    """Tokens of an epoch, of prompts (``read``) and targets (``written``): of a group one example is drawn, its mean counts."""
-    written = [len(row["labels"]) for row in rows]
+    """Tokens of an epoch, of prompts (``read``) and what is learned (``written``): of a group one example is drawn, its mean
+    counts."""
+    written = [sum(token != IGNORED for token in row["labels"]) for row in rows]
     inside = 0 if encoder_decoder else 1  # a decoder's inputs hold the target as well
     read = [len(row["input_ids"]) - inside * count for row, count in zip(rows, written, strict=True)]
 
@@ -299,7 +304,22 @@ def encode_examples(
     ended = [[*ids, tokenizer.eos_token_id] for ids in targets]
     if encoder_decoder:
         return [{"input_ids": prompt, "labels": ids} for prompt, ids in zip(prompts, ended, strict=True)]
-    return [{"input_ids": prompt + ids, "labels": ids} for prompt, ids in zip(prompts, ended, strict=True)]
+    rows = [{"input_ids": prompt + ids, "labels": ids} for prompt, ids in zip(prompts, ended, strict=True)]
+    for row, example in zip(rows, examples, strict=True):
+        if example.question:
+            row["labels"] = _question_labels(example.prompt, tokenizer) + row["labels"]
+    return rows
+
+
+def _question_labels(prompt: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The prompt's tokens from its question on, all but the question's ignored."""
+    begin, end = question_span(prompt)
+    encoded = tokenizer(prompt, return_offsets_mapping=True)
+    asked = [first >= begin and last <= end for first, last in encoded.offset_mapping]
+    start = asked.index(True)
+    return [
+        token if wanted else IGNORED for token, wanted in zip(encoded.input_ids[start:], asked[start:], strict=True)
+    ]
 
 
 class StudentTrainer(Trainer):
@@ -362,7 +382,7 @@ class StudentTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             for group in of_similar_length(lengths, self.piece_rows, self.piece_tokens):
                 total += float(self._in_pieces(model, collate([rows[place] for place in group]), add_up))
-        metrics = {"eval_loss": total / sum(len(row["labels"]) for row in rows)}
+        metrics = {"eval_loss": total / sum(token != IGNORED for row in rows for token in row["labels"])}
         if self.dev_accuracy is not None:
             metrics["eval_accuracy"] = self.dev_accuracy()
         self.log(metrics)

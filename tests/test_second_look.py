@@ -1,0 +1,170 @@
+"""The student's second look: passages that the reranker finds about as good are put in order by p(question | passage)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from kard.checks import check_models
+from kard.errors import UserError
+from kard.knowledge import Passage
+from kard.lessons import training_examples
+from kard.methods import METHODS
+from kard.model import Kard
+from kard.pipeline import plan, run_recipe
+from kard.prompt import render, target
+from kard.questions import Question
+from kard.recipe import StudentSection
+from kard.recipe_file import load_recipe
+from kard.report.numbers import retriever
+from kard.student.generation import Student
+from kard.student.loading import base_tokenizer
+from kard.student.training import Example, train_student
+from tests.conftest import THINGS
+
+PASSAGES = [Passage(id=name, document=name, title="", text=f"text of {name}", source="") for name in "abcdef"]
+SCORES = [0.9, 0.89, 0.88, 0.7, 0.87, 0.1]
+
+
+def looking(student, scores, temperature=0.05, **keys) -> Kard:
+    """A Kard whose retriever finds all passages, and whose reranker gives them these scores."""
+    found = SimpleNamespace(positions=range(len(scores)), scores=[1.0] * len(scores))
+    reranker = SimpleNamespace(temperature=temperature, score=lambda forms, positions: [scores for _ in forms])
+    recipe = load_recipe("quickstart", [f"reranker.{key}={value}" for key, value in keys.items()])
+    retriever = SimpleNamespace(search=lambda queries, k: [found for _ in queries])
+    return Kard(METHODS["kard_reranker"], student, PASSAGES, retriever, reranker, recipe)
+
+
+class Asked:
+    """A student that finds questions as likely after a passage as it was told, and remembers what it was asked."""
+
+    def __init__(self, likelihoods: dict[str, float]) -> None:
+        self.likelihoods = likelihoods
+        self.pairs: list[tuple[str, str]] = []
+
+    def question_likelihoods(self, pairs):
+        self.pairs += pairs
+        return [self.likelihoods[passage[-1]] for _, passage in pairs]
+
+
+def order(kard: Kard) -> str:
+    [row] = kard.candidates([Question(id="q", question="Why?", choices=("x", "y"))], {})
+    return "".join(item.passage.id for item in row)
+
+
+def test_those_close_to_the_first_are_put_in_order_by_both():
+    student = Asked({"a": -30.0, "b": -29.6, "c": -20.0, "e": -40.0})
+    kard = looking(student, SCORES, likelihood_weight=0.4, likelihood_near=0.5)
+    # e^((s - 0.9)/0.05) >= 0.5 holds down to 0.9 - 0.05 ln 2 = 0.865: a, b, c and e.
+    # Logarithms of probability, up to a constant: a 18 - 12, b 17.8 - 11.84, c 17.6 - 8, e 17.4 - 16.
+    assert order(kard) == "cabedf"
+    assert [passage[-1] for _, passage in student.pairs] == list("abce")
+    assert {question for question, _ in student.pairs} == {"Why?"}
+    [row] = kard.candidates([Question(id="q", question="Why?")], {})
+    assert [item.likelihood for item in row] == [-20.0, -30.0, -29.6, -40.0, None, None]
+    assert [item.reranker for item in row] == [0.88, 0.9, 0.89, 0.87, 0.7, 0.1]
+
+
+def test_no_more_are_read_than_asked_for_and_one_alone_is_not_read():
+    student = Asked({"a": -3.0, "b": -1.0})
+    assert order(looking(student, SCORES, likelihood_near=0.001, likelihood_passages=2)) == "baced" + "f"
+    assert len(student.pairs) == 2
+    student = Asked({})
+    assert order(looking(student, SCORES, temperature=1e-4)) == "abcedf"
+    assert not student.pairs
+
+
+def test_nobody_is_asked_without_a_weight_or_a_student():
+    assert order(looking(Asked({}), SCORES, likelihood_weight="null")) == "abcedf"
+    assert order(looking(None, SCORES)) == "abcedf"
+    assert order(replace(looking(Asked({"a": 0.0, "b": 1.0}), [0.5, 0.5]), passages=PASSAGES[:2])) == "ba"
+
+
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
+    """The recipe of a run with a second look."""
+    from tests.conftest import make_project
+
+    folder = make_project(tmp_path_factory.mktemp("looked") / "p", decoder_folder, encoder_folder)
+    settings = (
+        "reranker.likelihood_weight=1",
+        "reranker.likelihood_near=0.01",
+        "evaluation.methods=[distill, kard_bm25, kard_reranker]",
+    )
+    recipe = load_recipe(str(folder), list(settings))
+    run_recipe(recipe, recipe.output)
+    return folder.parent / "run"
+
+
+def test_a_run_says_how_the_second_look_ranks(looked):
+    rows = json.loads((looked / "results.json").read_text(encoding="utf-8"))["retrieval"]
+    assert [row["name"] for row in rows if row["against"] == "gold"] == [
+        "bm25", "reranker_untrained", "reranker", "reranker_likelihood",
+    ]  # fmt: skip
+    [last] = [row for row in rows if row["name"] == "reranker_likelihood" and row["against"] == "gold"]
+    assert [gain["over"] for gain in last["gains"]] == ["bm25", "reranker"]
+    gold = {row["id"]: row["gold_passages"] for row in read(looked / "questions" / "test.jsonl")}
+    answered = read(looked / "predictions" / "rationales_silver" / "kard_reranker.jsonl")
+    first = [row["passages"][0]["id"] in gold[row["question"]] for row in answered]
+    assert last["hits"]["1"] == pytest.approx(sum(first) / len(first))
+    assert any(row["passages"][0]["likelihood"] is not None for row in answered)
+    assert retriever("reranker_likelihood") in (looked / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_who_is_asked_later_sees_what_was_evaluated(looked):
+    kard = Kard.load(looked)
+    questions = {row["id"]: row for row in read(looked / "questions" / "test.jsonl")}
+    for row in read(looked / "predictions" / "rationales_silver" / "kard_reranker.jsonl"):
+        question = questions[row["question"]]
+        answer = kard.answer(question["question"], question["choices"])
+        assert [item.passage.id for item in answer.passages] == [passage["id"] for passage in row["passages"]]
+
+
+def test_only_the_student_that_has_a_second_look_learns_questions(looked):
+    recipe = load_recipe(str(looked.parent / "recipe.yaml"), ["reranker.likelihood_weight=1"])
+    without = load_recipe(str(looked.parent / "recipe.yaml"))
+    tokenizer = base_tokenizer(str(looked / "students" / "base"))
+    for trained_on, learns in (("rationales_silver", True), ("rationales", False), ("answers", False)):
+        assert {one.question for one in training_examples(recipe, looked, trained_on, tokenizer)} == {learns}
+        assert {one.question for one in training_examples(without, looked, trained_on, tokenizer)} == {False}
+    keys, other = ({step.name: step.hash for step in plan(one, looked)} for one in (recipe, without))
+    changed = {name for name in keys if keys[name] != other[name]}
+    assert changed == {"students/rationales_silver", "predictions/rationales_silver"}
+
+
+@pytest.mark.parametrize(("taught", "least", "most"), [(True, 6, 8), (False, 0, 4)])
+def test_a_student_taught_by_questions_tells_the_passage_that_was_asked_about(
+    taught, least, most, decoder_folder, tmp_path
+):
+    pairs = [(f"Which colour has the {thing}?", f"The {thing} is of the north.") for thing in THINGS[:8]]
+    examples = [
+        Example(
+            render(question, ("red", "blue"), [passage], "rationale"), target("So.", "red", "rationale"), "", taught
+        )
+        for question, passage in pairs
+    ]
+    base = str(decoder_folder)
+    section = StudentSection(model=base, method="full", dtype="fp32", epochs=60, batch_size=4, lr=4e-3)
+    train_student(examples, base, base, section, 0, tmp_path, "train")
+    student = Student.load(tmp_path)
+    first = 0
+    for number, (question, _) in enumerate(pairs):
+        found = student.question_likelihoods([(question, passage) for _, passage in pairs])
+        first += found.index(max(found)) == number
+    assert least <= first <= most
+
+
+def test_a_t5_and_vllm_are_refused_before_anything_is_trained(project, t5_folder):
+    recipe = load_recipe(str(project), ["reranker.likelihood_weight=0.4", f"student.model={t5_folder}"])
+    with pytest.raises(UserError, match=r"reranker.likelihood_weight: .* encoder-decoder.*null"):
+        check_models(recipe, {"students"})
+    with pytest.raises(UserError, match=r"likelihood_weight: vLLM"):
+        load_recipe(str(project), ["reranker.likelihood_weight=0.4", "evaluation.engine=vllm"])
