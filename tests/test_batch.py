@@ -138,7 +138,15 @@ def test_an_answer_as_json():
         "confidence": None,
         "rationale": "It rusts.",
         "passages": [
-            {"id": "p#2", "title": "Title", "text": "Words.", "source": "p.jsonl:1", "retriever": 1.5, "reranker": None}
+            {
+                "id": "p#2",
+                "title": "Title",
+                "text": "Words.",
+                "source": "p.jsonl:1",
+                "retriever": 1.5,
+                "reranker": None,
+                "likelihood": None,
+            }
         ],
         "text": " It rusts.\nAnswer: Iron",
     }

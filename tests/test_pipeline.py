@@ -58,7 +58,10 @@ def test_a_run_leaves_results_for_every_method(finished):
         assert row["n"] == 12
         assert row["ci95"][0] <= row["accuracy"] <= row["ci95"][1]
         assert row["train_seconds"] > 0
-    assert {row["name"] for row in results["retrieval"]} == {"bm25", "reranker_untrained", "reranker"}
+    assert [(row["name"], row["against"]) for row in results["retrieval"]] == [
+        ("bm25", "gold"), ("reranker_untrained", "gold"), ("reranker", "gold"),
+        ("bm25", "silver"), ("reranker_untrained", "silver"), ("reranker", "silver"), ("other_rationale", "silver"),
+    ]  # fmt: skip
     assert {row["against"] for row in results["retrieval"]} == {"gold", "silver"}
     pairs = {(row["a"], row["b"]) for row in results["comparisons"]}
     assert ("kard_reranker", "distill") in pairs
@@ -90,7 +93,13 @@ def test_each_questions_ranks_make_up_the_hits(finished):
     assert len(rows) == 12
     silver = {row["question"]: row["passages"][0]["id"] for row in predictions(run.parent, "kard_silver")}
     assert {row["question"]: row["silver"][0] for row in rows} == silver  # what the oracle reads
-    for total in json.loads((run / "retrieval.json").read_text(encoding="utf-8")):
+    *totals, agreement = json.loads((run / "retrieval.json").read_text(encoding="utf-8"))
+    found = [json.loads(line) for line in (run.parent / "candidates" / "candidates.jsonl").open(encoding="utf-8")]
+    by_question = {question: [row["silver"] for row in found if row["question"] == question] for question in silver}
+    assert agreement["n"] == len(by_question) == 12
+    for depth, share in agreement["hits"].items():
+        assert share == sum(first[0] in other[: int(depth)] for first, other in by_question.values()) / 12
+    for total in totals:
         ranks = [row["ranks"][total["against"]][total["name"]] for row in rows]
         assert sum(rank == 1 for rank in ranks) / 12 == pytest.approx(total["hits"]["1"])
         assert sum(rank is not None for rank in ranks) / 12 == pytest.approx(total["recall"])

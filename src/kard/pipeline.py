@@ -56,7 +56,7 @@ VERSIONS = dict.fromkeys(STAGES, 1) | {
     "index": 2,
     "reranker": 2,
     "students": 3,
-    "predictions": 4,
+    "predictions": 5,
     "report": 2,
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from kard.artifacts import read_jsonl, write_json, write_jsonl
 from kard.errors import UserError
-from kard.evaluation.relevant import evaluation_questions, relevant_passages
+from kard.evaluation.relevant import evaluation_questions, relevant_passages, second_silver
 from kard.knowledge import read_passages
 from kard.model import Found, passage_store, reranker_queries
 from kard.progress import say
@@ -57,10 +57,24 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
         "reranker": judged.ranked(trained),
     }
     rows = evaluate_ranking(rankings, judged.relevant, recipe.seed)
+    rows += agreement(run, judged)
     write_json(folder / "retrieval.json", rows)
     write_jsonl(folder / "rankings.jsonl", ranking_rows(run, judged.questions, rankings, judged.relevant))
     write_reranker_card(folder / "model", section, rows)
     remove_checkpoints(folder)
+
+
+def agreement(run: Path, judged: Judged) -> list[dict[str, Any]]:
+    """How often another rationale of a question, which has seen the answer, finds the silver passage: no reranker can be
+    expected to find it more often. Nothing where questions have one rationale each."""
+    from kard.evaluation.retrieval import evaluate_ranking
+
+    other = second_silver(run)
+    places = [place for place, question in enumerate(judged.questions) if question.id in other]
+    if not places or "silver" not in judged.relevant:
+        return []
+    rankings = {"other_rationale": [other[judged.questions[place].id] for place in places]}
+    return evaluate_ranking(rankings, {"silver": [judged.relevant["silver"][place] for place in places]})
 
 
 def judge_second_look(

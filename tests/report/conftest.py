@@ -173,6 +173,7 @@ def passage(number, title, text, retriever=12.345, reranker=0.8731):
         "source": "Wikipedia",
         "retriever": retriever,
         "reranker": reranker,
+        "likelihood": None if reranker is None else -12.34,
     }
 
 

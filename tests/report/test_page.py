@@ -162,7 +162,7 @@ def test_unparsed_answers_and_empty_rationales_are_spoken_of(page):
 
 def test_scores_are_shown_where_there_are_any(page):
     text = page.text()
-    assert "BM25 12.35 · reranker 0.873" in text
+    assert "BM25 12.35 · reranker 0.873 · likelihood -12.3" in text
     assert "Giza#2 · BM25 12.35" in text
     assert "None" not in re.sub(r"None(?: was written|: this method)", "", text)
 

@@ -92,7 +92,7 @@ def test_a_question_is_answered_with_its_passages_highlighted(page, address, kar
 
 def test_words_that_the_rationale_took_are_marked_in_both(page, address):
     """With an answer of known words: case and punctuation do not matter, stop words and the unread passage do not count."""
-    scores = {"source": "s", "retriever": 1.0, "retriever_rank": 2, "reranker": 0.5}
+    scores = {"source": "s", "retriever": 1.0, "retriever_rank": 2, "reranker": 0.5, "likelihood": -8.25}
     passages = [
         {
             "id": "1",
@@ -119,6 +119,7 @@ def test_words_that_the_rationale_took_are_marked_in_both(page, address):
     page.locator("summary").click()
     assert page.locator(".others mark").all_inner_texts() == ["lamp", "green"]
     assert page.locator(".passages .text").first.inner_text() == passages[0]["text"]
+    assert "-8.25 (log)" in page.locator(".passages .scores").first.inner_text()
     assert page.get_by_label("Confidence 75 %").count() == 1
 
 

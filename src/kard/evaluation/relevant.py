@@ -34,10 +34,19 @@ def evaluation_questions(recipe: Recipe, run: Path) -> list[Question]:
 
 def first_silver(run: Path) -> dict[str, list[int]]:
     """Silver passages of each question's first rationale, a kept one if there is any (an oracle reads no answers off them)."""
-    found: dict[str, list[int]] = {}
+    return {question: found[0] for question, found in _silver(run).items()}
+
+
+def second_silver(run: Path) -> dict[str, list[int]]:
+    """Those of another rationale, of questions that have one: how far silver passages depend on which rationale was written."""
+    return {question: found[1] for question, found in _silver(run).items() if len(found) > 1}
+
+
+def _silver(run: Path) -> dict[str, list[list[int]]]:
+    found: dict[str, list[list[int]]] = {}
     rows = list(read_jsonl(run / "candidates" / "candidates.jsonl"))
     for row in sorted(rows, key=lambda row: row["status"] != "kept"):
-        found.setdefault(row["question"], row["silver"])
+        found.setdefault(row["question"], []).append(row["silver"])
     return found
 
 

@@ -19,6 +19,7 @@ _RETRIEVERS = {
     "reranker_untrained": "reranker, untrained",
     "reranker": "reranker, trained",
     "reranker_likelihood": "reranker, second look by the student",
+    "other_rationale": "another rationale of the question",
     "given": "the given order",
 }
 

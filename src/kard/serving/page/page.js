@@ -102,7 +102,7 @@ function passageItem(passage, shared) {
   if (passage.retriever !== null) score(list, state.retriever, `${passage.retriever.toFixed(2)}, place ${passage.retriever_rank}`);
   if (passage.reranker !== null)
     score(list, "reranker", `${passage.reranker.toFixed(3)}, place ${passage.rank}`, passage.rank < passage.retriever_rank);
-  if (passage.likelihood !== null) score(list, "likelihood", `${passage.likelihood.toFixed(1)} (log)`);
+  if (passage.likelihood !== null) score(list, "likelihood", `${passage.likelihood.toFixed(2)} (log)`);
   score(list, "source", passage.source);
   if (passage.id !== passage.title) score(list, "id", passage.id);
   return item;
