@@ -233,12 +233,7 @@ def answering_run(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
     recipe = make_project(tmp_path_factory.mktemp("answering") / "größe 2", decoder_folder, encoder_folder)
     loaded = load_recipe(
         str(recipe),
-        [
-            "evaluation.methods=[kard_bm25, kard_reranker]",
-            "student.epochs=40",
-            "student.max_output_tokens=40",
-            "reranker.likelihood_weight=0.4",
-        ],
+        ["evaluation.methods=[kard_bm25, kard_reranker]", "student.epochs=40", "student.max_output_tokens=40"],
     )
     run_recipe(loaded, recipe.parent / "run")
     return recipe.parent / "run"

@@ -33,6 +33,16 @@ def wait_for(condition, seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
+def test_head_is_get_without_a_body(address):
+    for path in ("/", "/health", "/ready", "/metrics", "/openapi.json", "/v1/models"):
+        with httpx.Client() as client:  # a body that should not be there would stand before the second reply
+            asked, got = client.head(f"{address}{path}"), client.get(f"{address}{path}")
+        assert (asked.status_code, asked.content) == (200, b"")
+        assert asked.headers["content-type"] == got.headers["content-type"]
+    assert httpx.head(f"{address}/v1/answer").status_code == 405
+    assert httpx.head(f"{address}/nothing").status_code == 404
+
+
 def test_a_full_queue_answers_429_and_every_accepted_question_is_answered(slow):
     kard, student = slow
     with serving(kard, Settings(batch_size=2, queue=3)) as address, ThreadPoolExecutor(12) as threads:
