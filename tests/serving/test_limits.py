@@ -212,6 +212,17 @@ def test_a_refused_body_is_told_what_to_send(address, path, body, kind, status, 
     assert says in reply.json()["error"]["message"]
 
 
+def test_who_goes_in_mid_body_is_no_failure_of_the_server(kard):
+    with serving(kard) as address:
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+            time.sleep(0.2)
+        counted = 'kard_requests_total{path="/v1/answer",status="499"} 1.0'
+        wait_for(lambda: counted in httpx.get(f"{address}/metrics").text)
+        assert 'status="500"' not in httpx.get(f"{address}/metrics").text
+
+
 def test_a_body_that_does_not_come_is_given_up(address, monkeypatch):
     monkeypatch.setattr("kard.serving.guard.BODY_SECONDS", 0.2)
     assert BODY_SECONDS > 1
@@ -221,11 +232,49 @@ def test_a_body_that_does_not_come_is_given_up(address, monkeypatch):
         assert b" 408 " in connection.recv(4096)
 
 
-def test_other_names_of_the_host_are_refused_where_it_is_loopback(kard):
-    """A web page whose name leads to 127.0.0.1 cannot ask."""
-    with serving(kard, Settings(hosts=("localhost", "127.0.0.1"))) as address:
-        assert httpx.get(f"{address}/health").status_code == 200
-        assert httpx.get(f"{address}/v1/models", headers={"host": "evil.example"}).status_code == 400
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8000", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:8000", 200),
+        ("evil.example", 400),
+        ("evil.example:8000", 400),
+        ("localhost.evil.example", 400),
+        ("[::2]:8000", 400),
+        ("[", 400),
+    ],
+)
+def test_other_names_of_the_host_are_refused_where_it_is_loopback(local, host, status):
+    """A web page whose name leads to 127.0.0.1 cannot ask, and reads why as every refused asker does."""
+    reply = httpx.get(f"{local}/v1/models", headers={"host": host})
+    assert reply.status_code == status
+    assert "content-security-policy" in reply.headers
+    if status == 400:
+        assert "or serve with --host" in reply.json()["error"]["message"]
+
+
+@pytest.fixture(scope="module")
+def local(kard):
+    with serving(kard, Settings(hosts=("localhost", "127.0.0.1", "::1"))) as address:
+        yield address
+
+
+def test_a_loopback_address_of_either_kind_is_known_by_its_own_names_alone(answering_run, monkeypatch):
+    from kard.serving import server
+
+    class Enough(Exception):
+        pass
+
+    def stop_here(kard, settings, examples):
+        raise Enough(settings.hosts)
+
+    monkeypatch.setattr(server, "create_app", stop_here)
+    for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0"):
+        with pytest.raises(Enough) as known:
+            server.serve(answering_run, None, host, 8000, Settings())
+        assert (known.value.args[0] == ("*",)) == (host == "0.0.0.0")
 
 
 def free_port() -> int:

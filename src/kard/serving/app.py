@@ -16,7 +16,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from kard import __version__
 from kard.errors import UserError, nearest
@@ -124,11 +123,11 @@ def create_app(kard: Kard, settings: Settings, examples: Sequence[dict[str, Any]
     app.add_middleware(
         Guard,
         keys=settings.keys,
+        hosts=settings.hosts,
         most_bytes=settings.most_bytes,
         metrics=metrics,
         paths=[p for p in paths if "{" not in p],
     )
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts), www_redirect=False)
     return app
 
 

@@ -1,4 +1,4 @@
-"""What every request passes first: size and time limits, keys, headers, counting."""
+"""What every request passes first: names of the host, size and time limits, keys, headers, counting."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 from kard.errors import UserError
 from kard.serving.metrics import Metrics
@@ -34,14 +35,24 @@ class Guard:
     Args:
         app: The application.
         keys: Keys that open ``/v1/``; none: everybody may ask.
+        hosts: Names under which the server may be addressed; ``*`` is any.
         most_bytes: Longer bodies are refused.
         metrics: Counts every request.
         paths: Paths to count by name; others are counted together.
     """
 
-    def __init__(self, app: Any, keys: Sequence[str], most_bytes: int, metrics: Metrics, paths: Sequence[str]) -> None:
+    def __init__(
+        self,
+        app: Any,
+        keys: Sequence[str],
+        hosts: Sequence[str],
+        most_bytes: int,
+        metrics: Metrics,
+        paths: Sequence[str],
+    ) -> None:
         self.app = app
         self.keys = [key.encode("utf-8") for key in keys]
+        self.hosts = frozenset(hosts)
         self.most_bytes = most_bytes
         self.metrics = metrics
         self.paths = frozenset(paths)
@@ -51,7 +62,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status = monotonic(), 500
+        start, status = monotonic(), 0
 
         async def sending(message: Any) -> None:
             nonlocal status
@@ -63,12 +74,16 @@ class Guard:
 
         try:
             await self._checked(scope, receive, sending)
+        except Exception:
+            status = status or 500
+            raise
         finally:
             path = scope["path"] if scope["path"] in self.paths else "other"
-            self.metrics.request(path, status, monotonic() - start)
+            # 499, as nginx has it: the asker had gone before there was a reply. It is no failure of the server.
+            self.metrics.request(path, status or 499, monotonic() - start)
 
     async def _checked(self, scope: Any, receive: Any, send: Any) -> None:
-        known = not scope["path"].startswith("/v1/") or self._may_ask(scope)
+        refusal = self._refusal(scope)
         body, length = b"", 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -81,14 +96,13 @@ class Guard:
                     length += len(part)
                     # A refused body is read to its end all the same, unkept: a connection closed over unread bytes is
                     # reset, and the asker may never see why. One that does not end is cut off.
-                    body = body + part if known and length <= self.most_bytes else b""
+                    body = body + part if refusal is None and length <= self.most_bytes else b""
                     more = more and length <= self.most_bytes + LINGER_BYTES
         except TimeoutError:
             await refuse(send, 408, "the body did not arrive in time. Send it again.", "timeout")
             return
-        if not known:
-            text = "the key is missing or wrong. Send it as 'Authorization: Bearer KEY'."
-            await refuse(send, 401, text, "invalid_api_key", {"www-authenticate": "Bearer"})
+        if refusal is not None:
+            await refuse(send, *refusal)
             return
         if length > self.most_bytes:
             await refuse(send, 413, f"the body is longer than {self.most_bytes:,} bytes. Shorten it.", "too_long")
@@ -102,6 +116,18 @@ class Guard:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         await self.app({**scope, "method": method}, replay, send)
 
+    def _refusal(self, scope: Any) -> tuple[int, str, str, dict[str, str]] | None:
+        """Why a request is refused before its body is looked at: status, message, code, headers."""
+        if "*" not in self.hosts and _host_name(scope) not in self.hosts:
+            text = (
+                "this server is not known by the host's name that was asked for. Ask 'localhost', or serve with --host."
+            )
+            return 400, text, "wrong_host", {}
+        if scope["path"].startswith("/v1/") and not self._may_ask(scope):
+            text = "the key is missing or wrong. Send it as 'Authorization: Bearer KEY'."
+            return 401, text, "invalid_api_key", {"www-authenticate": "Bearer"}
+        return None
+
     def _may_ask(self, scope: Any) -> bool:
         if not self.keys:
             return True
@@ -110,6 +136,14 @@ class Guard:
         # Every key is compared, each in constant time, so that the time tells nothing about them.
         right = [hmac.compare_digest(key.strip(), own) for own in self.keys]
         return scheme.lower() == b"bearer" and any(right)
+
+
+def _host_name(scope: Any) -> str:
+    """The name in a request's header Host, without port and brackets; empty where there is none."""
+    try:
+        return urlsplit("//" + dict(scope["headers"]).get(b"host", b"").decode("latin-1")).hostname or ""
+    except ValueError:
+        return ""
 
 
 def error_body(

@@ -34,9 +34,9 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
     kard = Kard.load(run, method)
     torch.set_num_threads(threads)
     loopback = _is_loopback(host)
-    if loopback and ":" not in host:
+    if loopback:
         # A page of another site cannot make a browser talk to this server under the site's own name.
-        settings = replace(settings, hosts=("localhost", "127.0.0.1", host))
+        settings = replace(settings, hosts=("localhost", "127.0.0.1", "::1", host))
     app = create_app(kard, settings, examples(run))
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
