@@ -119,6 +119,33 @@ def test_a_failure_is_told_and_survived(kard, caplog):
         assert httpx.post(f"{address}/v1/answer", json=BODY).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_server_itself_lacks_is_no_fault_of_the_asker(kard, stream):
+    """As where passage vectors cannot be written: the asker is told neither that the question is bad nor where files lie."""
+
+    def fail(*args, **kwargs):
+        raise UserError("/a/place/vectors: cannot be written. Make it writable.")
+
+    broken = replace(kard, student=kard.student)
+    with serving(broken) as address:
+        object.__setattr__(broken, "answer_each", fail)
+        reply = httpx.post(f"{address}/v1/answer", json={**BODY, "stream": stream})
+    assert reply.status_code == 500
+    assert "its log says why" in reply.text
+    assert "vectors" not in reply.text
+
+
+def test_who_has_gone_keeps_no_place_in_the_queue(slow):
+    kard, student = slow
+    with serving(kard, Settings(batch_size=1, queue=2, timeout=1.0)) as address:
+        student.may_go_on.clear()
+        with ThreadPoolExecutor(3) as threads:
+            late = list(threads.map(lambda _: httpx.post(f"{address}/v1/answer", json=BODY).status_code, "abc"))
+        assert 504 in late
+        assert httpx.post(f"{address}/v1/answer", json=BODY).status_code == 504, "429 would say that the queue is full"
+        student.may_go_on.set()
+
+
 def test_keys_open_what_they_should(kard):
     with serving(kard, Settings(keys=KEYS)) as address:
         for path in ("/health", "/ready", "/metrics", "/", "/docs", "/openapi.json"):
@@ -133,6 +160,14 @@ def test_keys_open_what_they_should(kard):
                 assert reply.json()["error"]["code"] == "invalid_api_key"
         for key in KEYS:
             assert httpx.get(f"{address}/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+
+
+def test_head_is_answered_where_get_is(address):
+    for path in ("/", "/page.css", "/docs", "/health", "/ready", "/metrics", "/v1/models", "/nothing", "/v1/answer"):
+        head, got = httpx.head(address + path), httpx.get(address + path)
+        assert (head.status_code, head.content) == (got.status_code, b"")
+        if path != "/metrics":  # which counts these requests
+            assert head.headers["content-length"] == got.headers["content-length"]
 
 
 def test_keys_are_compared_in_constant_time(kard, monkeypatch):
@@ -157,6 +192,20 @@ def test_reading_keys(tmp_path):
             read_keys(file, None)
     with pytest.raises(UserError, match="no such file"):
         read_keys(tmp_path / "nothing", None)
+
+
+def test_keys_that_nobody_could_send_are_refused_and_an_editors_mark_is_no_part_of_one(tmp_path):
+    file = tmp_path / "keys.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + KEYS[0].encode() + b"\r\n")
+    assert read_keys(file, None) == (KEYS[0],)
+    with pytest.raises(UserError, match=r"^KARD_API_KEYS: a key is shorter than 16"):
+        read_keys(file, "short")
+    file.write_text("schlüssel-mit-vielen-zeichen\n", encoding="utf-8")
+    with pytest.raises(UserError, match="Use ASCII alone"):
+        read_keys(file, None)
+    file.write_text("schlüssel-mit-vielen-zeichen\n", encoding="latin-1")
+    with pytest.raises(UserError, match=r"not UTF-8 .* Save the file as UTF-8"):
+        read_keys(file, None)
 
 
 def test_long_bodies_are_refused_with_and_without_their_length(address):

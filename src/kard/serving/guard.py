@@ -63,6 +63,9 @@ class Guard:
             await self.app(scope, receive, send)
             return
         start, status = monotonic(), 0
+        if scope["method"] == "HEAD":
+            # HTTP wants it answered wherever GET is; the server under this one leaves the body out.
+            scope = {**scope, "method": "GET"}
 
         async def sending(message: Any) -> None:
             nonlocal status
@@ -166,19 +169,24 @@ def read_keys(file: Path | None, from_environment: str | None) -> tuple[str, ...
     """Keys from a file (one a line, # begins a comment) and from an environment variable (separated by commas).
 
     Raises:
-        UserError: The file is missing or holds no key, or a key is too short.
+        UserError: The file is missing or holds no key, a key is too short, or has a letter that not every client can send.
     """
     lines: list[str] = []
     if file is not None:
         if not file.is_file():
             raise UserError(f"{file}: no such file. Name one with a key a line.")
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        try:
+            text = file.read_text(encoding="utf-8-sig")  # an editor's mark at the beginning is no part of the first key
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+        lines = [line.strip() for line in text.splitlines()]
         lines = [line for line in lines if line and not line.startswith("#")]
         if not lines:
             raise UserError(f"{file}: holds no key. Write one a line.")
-    keys = [*lines, *(key.strip() for key in (from_environment or "").split(",") if key.strip())]
-    if any(len(key) < SHORTEST_KEY for key in keys):
-        raise UserError(
-            f"{file or 'KARD_API_KEYS'}: a key is shorter than {SHORTEST_KEY} characters. Make a longer one."
-        )
-    return tuple(keys)
+    others = [key.strip() for key in (from_environment or "").split(",") if key.strip()]
+    for where, keys in ((file, lines), ("KARD_API_KEYS", others)):
+        if any(len(key) < SHORTEST_KEY for key in keys):
+            raise UserError(f"{where}: a key is shorter than {SHORTEST_KEY} characters. Make a longer one.")
+        if not all(key.isascii() for key in keys):
+            raise UserError(f"{where}: a key has a letter that not every client can send. Use ASCII alone.")
+    return (*lines, *others)
