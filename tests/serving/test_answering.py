@@ -171,6 +171,13 @@ def test_two_who_ask_the_same_are_both_told(kard):
     assert first.text == second.text
 
 
+def test_a_search_by_a_model_that_reads_nothing_is_refused(client, kard):
+    reply = client.post("/v1/search", json={"query": ASKED, "model": "no_passages"})
+    assert reply.status_code == 400
+    says = "model: no_passages reads no passages. Choose of: kard_reranker, kard_bm25."
+    assert reply.json()["error"]["message"] == says
+
+
 def test_models_share_the_student(client, kard):
     listed = client.get("/v1/models").json()
     assert [row["id"] for row in listed["data"]] == ["kard_reranker", "kard_bm25", "no_passages"]

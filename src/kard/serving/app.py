@@ -265,6 +265,10 @@ def _add_answering(app: FastAPI, desk: Desk, tokenizer: Any) -> None:
     async def search(request: schema.SearchRequest) -> Any:
         """Find passages for a question, as they would be found for answering it."""
         name, method = desk.method(request.model)
+        if not method.reads_passages:
+            readers = [other for other, one in desk.methods.items() if one.reads_passages]
+            there = f"Choose of: {', '.join(readers)}" if readers else "Serve a method that does"
+            raise Refusal(400, f"model: {name} reads no passages. {there}.", "reads_nothing")
         question = Question("question", request.query, tuple(request.choices))
         done = await desk.done(Job(question, method, only_search=True))
         rows = schema.passage_rows(done.found, request.k, 0)

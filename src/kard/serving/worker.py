@@ -121,6 +121,10 @@ class Worker:
             if not self.alive:
                 raise Stopping
             if len(self._jobs) >= self.capacity:
+                self._jobs = deque(
+                    job for job in self._jobs if not job.future.cancelled()
+                )  # who has gone keeps no place
+            if len(self._jobs) >= self.capacity:
                 self.metrics.refused.inc()
                 raise QueueFull(min(60, max(1, math.ceil(len(self._jobs) * self._seconds_each))))
             self._jobs.append(job)
@@ -176,9 +180,12 @@ class Worker:
         try:
             done = iter(self._done(good, start))
         except Exception as error:
-            # Whatever went wrong, these askers must hear of it and the thread must go on with the next batch.
+            # Whatever went wrong, these askers must hear of it and the thread must go on with the next batch. It is no fault of
+            # their questions, also where it is a UserError, such as a full disk: that is the server's own user's.
             _log.exception("a batch of %d failed", len(good))
-            return [own or error for own in errors]
+            failed = RuntimeError("the batch failed")
+            failed.__cause__ = error
+            return [own or failed for own in errors]
         return [error or next(done) for error in errors]
 
     def _error(self, job: Job) -> UserError | None:
