@@ -15,7 +15,7 @@ from typing import Any
 
 from kard.artifacts import RUN_FORMAT, build, check_output, check_run, manifest_of, read_json, write_json, write_jsonl
 from kard.errors import UserError
-from kard.methods import METHODS
+from kard.methods import METHODS, check_no_oracle
 from kard.model import Kard, finished, own_vectors
 from kard.progress import say
 from kard.prompt import render, with_examples
@@ -53,6 +53,7 @@ def export_run(run: Path, folder: Path, method: str | None = None, vectors: str 
         raise UserError(f"{run}: is an export itself. Copy the folder.")
     finished(run, "report")
     kard = Kard.load(run, method)
+    check_no_oracle(kard.method)
     parts = _parts(kard)
     keys = [(manifest_of(run / part) or {}).get("key") for part in (*parts, "report")]
     key = {"version": _VERSION, "parts": keys, "method": kard.method.name, "vectors": vectors}

@@ -81,3 +81,9 @@ def methods_named(names: tuple[str, ...]) -> list[Method]:
                 f"evaluation.methods: unknown method '{name}'{nearest(name, METHODS)}. Choose from: {', '.join(METHODS)}."
             )
     return [method for method in METHODS.values() if method.name in names]
+
+
+def check_no_oracle(method: Method) -> None:
+    """Raise UserError where a method needs more than a question brings."""
+    if method.is_oracle:
+        raise UserError(f"{method.name}: an oracle reads what no question brings. Choose a method that is none.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kard.artifacts import check_run, hash_of, manifest_of, read_json
 from kard.errors import UserError
 from kard.knowledge import Passage, Passages, read_passages
-from kard.methods import Method, Writes, methods_named, without_passages
+from kard.methods import Method, Writes, check_no_oracle, methods_named, without_passages
 from kard.prompt import check_letters, extract, same_answer, shown_answer
 from kard.questions import Question
 from kard.recipe import Recipe
@@ -210,10 +210,7 @@ class Kard:
         the seconds of ``search`` and ``rerank`` are added to `steps`."""
         if self.method.reads == "nothing":
             return [[] for _ in questions]
-        if self.method.is_oracle:
-            raise UserError(
-                f"{self.method.name}: an oracle reads what no question brings. Choose a method that is none."
-            )
+        check_no_oracle(self.method)
         assert self.retriever is not None
         queries = [question.query(self.recipe.retriever.query) for question in questions]
         start = monotonic()

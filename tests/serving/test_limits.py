@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import httpx2 as httpx
 import pytest
 
 from kard.errors import UserError
+from kard.export import export_run
 from kard.serving.app import Settings
 from kard.serving.guard import BODY_SECONDS, read_keys
 from tests.serving.conftest import ASKED, COLOURS, serving
@@ -371,6 +373,20 @@ def test_a_terminated_server_answers_all_that_it_accepted(answering_run):
     accepted = int(re.search(r"Stopped: ([\d,]+) questions were accepted", said)[1].replace(",", ""))
     assert set(statuses) == {200}
     assert accepted == len(statuses)
+
+
+def test_an_oracle_is_refused_before_anything_is_begun(answering_run, tmp_path):
+    from kard.serving.server import serve
+
+    run = tmp_path / "run"
+    shutil.copytree(answering_run, run)
+    recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
+    (run / "recipe.yaml").write_text(recipe.replace("- kard_bm25", "- kard_bm25\n  - kard_silver"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"kard_silver: an oracle reads what no question brings\. Choose"):
+        serve(run, "kard_silver", "127.0.0.1", free_port(), Settings())
+    with pytest.raises(UserError, match=r"kard_silver: an oracle reads what no question brings\. Choose"):
+        export_run(run, tmp_path / "export", "kard_silver")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"], "nothing of an export is begun"
 
 
 def test_an_address_that_is_taken_is_a_clear_error(answering_run):

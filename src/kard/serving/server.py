@@ -11,6 +11,7 @@ from typing import Any
 
 from kard.artifacts import read_jsonl
 from kard.errors import UserError
+from kard.methods import check_no_oracle
 from kard.model import Kard
 from kard.progress import say
 from kard.serving.app import Settings, create_app
@@ -33,6 +34,7 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
     torch.set_num_threads(1)
     kard = Kard.load(run, method)
     torch.set_num_threads(threads)
+    check_no_oracle(kard.method)
     loopback = _is_loopback(host)
     if loopback:
         # A page of another site cannot make a browser talk to this server under the site's own name.
