@@ -99,6 +99,22 @@ def test_a_bad_line_is_found_before_anything_is_answered(tmp_path, files, line, 
     assert not output.exists()
 
 
+def test_a_question_that_is_too_long_is_found_before_anything_is_answered(tmp_path, answering_run):
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(QUESTIONS + json.dumps({"id": "long", "question": "x " * 9000}), encoding="utf-8")
+    message = complaint(answering_run, source, output)
+    assert message.startswith(f"{source}: id 'long': question 'x x")
+    assert "longer than student.max_input_tokens" in message
+    assert not output.exists()
+
+
+def test_no_question_makes_an_empty_file(tmp_path, files):
+    source, output = files
+    source.write_text("\n", encoding="utf-8")
+    assert answer_file(tmp_path / "no run", source, output) == Counts(answered=0, there=0)
+    assert output.read_bytes() == b""
+
+
 def test_a_missing_file_is_named(tmp_path, files):
     assert complaint(tmp_path, tmp_path / "nothing.jsonl", files[1]).startswith(
         f"{tmp_path / 'nothing.jsonl'}: no such file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def answer_file(run: Path, source: Path, output: Path, method: str | None = None
     todo = [question for question in questions if question.id not in there]
     if todo:
         kard = Kard.load(run, method)
+        _check(source, todo, kard)
         with progress("answer", len(todo), "questions") as advance, disk_full_explained(output):
             for begin in range(0, len(todo), QUESTIONS_AT_ONCE):
                 block = todo[begin : begin + QUESTIONS_AT_ONCE]
@@ -51,7 +53,18 @@ def answer_file(run: Path, source: Path, output: Path, method: str | None = None
                 log.append({**_asked(question), **by, **answer_row(answer)} for question, answer in answers)
                 advance(len(block))
     log.close()
+    if not questions:
+        output.touch()  # so that what comes next finds its file
     return Counts(len(todo), len(questions) - len(todo))
+
+
+def _check(source: Path, questions: Sequence[Question], kard: Kard) -> None:
+    """Find a question that cannot be put to the student before hours have gone into those above it."""
+    for question in questions:
+        try:
+            kard.check(question)
+        except UserError as error:
+            raise UserError(f"{source}: id '{question.id}': {error}") from error
 
 
 def answer_row(answer: Answer) -> dict[str, Any]:
