@@ -192,6 +192,18 @@ def test_an_export_cannot_be_run(exported, answering_run):
         run_recipe(load_recipe(str(answering_run / "recipe.yaml")), exported)
 
 
+def test_it_has_no_stages_to_look_at_but_results(exported):
+    from typer.testing import CliRunner
+
+    from kard.cli import app
+
+    for arguments in (["status", str(exported)], ["show", str(exported), "questions"]):
+        with pytest.raises(UserError, match="is an export, which has no stages"):
+            CliRunner().invoke(app, arguments, catch_exceptions=False)
+    shown = CliRunner().invoke(app, ["report", str(exported)])
+    assert f"Model card: {exported / 'README.md'}" in shown.output.replace("\n", "")
+
+
 def test_it_is_uploaded_only_as_a_whole_and_on_request(exported, monkeypatch):
     import huggingface_hub
 

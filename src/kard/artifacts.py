@@ -346,6 +346,13 @@ def check_run(folder: Path) -> None:
         )
 
 
+def check_stages(folder: Path) -> None:
+    """Raise UserError unless `folder` is a run whose stages can be looked at: those of an export are not there."""
+    check_run(folder)
+    if read_json(folder / "run.json").get("export"):
+        raise UserError(f"{folder}: is an export, which has no stages. Name the run that it was made of.")
+
+
 @contextmanager
 def locked(folder: Path, wait: bool = False, beside: bool = False) -> Iterator[None]:
     """Hold a folder for writing, so that two commands never build the same stage at once.

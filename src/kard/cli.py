@@ -146,10 +146,10 @@ def sweep(
 @app.command()
 def status(run: RunFolder) -> None:
     """Show which stages of a run are done, begun, outdated or still to do."""
-    from kard.artifacts import check_run
+    from kard.artifacts import check_stages
     from kard.recipe_file import recipe_from_run
 
-    check_run(run)
+    check_stages(run)
     _show_states(recipe_from_run(run), run)
 
 
@@ -185,7 +185,8 @@ def report(
         typer.echo(f"Report: {runs[0] / 'index.html'}")
     else:
         _show_results(read_results(runs[0]))
-        typer.echo(f"Report: {runs[0] / 'report' / 'index.html'}")
+        page = runs[0] / "report" / "index.html"
+        typer.echo(f"Report: {page}" if page.exists() else f"Model card: {runs[0] / 'README.md'}")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import check_run, read_json, read_jsonl
+from kard.artifacts import check_stages, read_json, read_jsonl
 from kard.errors import UserError, nearest
 from kard.methods import METHODS
 from kard.model import finished
@@ -29,7 +29,7 @@ def sample_lines(run: Path, stage: str, count: int, seed: int) -> Iterator[str]:
     Raises:
         UserError: An unknown stage, or one that is not finished.
     """
-    check_run(run)
+    check_stages(run)
     if stage not in SHOWN:
         raise UserError(f"show {stage}: nothing to show{nearest(stage, SHOWN)}. Choose from: {', '.join(SHOWN)}.")
     if stage == "reranker":
