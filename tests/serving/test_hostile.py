@@ -163,6 +163,10 @@ def test_the_page_brings_all_that_it_needs(client):
     assert client.get("/").text.count("<script") == client.get("/").text.count('<script src="/page.js"') == 1
 
 
+def test_the_reference_shows_no_marks_of_markdown(client):
+    assert "`" not in client.get("/docs").text
+
+
 def test_the_reference_escapes_what_it_shows():
     api = {
         "info": {"description": HOSTILE["html"]},

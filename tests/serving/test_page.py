@@ -142,6 +142,65 @@ def test_the_switch_shows_what_it_would_say_otherwise(page, address):
     assert asked == [], "what was answered before is not asked again"
 
 
+def test_who_flips_the_switch_or_goes_on_while_an_answer_is_written_gets_what_was_chosen_last(page, slow):
+    kard, student = slow
+    other = {"question": "Which colour has the lamp?", "choices": COLOURS}
+    with serving(kard, examples=[other]) as address:
+        page.goto(address)
+        page.get_by_role("button", name=other["question"]).click()  # so that it is in the history
+        cards(page)
+        student.may_go_on.clear()
+        ask(page, choices=())
+        page.get_by_role("radio", name="No passages").click()
+        student.may_go_on.set()
+        assert cards(page) == ["no_passages"]
+        assert page.locator(".card .question").inner_text() == ASKED
+        student.may_go_on.clear()
+        page.get_by_role("radio", name="Passages by BM25").click()
+        page.get_by_role("button", name=other["question"]).last.click()
+        student.may_go_on.set()
+        assert cards(page) == ["kard_bm25"]
+        assert page.locator(".card .question").inner_text() == other["question"]
+        assert page.get_by_role("button", name="Ask").is_enabled()
+
+
+def test_a_server_that_is_gone_is_said_with_what_to_do(page, address):
+    page.goto(address)
+    page.wait_for_selector("#switch label")
+    page.route("**/v1/answer", lambda route: route.abort())
+    ask(page)
+    expect(page.locator("#error")).to_have_text("The server cannot be reached. Try again when it runs.")
+    page.route("**/v1/models", lambda route: route.abort())
+    page.reload()
+    expect(page.locator("#error")).to_contain_text("Then load this page again.")
+    page.complaints[:] = [text for text in page.complaints if "ERR_FAILED" not in text]
+
+
+def test_a_long_question_in_the_history_ends_after_two_lines(page, address):
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(address)
+    ask(page, question=f"{ASKED} " * 4)
+    cards(page)
+    lines = page.evaluate(
+        "(() => { const b = document.querySelector('#history button');"
+        "return b.clientHeight / parseFloat(getComputedStyle(b).lineHeight); })()"
+    )
+    assert 1.9 < lines < 2.1
+
+
+def test_copying_works_without_a_clipboard_object(page, address):
+    """As on a page that another machine serves by plain HTTP."""
+    page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.goto(address)
+    ask(page)
+    cards(page)
+    page.get_by_role("button", name="Copy JSON").click()
+    page.get_by_text("Copied").wait_for()
+    page.get_by_label("Your question").fill("")
+    page.keyboard.press("Control+V")
+    assert json.loads(page.get_by_label("Your question").input_value())["answer"] in COLOURS
+
+
 def test_the_keyboard_is_enough(page, address):
     page.goto(address)
     page.wait_for_selector("#switch label")
@@ -214,6 +273,9 @@ def test_examples_can_be_tried(page, address, questions):
 def test_a_key_is_asked_for_and_kept_in_the_tab_only(page, kard):
     with serving(kard, Settings(keys=(KEY,))) as address:
         page.goto(address)
+        page.get_by_label("API key").fill("ключ-из-многих-букв")
+        page.get_by_label("API key").press("Tab")
+        expect(page.locator("#error")).to_contain_text("Enter it again.")
         page.get_by_label("API key").fill(KEY)
         page.get_by_label("API key").press("Tab")
         page.wait_for_selector("#switch label")

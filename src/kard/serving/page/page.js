@@ -33,6 +33,14 @@ function headers() {
   return { "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) };
 }
 
+async function request(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch {
+    throw new Error("The server cannot be reached. Try again when it runs.");
+  }
+}
+
 async function failure(response) {
   const body = await response.json().catch(() => ({}));
   if (response.status === 401) at("#key-line").hidden = false;
@@ -45,7 +53,7 @@ async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch(() => ({ done: true })); // broken off: the answer has not come
     if (done) return;
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
@@ -166,13 +174,21 @@ function curl(sent) {
 
 async function copy(text, button) {
   const label = button.textContent;
-  try {
-    await navigator.clipboard.writeText(text);
-    button.textContent = "Copied";
-  } catch {
-    button.textContent = "Not allowed here";
-  }
+  // There is no clipboard object on a page that comes from another machine by plain HTTP.
+  const copied = navigator.clipboard ? await navigator.clipboard.writeText(text).then(() => true, () => false) : copySelected(text);
+  button.textContent = copied ? "Copied" : "Not allowed here";
+  button.focus();
   setTimeout(() => (button.textContent = label), 1500);
+}
+
+function copySelected(text) {
+  const area = element("textarea", text, "off-screen");
+  area.readOnly = true;
+  document.body.append(area);
+  area.select();
+  const copied = document.execCommand("copy");
+  area.remove();
+  return copied;
 }
 
 // --- asking ----------------------------------------------------------------------------------------------------------
@@ -183,7 +199,7 @@ function wanted() {
 }
 
 async function answer(question, model, card) {
-  const response = await fetch("/v1/answer", {
+  const response = await request("/v1/answer", {
     method: "POST",
     headers: headers(),
     body: JSON.stringify({ ...body(question, model.id), stream: true }),
@@ -286,11 +302,16 @@ function submit() {
   if (question.question && !at("#go").disabled && state.models.length) ask(question);
 }
 
+function choose(question) {
+  fill(question);
+  if (state.models.length) ask(question);
+}
+
 function addSwitch(value, label, checked) {
   const option = element("label");
   const input = element("input");
   Object.assign(input, { type: "radio", name: "model", value, checked });
-  input.onchange = () => state.asked && !at("#go").disabled && ask(state.asked);
+  input.onchange = () => state.asked && ask(state.asked);
   option.append(input, element("span", label));
   at("#switch").append(option);
 }
@@ -309,10 +330,7 @@ function showHistory() {
     const item = element("li");
     const button = element("button", question.question, "plain");
     Object.assign(button, { type: "button", dir: "auto" });
-    button.onclick = () => {
-      fill(question);
-      submit();
-    };
+    button.onclick = () => choose(question);
     item.append(button);
     return item;
   });
@@ -330,8 +348,12 @@ function readHistory() {
   }
 }
 
+function unreachable(error) {
+  say(`${error.message} Then load this page again.`);
+}
+
 async function begin() {
-  const response = await fetch("/v1/models", { headers: headers() });
+  const response = await request("/v1/models", { headers: headers() });
   if (!response.ok) return say((await failure(response)).message);
   const listed = await response.json();
   Object.assign(state, { models: listed.data, retriever: listed.retriever, passages: listed.passages });
@@ -347,10 +369,7 @@ async function begin() {
     const item = element("li");
     const button = element("button", example.question);
     Object.assign(button, { type: "button", dir: "auto" });
-    button.onclick = () => {
-      fill(example);
-      submit();
-    };
+    button.onclick = () => choose(example);
     item.append(button);
     return item;
   });
@@ -374,8 +393,10 @@ at("#clear").onclick = () => {
   at("#question").focus();
 };
 at("#key").onchange = () => {
-  sessionStorage.setItem("kard-key", at("#key").value.trim());
-  begin();
+  const key = at("#key").value.trim();
+  if (/[^\x20-\x7e]/.test(key)) return say("No key has such a character. Enter it again.");
+  sessionStorage.setItem("kard-key", key);
+  begin().catch(unreachable);
 };
 at("#forget").onclick = () => {
   state.history = [];
@@ -385,4 +406,4 @@ at("#forget").onclick = () => {
 state.history = readHistory();
 showHistory();
 setChoices([]);
-begin();
+begin().catch(unreachable);
