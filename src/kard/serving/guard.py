@@ -63,9 +63,6 @@ class Guard:
             await self.app(scope, receive, send)
             return
         start, status = monotonic(), 0
-        if scope["method"] == "HEAD":
-            # HTTP wants it answered wherever GET is; the server under this one leaves the body out.
-            scope = {**scope, "method": "GET"}
 
         async def sending(message: Any) -> None:
             nonlocal status
