@@ -367,6 +367,26 @@ def test_a_terminated_server_answers_all_that_it_accepted(answering_run):
     assert accepted == len(statuses)
 
 
+def test_ctrl_c_ends_as_sigterm_does(answering_run):
+    command = [sys.executable, "-m", "kard", "serve", str(answering_run), "--port", str(free_port())]
+    # A shell's background jobs ignore it; a command in the foreground does not.
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    try:
+        while "Serving" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "Stopped: 0 questions were accepted" in said
+
+
 def test_an_oracle_is_refused_before_anything_is_begun(answering_run, tmp_path):
     from kard.serving.server import serve
 

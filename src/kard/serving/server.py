@@ -51,14 +51,15 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
     if not loopback and not settings.keys:
         say(f"Anybody who reaches {host} may ask: no key is set. See 'kard serve --help'.")
     # uvicorn raises the signal that stopped it once more when all is answered; then leaving is what is left to do.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    for stopping in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stopping, lambda number, frame: sys.exit(0))
     server = Server(
         uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
     )
     try:
         server.run()
     except SystemExit as stop:
-        if not server.started:
+        if stop.code:
             raise UserError(f"{address}: cannot be used (see above). Choose another --port or --host.") from stop
     say(f"Stopped: {app.state.worker.accepted:,} questions were accepted; all were answered, or their askers had gone")
 
