@@ -21,7 +21,13 @@ from kard.report.numbers import SIGNIFICANT, mean_and_spread, plain, value_of
 from kard.sweep import is_sweep, read_sweep
 
 ROOT = Path(__file__).parent.parent
-RETRIEVERS = {"bm25": "BM25", "reranker_untrained": "reranker, untrained", "reranker": "reranker, trained"}
+RETRIEVERS = {
+    "bm25": "BM25",
+    "reranker_untrained": "reranker, untrained",
+    "reranker": "reranker, trained",
+    "reranker_likelihood": "reranker, second look by the student",
+    "other_rationale": "another rationale of the question",
+}
 
 
 def main(runs: list[str]) -> None:
