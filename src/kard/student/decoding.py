@@ -19,6 +19,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from kard.student.attention import attends_by_group
+from kard.student.batching import IGNORED, Batch
 from kard.student.cache import Buffers, GroupLayer, RoomyLayer, end_cache, is_roomy, last_tokens_can_go, roomy_cache
 from kard.student.drafts import Drafts
 from kard.student.guide import AnswerGuide
@@ -173,6 +174,17 @@ def likelihoods(
         sums.append(float(scores.gather(1, tokens[place, path, None]).sum()))
     rest = iter(sums)
     return [[next(rest) for _ in ways] for ways in paths]
+
+
+@torch.inference_mode()
+def label_likelihoods(model: PreTrainedModel, batch: Batch) -> list[float]:
+    """The sum of the labels' log-probabilities of each row of a decoder's training batch, read at once."""
+    labels = batch["labels"].to(model.device)
+    inputs: dict[str, Any] = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+    logits = model(**inputs, logits_to_keep=labels.shape[1] + 1, use_cache=False).logits[:, :-1]
+    is_label = labels != IGNORED
+    logs = logits[is_label].float().log_softmax(dim=-1).gather(1, labels[is_label][:, None])[:, 0]
+    return [float(row.sum()) for row in logs.split(is_label.sum(dim=1).tolist())]
 
 
 class _Reader(Protocol):

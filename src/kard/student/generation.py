@@ -17,9 +17,9 @@ from kard.methods import Writes
 from kard.prompt import question_span, render, shorten_passages, shown_answer, with_examples, without_rationale
 from kard.student.activation import gelu_by_sigmoid
 from kard.student.attention import attend_by_group
-from kard.student.batching import of_similar_length
+from kard.student.batching import Collator, of_similar_length
 from kard.student.cache import Buffers
-from kard.student.decoding import WIDTH, continuations, likelihoods
+from kard.student.decoding import WIDTH, continuations, label_likelihoods, likelihoods
 from kard.student.guide import AnswerGuide, answer_paths, likeliest
 from kard.student.loading import StudentSettings, trained_model
 from kard.student.sampling import Sampling
@@ -164,15 +164,14 @@ class Student:
         """
         prompts = [self.prompt(question, (), [passage], "rationale", with_passages=True) for question, passage in pairs]
         spans = [question_span(prompt) for prompt in prompts]
-        before = [prompt[:begin] for prompt, (begin, _) in zip(prompts, spans, strict=True)]
-        asked = [prompt[begin:end] for prompt, (begin, end) in zip(prompts, spans, strict=True)]
-        lengths = [len(ids) for ids in self.tokenizer(before).input_ids] if pairs else []
+        rows = []
+        for prompt, (begin, end) in zip(prompts, spans, strict=True):
+            asked = self.tokenizer(prompt[begin:end], add_special_tokens=False).input_ids
+            rows.append({"input_ids": self.tokenizer(prompt[:begin]).input_ids + asked, "labels": asked})
         found: dict[int, float] = {}
-        for places in of_similar_length(lengths, _LOOKS_AT_ONCE, None):
-            inputs = self._encoded([before[place] for place in places])
-            paths = [[ids] for ids in self.tokenizer([asked[p] for p in places], add_special_tokens=False).input_ids]
-            sums = likelihoods(self.model, inputs.input_ids, inputs.attention_mask, [[] for _ in places], paths)
-            found |= {place: value for place, [value] in zip(places, sums, strict=True)}
+        for places in of_similar_length([len(row["input_ids"]) for row in rows], _LOOKS_AT_ONCE, None):
+            batch = Collator(int(self.tokenizer.pad_token_id), False)([rows[place] for place in places])
+            found |= dict(zip(places, label_likelihoods(self.model, batch), strict=True))
         return [found[place] for place in range(len(pairs))]
 
     def _batches(self, prompts: list[str], how: Writing) -> list[list[str]]:
