@@ -65,8 +65,8 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
 
 
 def agreement(run: Path, judged: Judged) -> list[dict[str, Any]]:
-    """How often another rationale of a question, which has seen the answer, finds the silver passage: no reranker can be
-    expected to find it more often. Nothing where questions have one rationale each."""
+    """How often another rationale of a question, which has seen the answer, finds the silver passage: how far silver passages
+    agree with themselves, a reference and no bound. Nothing where questions have one rationale each."""
     from kard.evaluation.retrieval import evaluate_ranking
 
     other = second_silver(run)
