@@ -27,7 +27,7 @@ _NAME = 125  # width of the longest name of a method
 _CURVES, _LABELS, _APART = 250, 112, 15  # height, room for names on the right, between two names
 _EDGE = 0.3  # of the unit between two values, to the left and right of them
 _MARKERS = "osD^vP"
-_BARS = ((MUTED, 0.5), (ACCENT, 0.45), (ACCENT, 1.0))
+_BARS = ((MUTED, 0.5), (ACCENT, 0.45), (ACCENT, 1.0), (INK, 0.85), (MUTED, 1.0))
 
 
 def methods_chart(methods: Sequence[dict[str, Any]], best: str, width: int) -> str:
