@@ -180,7 +180,7 @@ def test_what_cannot_be_done_is_an_error(files, tmp_path):
     fails(kard("rerank", "train", files / "train.jsonl", files / "o", "--set", "lrr=2"), "unknown key 'reranker.lrr'")
     fails(kard("rerank", "train", files / "none.jsonl", files / "o"), "no such file")
     fails(kard("rerank", "train", files, files / "o"), "no such file")
-    for name in ("train_questions=5", "choices=none", "rationale_candidates=3", "encode_ahead=9"):
+    for name in ("train_questions=5", "choices=none", "rationale_candidates=3", "encode_ahead=9", "title_weight=1"):
         key = name.partition("=")[0]
         fails(kard("rerank", "train", files / "train.jsonl", files / "o", "--set", name), f"--set {key}: a file of")
     train = ["rerank", "train", files / "train.jsonl"]

@@ -14,6 +14,7 @@ from kard.artifacts import check_run, hash_of, manifest_of, read_json
 from kard.errors import UserError
 from kard.knowledge import Passage, Passages, read_passages
 from kard.methods import Method, Writes, check_no_oracle, methods_named, without_passages
+from kard.priors import priors
 from kard.prompt import check_letters, extract, same_answer, shown_answer
 from kard.questions import Question
 from kard.recipe import Recipe
@@ -229,10 +230,13 @@ class Kard:
         return rows
 
     def rerank(self, questions: Sequence[Question], hits: Sequence[Any]) -> list[Any]:
-        """The reranker's scores of each question's BM25 hits, in their order."""
+        """The reranker's scores of each question's BM25 hits, in their order, with what is added to them."""
         assert self.reranker is not None
-        forms = [reranker_queries(question, self.recipe.reranker.choices) for question in questions]
-        return self.reranker.score(forms, [hit.positions for hit in hits])
+        section = self.recipe.reranker
+        forms = [reranker_queries(question, section.choices) for question in questions]
+        scores = self.reranker.score(forms, [hit.positions for hit in hits])
+        known = priors(section, questions, hits, self.passages)
+        return [row + prior for row, prior in zip(scores, known, strict=True)]
 
     def _second_look(self, questions: Sequence[Question], rows: list[list[Found]]) -> list[list[Found]]:
         """The first passages of each question in the order of exp(f(d, x)/τ2) · p(x | d)^λ, where the student is asked: those

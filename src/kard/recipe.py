@@ -15,6 +15,7 @@ Size = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 RationaleKind = Literal["constructive", "eliminating", "other"]
 
 
@@ -290,6 +291,12 @@ class RerankerSection(Section):
     encode_ahead: Positive | None = Field(
         None, description="encode all passages ahead if their vectors fit into so many MB; null: only those asked for"
     )
+    retriever_weight: NotNegative = Field(
+        0.0, description="a: times the retriever's score of a passage for the question, added to the reranker's score"
+    )
+    title_weight: NotNegative = Field(
+        0.0, description="b: added to the reranker's score of a passage whose title is one of the question's choices"
+    )
     likelihood_weight: Positive | None = Field(
         None,
         description="λ: the student reads the passages close to the first as well, and is taught to: a passage's probability "
@@ -300,6 +307,11 @@ class RerankerSection(Section):
     )
     likelihood_passages: Annotated[int, Field(ge=2)] = Field(5, description="most passages a question that it reads")
     checkpoint_minutes: Positive = Field(2.0, description="how much training a killed run may lose")
+
+    @property
+    def has_priors(self) -> bool:
+        """Whether anything is added to the scores."""
+        return bool(self.retriever_weight or self.title_weight)
 
     @property
     def second_look(self) -> list[float]:

@@ -17,6 +17,7 @@ from kard.errors import UserError
 from kard.evaluation.relevant import evaluation_questions, relevant_passages, second_silver
 from kard.knowledge import read_passages
 from kard.model import Found, passage_store, reranker_queries
+from kard.priors import priors
 from kard.progress import say
 from kard.questions import Question, read_questions
 from kard.recipe import Recipe, RerankerSection
@@ -51,11 +52,14 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
     trained = train_reranker(reranker, sets, section, recipe.seed, folder, dev_hits)
     if section.train == "both":
         encode_ahead(trained, section.encode_ahead)
+    scores = trained.score(judged.queries, judged.found)
     rankings = {
         recipe.retriever.kind: judged.found,
         "reranker_untrained": untrained,
-        "reranker": judged.ranked(trained),
+        "reranker": judged.in_order(scores),
     }
+    if section.has_priors:
+        rankings["reranker_priors"] = judged.in_order([a + b for a, b in zip(scores, judged.priors, strict=True)])
     rows = evaluate_ranking(rankings, judged.relevant, recipe.seed)
     rows += agreement(run, judged)
     write_json(folder / "retrieval.json", rows)
@@ -99,7 +103,7 @@ def judge_second_look(
     }
     orders: dict[str, Callable[[Found], float]] = {
         recipe.retriever.kind: lambda item: -(item.retriever or 0.0),
-        "reranker": lambda item: -(item.reranker or 0.0),
+        "reranker_priors" if recipe.reranker.has_priors else "reranker": lambda item: -(item.reranker or 0.0),
         "reranker_likelihood": lambda item: 0.0,
     }
     rankings = {
@@ -146,12 +150,14 @@ class Judged:
         queries: As the reranker reads them.
         found: Positions of the candidates, best first.
         relevant: See `relevant_passages`.
+        priors: What is known of the candidates (`kard.priors`); of a file's, nothing.
     """
 
     questions: list[Question]
     queries: list[tuple[str, ...]]
     found: list[list[int]]
     relevant: dict[str, list[set[int]]]
+    priors: Sequence[np.ndarray] = ()
 
     @classmethod
     def of(cls, recipe: Recipe, run: Path, questions: list[Question]) -> Judged:
@@ -159,7 +165,9 @@ class Judged:
         queries = [question.query(recipe.retriever.query) for question in questions]
         hits = load_retriever(recipe.retriever, run / "index").search(queries, recipe.retriever.candidates)
         forms = [reranker_queries(question, recipe.reranker.choices) for question in questions]
-        return cls(questions, forms, [hit.positions.tolist() for hit in hits], relevant_passages(run, questions))
+        known = priors(recipe.reranker, questions, hits, read_passages(run / "knowledge" / "passages.jsonl"))
+        found = [hit.positions.tolist() for hit in hits]
+        return cls(questions, forms, found, relevant_passages(run, questions), known)
 
     @property
     def positions(self) -> list[int]:
@@ -167,8 +175,11 @@ class Judged:
         return [position for row in self.found for position in row]
 
     def ranked(self, reranker: Reranker | CrossReranker) -> list[list[int]]:
-        """The candidates in the reranker's order; equal scores keep the retriever's."""
-        scores = reranker.score(self.queries, self.found)
+        """The candidates in the reranker's order."""
+        return self.in_order(reranker.score(self.queries, self.found))
+
+    def in_order(self, scores: Sequence[np.ndarray]) -> list[list[int]]:
+        """The candidates by falling score; equal scores keep the retriever's order."""
         return [
             np.array(row, dtype=np.int64)[np.argsort(-of_row, kind="stable")].tolist()
             for row, of_row in zip(self.found, scores, strict=True)

@@ -116,7 +116,7 @@ def split_by_text(questions: Sequence[Question], section: QuestionsSection, seed
     """
     groups: dict[tuple[str, ...], list[Question]] = {}
     for question in questions:
-        same = (_normalised(question.question), *sorted(map(_normalised, question.choices)))
+        same = (normalised(question.question), *sorted(map(normalised, question.choices)))
         groups.setdefault(same, []).append(question)
     order = sorted(groups.values(), key=lambda group: min(map(_whole_text, group)))
     random.Random(seed).shuffle(order)
@@ -158,8 +158,9 @@ def shuffled(question: Question, seed: int) -> Question:
 
 
 def _whole_text(question: Question) -> str:
-    return _normalised(question.query("question_and_choices"))
+    return normalised(question.query("question_and_choices"))
 
 
-def _normalised(text: str) -> str:
+def normalised(text: str) -> str:
+    """A text without case and punctuation: what makes two titles or choices the same."""
     return re.sub(r"\W+", " ", text.casefold()).strip()

@@ -18,6 +18,7 @@ _RETRIEVERS = {
     "milvus": "Milvus",
     "reranker_untrained": "reranker, untrained",
     "reranker": "reranker, trained",
+    "reranker_priors": "reranker, with priors",
     "reranker_likelihood": "reranker, second look",
     "other_rationale": "another rationale of the question",
     "given": "the given order",

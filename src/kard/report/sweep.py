@@ -100,6 +100,7 @@ _SHORT = {
     "retriever": "retriever",
     "reranker_untrained": "untrained",
     "reranker": "reranker",
+    "reranker_priors": "with priors",
     "reranker_likelihood": "second look",
 }
 
