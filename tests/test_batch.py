@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from kard.artifacts import locked
 from kard.batch import Counts, answer_file, answer_row
 from kard.errors import UserError
 from kard.knowledge import Passage
@@ -72,6 +73,15 @@ def test_answers_to_other_questions_or_by_others_are_not_taken_for_these(tmp_pat
     assert message.startswith(f"{output}: ")
     assert says in message
     assert output.read_text(encoding="utf-8") == there
+
+
+def test_two_commands_never_write_the_same_answers(tmp_path, files):
+    source, output = files
+    output.write_text(answered("6", "two", "1"), encoding="utf-8")
+    with locked(output, beside=True):
+        assert "another kard command is writing here" in complaint(tmp_path / "no run", source, output)
+    assert answer_file(tmp_path / "no run", source, output) == Counts(answered=0, there=3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fragen é.jsonl", "out.jsonl"]
 
 
 def test_a_torn_last_answer_is_to_be_given_again(tmp_path, files):

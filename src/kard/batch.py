@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import Log, disk_full_explained
+from kard.artifacts import Log, disk_full_explained, locked
 from kard.errors import UserError
 from kard.model import Answer, Kard, answerer, found_row
 from kard.progress import progress
@@ -36,8 +36,15 @@ def answer_file(run: Path, source: Path, output: Path, method: str | None = None
 
     Raises:
         UserError: A line is wrong, `output` cannot be written or holds something else, such as answers to other questions or
-            of another run or method, or the run is not finished.
+            of another run or method, another command is writing there, or the run is not finished.
     """
+    if output.is_dir() or not output.parent.is_dir():
+        raise UserError(f"{output}: cannot be written. Name a file in a folder that is there.")
+    with locked(output, beside=True):
+        return _answer_file(run, source, output, method)
+
+
+def _answer_file(run: Path, source: Path, output: Path, method: str | None) -> Counts:
     questions = _read(source)
     log = Log(output)
     by = answerer(run, method)
@@ -86,8 +93,6 @@ def _asked(question: Question) -> dict[str, Any]:
 
 def _answered(log: Log, by: dict[str, str], asked: dict[str, dict[str, Any]]) -> set[str]:
     """Ids of the answers that are there, all of them by the same answerer and to what is asked now."""
-    if log.path.is_dir() or not log.path.parent.is_dir():
-        raise UserError(f"{log.path}: cannot be written. Name a file in a folder that is there.")
     rows = log.read()
     if not all({"id", "question", "choices", *by, "answer", "text"} <= row.keys() for row in rows):
         raise UserError(f"{log.path}: holds something else than answers of 'kard batch'. Name another file.")

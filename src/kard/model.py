@@ -16,7 +16,7 @@ from kard.knowledge import Passage, Passages, read_passages
 from kard.methods import Method, Writes, check_no_oracle, methods_named, without_passages
 from kard.priors import priors
 from kard.prompt import check_letters, extract, same_answer, shown_answer
-from kard.questions import Question
+from kard.questions import Question, check_asked
 from kard.recipe import Recipe
 from kard.recipe_file import recipe_from_run
 
@@ -143,8 +143,7 @@ class Kard:
             listeners: By place in `asked`.
         """
         for question, _ in asked:
-            if not all(text.strip() for text in (question.question, *question.choices)):
-                raise UserError(f"question '{question.id}': is empty, or has an empty choice. Give it a text.")
+            check_asked(question)
         steps = {"search": 0.0, "rerank": 0.0}
         candidates: list[list[Found]] = [[] for _ in asked]
         for method in dict.fromkeys(method for _, method in asked):
@@ -190,7 +189,8 @@ class Kard:
         return there if reads_nothing else there | {"no_passages": without_passages(self.method)}
 
     def check(self, question: Question) -> None:
-        """Raise UserError where a question cannot be put to this student: too long, or without the choices that it needs."""
+        """Raise UserError where a question cannot be put to this student: too long, say, or without the choices it needs."""
+        check_asked(question)
         check_letters(question.choices, self.student.settings.answer_as, "question")
         self.prompts([question], [[]])
 

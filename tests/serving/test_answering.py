@@ -57,6 +57,14 @@ def test_a_question_without_words_is_refused(kard):
             kard.answer(question, choices)
 
 
+def test_a_choice_that_is_there_twice_is_refused_with_the_reason(kard, client):
+    with pytest.raises(UserError, match=r"the choice 'red' is there twice\. Make the choices different"):
+        kard.answer(ASKED, ["red", "blue", "red"])
+    reply = client.post("/v1/answer", json={"question": ASKED, "choices": ["red", "red"]})
+    assert reply.status_code == 400
+    assert "'red' is there twice" in reply.text
+
+
 def test_questions_of_all_models_that_come_at_once_are_answered_as_one_by_one(client, questions):
     bodies = [
         {"question": q.question, "choices": list(q.choices), "model": model}

@@ -109,6 +109,17 @@ def load_splits(section: QuestionsSection, seed: int) -> dict[str, list[Question
     return splits
 
 
+def check_asked(question: Question) -> None:
+    """Raise UserError where a question or a choice of it is empty, or a choice is there twice."""
+    if not all(text.strip() for text in (question.question, *question.choices)):
+        raise UserError(f"question '{question.id}': is empty, or has an empty choice. Give it a text.")
+    for place, choice in enumerate(question.choices):
+        if choice in question.choices[:place]:
+            raise UserError(
+                f"question '{question.id}': the choice '{choice}' is there twice. Make the choices different."
+            )
+
+
 def split_by_text(questions: Sequence[Question], section: QuestionsSection, seed: int) -> dict[str, list[Question]]:
     """Split so that a question stays on one side; test is drawn first, so that other sizes never change it.
 
