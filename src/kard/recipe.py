@@ -303,7 +303,7 @@ class RerankerSection(Section):
         "is multiplied by p(question | passage)^λ, by which they are put in order; null: no second look",
     )
     likelihood_near: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.4, description="close: at least so many times as probable as the first, by the reranker's scores over τ2"
+        0.2, description="close: at least so many times as probable as the first, by the reranker's scores over τ2"
     )
     likelihood_passages: Annotated[int, Field(ge=2)] = Field(5, description="most passages a question that it reads")
     checkpoint_minutes: Positive = Field(2.0, description="how much training a killed run may lose")

@@ -117,7 +117,7 @@ def test_groups_are_read_by_threads_with_a_core_each(monkeypatch, name):
     seen = []
     reads = model.get_encoder() if model.config.is_encoder_decoder else model
     hook = reads.register_forward_hook(
-        lambda *_: seen.append((threading.current_thread().name.startswith("kard-reader"), torch.get_num_threads()))
+        lambda *_: seen.append((threading.current_thread().name.startswith("kard-core"), torch.get_num_threads()))
     )
     found = []
     for cores in (1, 2):

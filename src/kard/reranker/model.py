@@ -24,6 +24,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from kard.cores import each_on_its_cores
 from kard.errors import UserError
 from kard.precision import compute_dtype
 from kard.reranker.vectors import Format, PassageVectors
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 KEY = "reranker.model"
 _LENGTH_KEYS = ("reranker.question_tokens", "reranker.passage_tokens")
 _QUERIES_AT_ONCE = 64
+_PASSAGES_AT_ONCE = 64  # by a core
 
 Queries = tuple[str, ...]
 """A question as the reranker reads it: one text, or one for each choice."""
@@ -78,9 +80,16 @@ def check_length(model: Any, name: str, key: str, tokens: int) -> None:
 
 def encode_passages(encoder: MultiVectorEncoder, texts: list[str]) -> list[np.ndarray]:
     """Token vectors of passages, (tokens, dimension) each, float16."""
-    with autocast(encoder):
-        vectors = encoder.encode_document(texts, batch_size=len(texts), show_progress_bar=False)
-    return [tokens.to(torch.float16).cpu().numpy() for tokens in vectors]
+    encoder.preprocess(texts[:1], task="document")  # its tokenizer is set up now, and not by several threads at once
+
+    def encode(some: list[str]) -> list[np.ndarray]:
+        with autocast(encoder):
+            vectors = encoder.encode_document(some, batch_size=len(some), show_progress_bar=False)
+        return [tokens.to(torch.float16).cpu().numpy() for tokens in vectors]
+
+    parts = [texts[begin : begin + _PASSAGES_AT_ONCE] for begin in range(0, len(texts), _PASSAGES_AT_ONCE)]
+    found = each_on_its_cores(encode, parts) if encoder.device.type == "cpu" else [encode(texts)]
+    return [tokens for part in found for tokens in part]
 
 
 class QuestionEncoder(nn.Module):

@@ -14,7 +14,7 @@ from kard.artifacts import disk_full_explained, hash_of, locked, read_json, writ
 from kard.errors import UserError
 from kard.progress import progress
 
-BATCH = 64
+BATCH = 256
 _SAMPLE = 256
 
 Encode = Callable[[list[str]], list[np.ndarray]]

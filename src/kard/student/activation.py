@@ -11,6 +11,7 @@ from transformers.activations import GELUTanh
 
 _SLOPE = 2 * math.sqrt(2 / math.pi)
 _CUBE = 0.044715
+_AT_ONCE = 2**16  # numbers: in float32 they stay in a core's cache from one operation to the next
 
 
 class GeluBySigmoid(nn.Module):
@@ -19,9 +20,13 @@ class GeluBySigmoid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():  # compiled, all of it is one loop, forward and backward
             return x * torch.sigmoid(_SLOPE * x * (1 + _CUBE * x * x))
-        wide = x.float()
-        slope = wide.new_tensor(_SLOPE)
-        return torch.addcmul(slope, wide, wide, value=_SLOPE * _CUBE).mul_(wide).sigmoid_().mul_(wide).to(x.dtype)
+        flat = x.reshape(-1)
+        written = torch.empty_like(flat)
+        slope = torch.tensor(_SLOPE, device=x.device)
+        for part, into in zip(flat.split(_AT_ONCE), written.split(_AT_ONCE), strict=True):
+            wide = part.float()
+            into.copy_(torch.addcmul(slope, wide, wide, value=_SLOPE * _CUBE).mul_(wide).sigmoid_().mul_(wide))
+        return written.view(x.shape)
 
 
 def gelu_by_sigmoid(model: PreTrainedModel) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +16,7 @@ from torch.nn import functional
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from kard.cores import each_on_its_cores
 from kard.student.attention import attends_by_group
 from kard.student.batching import IGNORED, Batch
 from kard.student.cache import Buffers, GroupLayer, RoomyLayer, end_cache, is_roomy, last_tokens_can_go, roomy_cache
@@ -363,32 +362,11 @@ def _read_together(mask: Tensor) -> list[tuple[Tensor, int]]:
 
 
 def _for_each(groups: Sequence[tuple[Tensor, int]], read: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """What is read of each row, in the order of the rows.
-
-    Groups are read at the same time, with the cores shared out among them: no core then waits for the others after each
-    of a forward pass's thousands of operations.
+    """What is read of each row, in the order of the rows; groups are read at the same time.
 
     Args:
         groups: Row numbers and width of each, as `_read_together` gives them.
         read: From row numbers and width to (rows, …).
     """
-    cores = torch.get_num_threads()
-    at_once = min(cores, len(groups))
-
-    @torch.inference_mode()
-    def with_its_cores(group: tuple[Tensor, int]) -> Tensor:
-        torch.set_num_threads(cores // at_once)
-        return read(*group)
-
-    # Without OpenMP, the number of cores is not each thread's own.
-    if at_once > 1 and torch.backends.openmp.is_available():
-        found = list(_threads(cores).map(with_its_cores, groups))
-    else:
-        found = [read(*group) for group in groups]
+    found = each_on_its_cores(torch.inference_mode()(lambda group: read(*group)), groups)
     return torch.cat(found)[torch.cat([rows for rows, _ in groups]).argsort()]
-
-
-@cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    """Threads that stay: what PyTorch prepares for a product's shape, it keeps for each thread."""
-    return ThreadPoolExecutor(count, "kard-reader")

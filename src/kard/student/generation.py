@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from kard.cores import each_on_its_cores
 from kard.errors import UserError
 from kard.methods import Writes
 from kard.prompt import question_span, render, shorten_passages, shown_answer, with_examples, without_rationale
@@ -168,10 +169,17 @@ class Student:
         for prompt, (begin, end) in zip(prompts, spans, strict=True):
             asked = self.tokenizer(prompt[begin:end], add_special_tokens=False).input_ids
             rows.append({"input_ids": self.tokenizer(prompt[:begin]).input_ids + asked, "labels": asked})
-        found: dict[int, float] = {}
-        for places in of_similar_length([len(row["input_ids"]) for row in rows], _LOOKS_AT_ONCE, None):
-            batch = Collator(int(self.tokenizer.pad_token_id), False)([rows[place] for place in places])
-            found |= dict(zip(places, label_likelihoods(self.model, batch), strict=True))
+        collate = Collator(int(self.tokenizer.pad_token_id), False)
+        groups = list(of_similar_length([len(row["input_ids"]) for row in rows], _LOOKS_AT_ONCE, None))
+
+        def read(places: Sequence[int]) -> dict[int, float]:
+            likelihoods = label_likelihoods(self.model, collate([rows[place] for place in places]))
+            return dict(zip(places, likelihoods, strict=True))
+
+        parts = (
+            each_on_its_cores(read, groups) if self.model.device.type == "cpu" else [read(group) for group in groups]
+        )
+        found = {place: likelihood for part in parts for place, likelihood in part.items()}
         return [found[place] for place in range(len(pairs))]
 
     def _batches(self, prompts: list[str], how: Writing) -> list[list[str]]:
