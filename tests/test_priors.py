@@ -43,6 +43,9 @@ def test_priors_by_hand():
     first, second = priors(section, questions, hits, PASSAGES)
     np.testing.assert_allclose(first, [0.4, 0.3 + 0.5, 0.2 + 0.5, 0.1], rtol=1e-6)
     np.testing.assert_allclose(second, [0.5], rtol=1e-6)  # it has no choices
+    signs = Question(id="3", question="Plus?", choices=("+", "-"))  # nothing is left of these, and of no title
+    [third] = priors(RerankerSection(title_weight=0.5), [signs], hits[:1], PASSAGES)
+    assert not third.any()
     assert [row.tolist() for row in priors(RerankerSection(), questions, hits, PASSAGES)] == [[0.0] * 4, [0.0]]
 
 

@@ -42,7 +42,7 @@ PREFERRED = (
 class Found:
     """A passage that was read for a question, with the scores that brought it there (None where there is none).
 
-    `likelihood` is log p(question | passage) by the student, of those that it had a second look at.
+    `reranker` has the priors in it; `likelihood` is log p(question | passage) by the student, of those it looked at again.
     """
 
     passage: Passage

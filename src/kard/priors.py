@@ -30,7 +30,7 @@ def priors(
     for question, hit in zip(questions, hits, strict=True):
         prior = section.retriever_weight * np.asarray(hit.scores, dtype=np.float32)
         if section.title_weight and question.choices:
-            choices = {normalised(choice) for choice in question.choices}
+            choices = {normalised(choice) for choice in question.choices} - {""}  # no title is no choice
             titled = [normalised(passages[position].title) in choices for position in hit.positions]
             prior = prior + section.title_weight * np.array(titled, dtype=np.float32)
         found.append(prior)

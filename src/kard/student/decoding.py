@@ -261,7 +261,7 @@ class _Decoder:
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=into or self.cache,
+            cache=into or self.cache,
             use_cache=True,
             logits_to_keep=wanted,
         ).logits
@@ -316,7 +316,7 @@ class _EncoderDecoder:
             encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded),
             attention_mask=self.mask,
             decoder_input_ids=tokens,
-            past_key_values=self.cache,
+            cache=self.cache,
             use_cache=True,
         ).logits
 

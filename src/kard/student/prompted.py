@@ -54,10 +54,10 @@ class PromptedModel:
         else:
             # The prompt, with its worked examples by far the longest part, is read once for all answers.
             cache = DynamicCache(config=self.model.config)
-            first = self.model(**read, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            first = self.model(**read, cache=cache, use_cache=True, logits_to_keep=1).logits
             cache.batch_repeat_interleave(len(ids))
             seen = torch.cat([read.attention_mask.expand(len(ids), -1), mask], dim=1)
-            rest = self.model(input_ids=ids, attention_mask=seen, past_key_values=cache, use_cache=True).logits
+            rest = self.model(input_ids=ids, attention_mask=seen, cache=cache, use_cache=True).logits
             logits = torch.cat([first.expand(len(ids), -1, -1), rest[:, :-1]], dim=1)
         each = logits.float().log_softmax(dim=-1).gather(-1, ids[..., None])[..., 0]
         return (each * mask).sum(dim=1) / mask.sum(dim=1)
