@@ -82,6 +82,8 @@ def test_a_run_ranks_with_them_and_shows_the_reranker_alone_as_well(weighed):
     assert any(first["reranker"] != first["bm25"] for first in firsts)
     page = (weighed / "run" / "report" / "index.html").read_text(encoding="utf-8")
     assert retriever("reranker_priors") in page
+    assert "“With priors”: the retriever’s score" in page
+    assert "“Second look”" not in page
 
 
 def test_answers_are_read_from_the_passages_that_come_first_with_them(weighed):

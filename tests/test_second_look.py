@@ -112,7 +112,10 @@ def test_a_run_says_how_the_second_look_ranks(looked):
     first = [row["passages"][0]["id"] in gold[row["question"]] for row in answered]
     assert last["hits"]["1"] == pytest.approx(sum(first) / len(first))
     assert any(row["passages"][0]["likelihood"] is not None for row in answered)
-    assert retriever("reranker_likelihood") in (looked / "report" / "index.html").read_text(encoding="utf-8")
+    page = (looked / "report" / "index.html").read_text(encoding="utf-8")
+    assert retriever("reranker_likelihood") in page
+    assert "“Second look”: the student orders" in page
+    assert "“With priors”" not in page
 
 
 def read(path: Path) -> list[dict]:

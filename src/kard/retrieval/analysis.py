@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from hashlib import blake2b
 from typing import Any
 
@@ -83,7 +83,9 @@ class Analysis:
         joined = "".join(lower)
         codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         shortest = 1 if self.analyzer == "lucene" else 2
-        planes = (int(codes.max(initial=0)) >> 16) + 1
+        # Emoji are in the second plane. What lies behind is rare: one table for all of it.
+        highest = int(codes.max(initial=0)) >> 16
+        planes = highest + 1 if highest < 2 else 17
         numbers, ends, firsts = scanning.scan(codes, bounds, _classes(self.analyzer, planes), shortest)
         return numbers, ends, [joined[first:last] for first, last in firsts.tolist()]
 
@@ -166,7 +168,7 @@ def _if_there(language: str | None, find: Callable[[str | None], Any]) -> str | 
     return language
 
 
-@lru_cache(4)
+@cache
 def _classes(analyzer: str, planes: int) -> np.ndarray:
     """What each code point may do in a word, a byte each; of the first planes of Unicode only, because most texts are
     within the first one, and the others take most of the time."""
@@ -245,6 +247,6 @@ def _lucene_stem(word: str) -> str:
     return stem[:-1] if stem.endswith("logi") and _MEASURED.search(stem[:-4]) else stem
 
 
-@lru_cache(1)
+@cache
 def _porter() -> Callable[[str], str]:
     return _stemmer("porter")
