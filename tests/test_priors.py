@@ -82,7 +82,7 @@ def test_a_run_ranks_with_them_and_shows_the_reranker_alone_as_well(weighed):
     assert any(first["reranker"] != first["bm25"] for first in firsts)
     page = (weighed / "run" / "report" / "index.html").read_text(encoding="utf-8")
     assert retriever("reranker_priors") in page
-    assert "“With priors”: the retriever’s score" in page
+    assert "no order can find more. “With priors”: the retriever’s score" in page
     assert "“Second look”" not in page
 
 

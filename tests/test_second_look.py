@@ -114,7 +114,7 @@ def test_a_run_says_how_the_second_look_ranks(looked):
     assert any(row["passages"][0]["likelihood"] is not None for row in answered)
     page = (looked / "report" / "index.html").read_text(encoding="utf-8")
     assert retriever("reranker_likelihood") in page
-    assert "“Second look”: the student orders" in page
+    assert "no order can find more. “Second look”: the student orders" in page
     assert "“With priors”" not in page
 
 

@@ -106,13 +106,20 @@ def test_one_bad_question_leaves_the_others_of_its_batch_alone(slow):
         assert [reply.result().status_code for reply in [first, *replies]] == [200, 200, 400, 200]
 
 
-def test_a_failure_is_told_and_survived(kard, caplog):
+def failing(kard, error: Exception):
+    """A copy of it whose every answer fails, until `answer_each` is deleted from it."""
+
     def fail(*args, **kwargs):
-        raise RuntimeError("broken")
+        raise error
 
     broken = replace(kard, student=kard.student)
+    object.__setattr__(broken, "answer_each", fail)
+    return broken
+
+
+def test_a_failure_is_told_and_survived(kard, caplog):
+    broken = failing(kard, RuntimeError("broken"))
     with serving(broken) as address:
-        object.__setattr__(broken, "answer_each", fail)
         reply = httpx.post(f"{address}/v1/answer", json=BODY)
         assert (reply.status_code, reply.json()["error"]["type"]) == (500, "server_error")
         assert "broken" not in reply.text
@@ -124,13 +131,8 @@ def test_a_failure_is_told_and_survived(kard, caplog):
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_the_server_itself_lacks_is_no_fault_of_the_asker(kard, stream):
     """As where passage vectors cannot be written: the asker is told neither that the question is bad nor where files lie."""
-
-    def fail(*args, **kwargs):
-        raise UserError("/a/place/vectors: cannot be written. Make it writable.")
-
-    broken = replace(kard, student=kard.student)
+    broken = failing(kard, UserError("/a/place/vectors: cannot be written. Make it writable."))
     with serving(broken) as address:
-        object.__setattr__(broken, "answer_each", fail)
         reply = httpx.post(f"{address}/v1/answer", json={**BODY, "stream": stream})
     assert reply.status_code == 500
     assert "its log says why" in reply.text
