@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 from collections.abc import Callable
@@ -112,7 +111,6 @@ def run_and_die(recipe_path: str, stage: str | None) -> None:
     from kard.pipeline import run_recipe
     from kard.recipe_file import load_recipe
 
-    gc.freeze()  # what the fork server has loaded need not be walked through after each stage
     if stage is not None:
         KILLS[stage]()
     often = ["student.checkpoint_minutes=1.0e-9", "reranker.checkpoint_minutes=1.0e-9"]

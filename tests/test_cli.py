@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from kard.artifacts import RUN_FORMAT
+from tests import forks
 from tests.conftest import make_project, write_rows
 
 
@@ -243,17 +247,18 @@ def test_an_unfinished_run_does_not_answer(project):
     fails(kard("answer", project.parent / "run", "q"), "not finished")
 
 
+def kard_on_a_small_disk(limit: int, recipe: Path, said: Connection) -> None:
+    """A limit on the size of files stands in for a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    said.send(kard("run", recipe))
+
+
 def test_a_full_disk_leaves_nothing_half_written(project, run):
-    """A file size limit stands in for a full disk: writing fails in the middle of the vectors, weights and index."""
-    code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2);"
-        "sys.argv = ['kard', *sys.argv[2:]]; from kard.cli import main; main()"
-    )
+    """Writing fails in the middle of the vectors, weights and index."""
     for limit in (2_000, 60_000):
-        result = subprocess.run(
-            [sys.executable, "-c", code, str(limit), "run", str(project)], capture_output=True, text=True, encoding="utf-8",
-        )  # fmt: skip
-        fails(Result(result.returncode, result.stdout, result.stderr), "the disk is full", "run the same command again")
+        hears, said = multiprocessing.Pipe(duplex=False)
+        assert forks.run(kard_on_a_small_disk, limit, project, said) == [0]
+        fails(hears.recv(), "the disk is full", "run the same command again")
         for manifest in (project.parent / "run").rglob("manifest.json"):
             json.loads(manifest.read_text(encoding="utf-8"))
     result = kard("run", project)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
 from pathlib import Path
 
@@ -12,16 +11,6 @@ import pytest
 from kard.errors import UserError
 from kard.pipeline import STAGES, plan, run_recipe, states
 from kard.recipe_file import load_recipe
-
-HEAVY = [
-    "torch",
-    "transformers",
-    "sentence_transformers",
-    "peft",
-    "kard.stages",
-    "kard.student.training",
-    "tests.kills",
-]
 
 
 def numbers(run: Path) -> dict:
@@ -288,17 +277,12 @@ def test_every_step_has_its_own_key(project):
 
 def test_killed_in_every_stage_the_numbers_are_the_same(finished, tmp_path, decoder_folder, encoder_folder):
     """One run, killed with SIGKILL once in the middle of each stage and begun again each time."""
+    from tests import forks
     from tests.conftest import make_project
     from tests.kills import KILLS, run_and_die
 
     recipe = make_project(tmp_path / "ein Ordner é", decoder_folder, encoder_folder)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)
     for stage in [*KILLS, None]:
-        process = context.Process(target=run_and_die, args=(str(recipe), stage))
-        process.start()
-        process.join(timeout=120)
-        expected = -signal.SIGKILL if stage else 0
-        assert process.exitcode == expected, f"{stage}: exit code {process.exitcode}"
+        assert forks.run(run_and_die, str(recipe), stage) == [-signal.SIGKILL if stage else 0], stage
     assert numbers(recipe.parent / "run") == numbers(finished.parent / "run")
     assert {stage.split("/")[0] for stage in KILLS} == set(STAGES)

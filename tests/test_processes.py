@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kard.pipeline import run_recipe
 from kard.processes import alone, process_count, rank
 from kard.recipe_file import load_recipe
+from tests import forks
 
 METHODS = "evaluation.methods=[distill,kard_bm25,kard_reranker]"
 
@@ -38,58 +40,36 @@ def test_a_batch_that_cannot_be_shared_is_an_error(decoder_folder, tmp_path, mon
         train_student([Example("a", "b")], str(decoder_folder), "x", section, 0, tmp_path, "train")
 
 
-def launched(recipe, output, *launcher):
-    command = [sys.executable, *launcher, "-m", "kard", "run", str(recipe), "--output", str(output), "--set", METHODS]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done
+def one_student(model, folder, last):
+    """Train a student; with `last`, end in disorder after so many steps."""
+    import kard.training
+    from kard.recipe import StudentSection
+    from kard.student.training import train_student
+    from tests.student.test_training import lookup_task
 
+    original, steps = kard.training._Watch.on_step_end, []
 
-ONE_STUDENT = """
-import sys
-from pathlib import Path
-import kard.training
-from kard.processes import rank
-from kard.recipe import StudentSection
-from kard.student.training import train_student
-from tests.student.test_training import lookup_task
+    def until_the_last(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        steps.append(1)
+        if len(steps) == last:
+            raise SystemExit(7)
 
-model, folder, last = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-original, steps = kard.training._Watch.on_step_end, []
-
-def until_the_last(self, *args, **kwargs):
-    original(self, *args, **kwargs)
-    steps.append(1)
-    if len(steps) == last:
-        raise SystemExit(7)
-
-kard.training._Watch.on_step_end = until_the_last
-section = StudentSection(
-    model=model, method="full", dtype="fp32", epochs=3, batch_size=8, lr=5e-3, checkpoint_minutes=1e-9
-)
-train_student(lookup_task()[:17], model, model, section, 0, folder, "train")
-"""
+    kard.training._Watch.on_step_end = until_the_last
+    section = StudentSection(
+        model=model, method="full", dtype="fp32", epochs=3, batch_size=8, lr=5e-3, checkpoint_minutes=1e-9
+    )
+    train_student(lookup_task()[:17], model, model, section, 0, folder, "train")
 
 
 @pytest.mark.parametrize("kind", ["decoder_folder", "t5_folder"])
 def test_two_processes_train_alike_with_a_batch_of_one_and_after_being_killed(kind, request, tmp_path):
     """Of the last batch's one example the second process has nothing; the third epoch begins after the interruption."""
-    script, model = tmp_path / "train.py", str(request.getfixturevalue(kind))
-    script.write_text(ONE_STUDENT, encoding="utf-8")
-    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-    def run(folder, launcher=(), last=0):
-        command = [sys.executable, *launcher, str(script), model, str(tmp_path / folder), str(last)]
-        paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=300)
-        assert (done.returncode == 0) == (last == 0), done.stderr[-4000:]
-
-    run("one")
-    run("two", two)
-    run("killed", two, last=5)
-    run("killed", two)
+    model = str(request.getfixturevalue(kind))
+    assert forks.run(one_student, model, tmp_path / "one", 0) == [0]
+    assert forks.run(one_student, model, tmp_path / "two", 0, processes=2) == [0, 0]
+    assert forks.run(one_student, model, tmp_path / "killed", 5, processes=2) == [7, 7]
+    assert forks.run(one_student, model, tmp_path / "killed", 0, processes=2) == [0, 0]
     weights = [load_file(tmp_path / name / "weights" / "model.safetensors") for name in ("one", "two", "killed")]
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=2e-4, rtol=1e-3)
@@ -104,8 +84,12 @@ def test_two_processes_train_alike_with_a_batch_of_one_and_after_being_killed(ki
 
 def test_two_processes_do_what_one_does(project):
     one, two = project.parent / "one", project.parent / "two"
-    launched(project, one)
-    done = launched(project, two, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    recipe = load_recipe(str(project), [METHODS])
+    run_recipe(recipe, one)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command = [*launcher, "kard", "run", str(project), "--output", str(two), "--set", METHODS]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("Report:") == 1  # the first process alone speaks
     assert done.stderr.count("students/rationales: took") == 1
     for name in ("rationales", "rationales_silver"):
@@ -116,8 +100,7 @@ def test_two_processes_do_what_one_does(project):
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
         assert [row["step"] for row in curves[0]["loss"]] == [row["step"] for row in curves[1]["loss"]]
         assert curves[0]["examples"] == curves[1]["examples"]
-    methods = load_recipe(str(project), [METHODS]).evaluation.methods
-    for path in [path for method in methods for path in one.glob(f"predictions/*/{method}.jsonl")]:
+    for path in [path for method in recipe.evaluation.methods for path in one.glob(f"predictions/*/{method}.jsonl")]:
         assert texts(path) == texts(two / path.relative_to(one))
     shares = [two / "predictions" / "rationales_silver" / name for name in ("written.jsonl", "written-1.jsonl")]
     assert all(path.stat().st_size for path in shares)  # both wrote

@@ -1,7 +1,6 @@
 """Asking an endpoint that fails in every way: all requests accounted for, none answered twice, no key anywhere."""
 
 import email.utils
-import multiprocessing
 import random
 import sqlite3
 import time
@@ -20,6 +19,7 @@ from kard.teacher.cache import ReplyCache
 from kard.teacher.collect import collect_rationales
 from kard.teacher.endpoint import api_key
 from kard.teacher.prompting import requests_of
+from tests import forks
 
 FAULTS = {
     "429 with Retry-After": {
@@ -346,13 +346,10 @@ def asking_process(url, path):
 def test_twenty_kills_at_random_moments_ask_nothing_twice_that_had_arrived(server, tmp_path):
     server.answer = lambda body, attempt: good_answer(body, attempt) | {"delay": 0.05}
     path = tmp_path / "c.sqlite"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kard.teacher.client"])
     chance = random.Random(0)
     before_kill = []
     for _ in range(20):
-        process = context.Process(target=asking_process, args=(server.url, path))
-        process.start()
+        process = forks.start(asking_process, server.url, path)
         before = len(texts_in(path))
         while len(texts_in(path)) == before:  # it is at work
             assert process.is_alive(), "it was to be killed before its end"
