@@ -169,6 +169,21 @@ def test_a_kill_before_the_rename_is_made_good(folder, old, moved, begun):
     assert names(folder.parent) == {"rationales"}
 
 
+def test_folders_without_a_manifest_are_nobodys_and_none_is_lost(folder):
+    """The first is moved aside; with a second, the user must move the first away."""
+    build("x", folder, KEY, writer("first"))
+    (folder / MANIFEST).unlink()
+    build("x", folder, KEY, writer("second"))
+    (folder / MANIFEST).unlink()
+    old = folder.with_name("rationales.old")
+    with pytest.raises(UserError, match=r"rationales\.old: is in the way of the x .* Move it away and run again"):
+        build("x", folder, KEY, writer("third"))
+    assert (content(old), content(folder)) == ("first", "second")
+    old.replace(folder.with_name("kept"))
+    made = build("x", folder, KEY, writer("fourth"))
+    assert (content(folder), content(old), made.skipped) == ("third", "second", True)
+
+
 def test_a_whole_partial_folder_of_another_key_is_not_taken(folder):
     died_whole(folder, "old")
     make = writer("third")

@@ -184,7 +184,7 @@ def build(
         The artifact, with the seconds that making it took (of the earlier run if it was skipped).
 
     Raises:
-        UserError: The disk is full.
+        UserError: The disk is full, or a folder of somebody else's is in the way.
     """
     key = hash_of(key_of)
     _finish_interrupted_rename(folder, key)
@@ -281,6 +281,8 @@ def _replace(partial: Path, folder: Path) -> None:
     if _is_ours(name, old):
         shutil.rmtree(old)
     if folder.exists() and any(folder.iterdir()):
+        if old.exists():  # no manifest says whose it is
+            raise UserError(f"{old}: is in the way of the {name} that is replaced. Move it away and run again.")
         folder.replace(old)
     partial.replace(folder)
     if _is_ours(name, old):

@@ -55,7 +55,7 @@ VERSIONS = dict.fromkeys(STAGES, 1) | {
     "knowledge": 2,
     "index": 2,
     "reranker": 2,
-    "students": 3,
+    "students": 4,
     "predictions": 5,
     "report": 2,
 }
