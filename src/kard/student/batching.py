@@ -12,8 +12,8 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 IGNORED = -100
-# Texts are padded to a multiple of it: products of such sizes are faster, and come again, so that they need be prepared only once
-# (measured on CPUs: 0.93 of the time of a training step; GPUs ask for it as well).
+# Texts are padded to a multiple of it: products of such sizes are faster on CPUs and GPUs, and come again, so that they need be
+# prepared only once.
 _ALIGNED = 8
 
 Number = TypeVar("Number", int, Tensor)
