@@ -18,8 +18,9 @@ _LIBRARIES = [
     "kard.stages",
     "kard.student.training",
     "openai",
+    "pytest",
+    "pytest_httpserver",
 ]
-_LIBRARIES += ["pytest", "pytest_httpserver"]  # what the modules of tests import
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(_LIBRARIES)
 

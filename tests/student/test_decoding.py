@@ -12,6 +12,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHead
 from kard.student import attention, cache, decoding
 from kard.student.activation import GeluBySigmoid
 from kard.student.attention import attend_by_group
+from kard.student.batching import WIDTH
 from kard.student.cache import Buffers
 from kard.student.guide import AnswerGuide
 from kard.student.sampling import Sampling
@@ -105,7 +106,7 @@ def test_cores_get_as_many_groups_of_as_many_tokens(monkeypatch, cores, rows):
     tokens = [len(members) * width for members, width in groups]
     assert max(tokens) - min(tokens) <= 2 * 152
     for members, width in groups:
-        assert max(lengths[members]) <= width < max(lengths[members]) + decoding.WIDTH
+        assert max(lengths[members]) <= width < max(lengths[members]) + WIDTH
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])

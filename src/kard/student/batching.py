@@ -12,11 +12,11 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 IGNORED = -100
-# Texts are padded to a multiple of it: products of such sizes are faster on CPUs and GPUs, and come again, so that they need be
+# Texts are padded to a multiple of it: attention and products of such sizes are faster, and come again, so that they need be
 # prepared only once.
-_ALIGNED = 8
+WIDTH = 8
 
-Number = TypeVar("Number", int, Tensor)
+_Number = TypeVar("_Number", int, Tensor)
 Row = dict[str, list[int]]
 Batch = dict[str, Tensor]
 
@@ -78,13 +78,13 @@ class Collator:
 
     def __call__(self, rows: list[Row]) -> Batch:
         left = not self.encoder_decoder
-        width = _aligned(max(len(row["input_ids"]) for row in rows))
+        width = aligned(max(len(row["input_ids"]) for row in rows))
         inputs = _padded([row["input_ids"] for row in rows], self.pad, width, left)
         mask = _padded([[1] * len(row["input_ids"]) for row in rows], 0, width, left)
         # Trainer leaves a decoder's first label out when it counts what a step's loss is divided by: none may stand there.
         gap = [] if self.encoder_decoder else [IGNORED]
         longest = len(gap) + max(len(row["labels"]) for row in rows)
-        written = longest if left else _aligned(longest)  # a decoder's labels are no product's size
+        written = longest if left else aligned(longest)  # a decoder's labels are no product's size
         labels = _padded([gap + row["labels"] for row in rows], IGNORED, written, left)
         batch = {"input_ids": inputs, "attention_mask": mask, "labels": labels}
         if not self.encoder_decoder:
@@ -92,8 +92,9 @@ class Collator:
         return batch
 
 
-def _aligned(tokens: Number) -> Number:
-    return (tokens + _ALIGNED - 1) // _ALIGNED * _ALIGNED
+def aligned(tokens: _Number) -> _Number:
+    """So many tokens with their padding."""
+    return (tokens + WIDTH - 1) // WIDTH * WIDTH
 
 
 def _padded(rows: list[list[int]], filler: int, width: int, left: bool) -> Tensor:
@@ -133,11 +134,11 @@ def pieces(batch: Batch, rows: int, tokens: int | None) -> list[Batch]:
     """
     count = len(batch["labels"])
     decoder = "position_ids" in batch
-    read = _aligned(batch["attention_mask"].sum(dim=1))
+    read = aligned(batch["attention_mask"].sum(dim=1))
     learned = batch["labels"] != IGNORED
     # From a decoder's first label on, and one ignored place in front (see `Collator`): not all in between need be learned.
     from_first = learned.shape[1] - learned.int().argmax(dim=1) + 1
-    written = torch.where(learned.any(dim=1), from_first, 1) if decoder else _aligned(learned.sum(dim=1).clamp(min=1))
+    written = torch.where(learned.any(dim=1), from_first, 1) if decoder else aligned(learned.sum(dim=1).clamp(min=1))
     lengths = (read if decoder else read + written).tolist()
     if count <= rows and (tokens is None or count * max(lengths) <= tokens):
         return [batch]

@@ -18,14 +18,13 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from kard.cores import each_on_its_cores
 from kard.student.attention import attends_by_group
-from kard.student.batching import IGNORED, Batch
+from kard.student.batching import IGNORED, Batch, aligned
 from kard.student.cache import Buffers, GroupLayer, RoomyLayer, end_cache, is_roomy, last_tokens_can_go, roomy_cache
 from kard.student.drafts import Drafts
 from kard.student.guide import AnswerGuide
 
 # Rows leave when this share of the batch has ended: copying the cache costs about as much as one step.
 _ENDED_SHARE = 0.2
-WIDTH = 8  # PyTorch's attention on CPUs is much slower for some widths that no 8 divides
 # About so many tokens of prompts a CPU reads together: as quick for each as with more, and short ones are padded less.
 _READ_AT_ONCE = 1024
 
@@ -349,7 +348,7 @@ def _read_together(mask: Tensor) -> list[tuple[Tensor, int]]:
     rows, width = mask.shape
     if mask.device.type != "cpu" or rows * width <= _READ_AT_ONCE:
         return [(torch.arange(rows, device=mask.device), width)]
-    widths = [min(math.ceil(length / WIDTH) * WIDTH, width) for length in mask.sum(dim=1).tolist()]
+    widths = [min(aligned(length), width) for length in mask.sum(dim=1).tolist()]
     needed = sum(widths) / _READ_AT_ONCE
     at_once = min(torch.get_num_threads(), math.ceil(needed))
     count = at_once * math.ceil(needed / at_once)

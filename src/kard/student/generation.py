@@ -18,9 +18,9 @@ from kard.methods import Writes
 from kard.prompt import question_span, render, shorten_passages, shown_answer, with_examples, without_rationale
 from kard.student.activation import gelu_by_sigmoid
 from kard.student.attention import attend_by_group
-from kard.student.batching import Collator, of_similar_length
+from kard.student.batching import WIDTH, Collator, aligned, of_similar_length
 from kard.student.cache import Buffers
-from kard.student.decoding import WIDTH, continuations, label_likelihoods, likelihoods
+from kard.student.decoding import continuations, label_likelihoods, likelihoods
 from kard.student.guide import AnswerGuide, answer_paths, likeliest
 from kard.student.loading import StudentSettings, trained_model
 from kard.student.sampling import Sampling
@@ -184,7 +184,7 @@ class Student:
 
     def _batches(self, prompts: list[str], how: Writing) -> list[list[str]]:
         size = max(1, how.batch_size // (how.sampling.samples if how.sampling else 1))
-        widths = [math.ceil(len(ids) / WIDTH) * WIDTH for ids in self.tokenizer(prompts).input_ids] if prompts else []
+        widths = [aligned(len(ids)) for ids in self.tokenizer(prompts).input_ids] if prompts else []
         return list(batches(dict(zip(prompts, widths, strict=True)), size, how.batch_tokens))
 
     def _continue(
