@@ -20,11 +20,12 @@ from kard.model import Kard, finished, own_vectors
 from kard.progress import say
 from kard.prompt import render, with_examples
 from kard.questions import Question, read_questions
-from kard.recipe import Recipe
+from kard.recipe import Recipe, Section
 from kard.recipe_file import dump_recipe, recipe_from_run
 
 CHECKED = 16
 _VERSION = 2
+_SECTIONS_WITH_PATHS = ("questions", "knowledge", "teacher", "reranker", "student")
 # Of the reranker's folder: how test questions were ranked, and vectors, which are written on their own.
 _LEFT_OUT = shutil.ignore_patterns("retrieval.json", "rankings.jsonl", "vectors")
 
@@ -126,23 +127,18 @@ def _write_vectors(kard: Kard, folder: Path, vectors: str) -> None:
 def _without_paths(recipe: Recipe, kard: Kard) -> Recipe:
     """The recipe with file names in place of paths, and with the methods that the export can answer by."""
 
-    def named(section: Any) -> Any:
-        return section.model_copy(
-            update={name: Path(value.name) for name, value in section if isinstance(value, Path)}
-            | ({"model": Path(section.model).name} if Path(getattr(section, "model", None) or "").is_absolute() else {})
-        )
+    def named(section: Section) -> Section:
+        values = dict(section)
+        names: dict[str, Any] = {name: Path(value.name) for name, value in values.items() if isinstance(value, Path)}
+        model = values.get("model")
+        if model is not None and Path(model).is_absolute():
+            names["model"] = Path(model).name
+        return section.model_copy(update=names)
 
     names = [kard.method.name, *(name for name in kard.methods() if name in METHODS and name != kard.method.name)]
-    return recipe.model_copy(
-        update={
-            **{
-                name: named(getattr(recipe, name))
-                for name in ("questions", "knowledge", "teacher", "reranker", "student")
-            },
-            "evaluation": recipe.evaluation.model_copy(update={"methods": tuple(names)}),
-            "output": None,
-        }
-    )
+    sections = {name: named(section) for name, section in recipe if name in _SECTIONS_WITH_PATHS}
+    evaluation = recipe.evaluation.model_copy(update={"methods": tuple(names)})
+    return recipe.model_copy(update={**sections, "evaluation": evaluation, "output": None})
 
 
 def _card(run: Path) -> str:

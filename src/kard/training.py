@@ -1,16 +1,19 @@
-"""What every training here shares: Trainer arguments, checkpoints that survive being killed, progress."""
+"""What every training here shares: Trainer arguments, the order of examples, checkpoints that survive being killed, progress."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from kard.errors import UserError
 from kard.processes import process_count
@@ -54,6 +57,80 @@ def training_arguments(folder: Path, dtype: torch.dtype, seed: int, **settings: 
         arguments.n_gpu, 1
     )  # a process trains on one GPU: DataParallel would cut batches unlike the recipe's
     return arguments
+
+
+class EpochOrder(Sampler[int]):
+    """Examples in batches of similar length; seed and epoch alone decide the order.
+
+    So every process of a group, and a run that goes on after it was killed, sees the same order.
+
+    Args:
+        lengths: Of each example, in any unit.
+        groups: Examples of which one is drawn each epoch; one group for each example where all are wanted.
+        batch_size: Examples a step.
+        seed: Of the drawing and the order.
+        filler: An example without a target, put at the end so that the last batch is whole; None: it may be smaller.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        groups: Sequence[Sequence[int]],
+        batch_size: int,
+        seed: int,
+        filler: int | None = None,
+    ) -> None:
+        self.lengths = lengths
+        self.groups = groups
+        self.batch_size = batch_size
+        self.seed = seed
+        self.filler = filler
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.groups) + self._missing()
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        drawn = [group[int(torch.randint(len(group), (), generator=generator))] for group in self.groups]
+        lengths = [self.lengths[row] for row in drawn]
+        yield from (drawn[place] for place in get_length_grouped_indices(lengths, self.batch_size, generator=generator))
+        yield from [self.filler] * self._missing() if self.filler is not None else []
+
+    def _missing(self) -> int:
+        return 0 if self.filler is None else -len(self.groups) % self.batch_size
+
+
+class OrderedTrainer(Trainer):
+    """A Trainer whose examples come as an `EpochOrder` says.
+
+    Args:
+        order: Which examples come when; None: the Trainer's own order.
+        settings: Trainer's own.
+    """
+
+    def __init__(self, *, order: EpochOrder | None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.order = order
+        self.control: Any  # Trainer's own, which it does not declare
+        if order is not None:
+            self.add_callback(_Epochs(order))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.order or super()._get_train_sampler(train_dataset)
+
+
+class _Epochs(TrainerCallback):
+    """Tells the order which epoch it is: from a checkpoint on, with several processes, Trainer does not."""
+
+    def __init__(self, order: EpochOrder) -> None:
+        self.order = order
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.order.set_epoch(int(state.epoch or 0))
 
 
 def train(trainer: Trainer, label: str, checkpoint_minutes: float, section: Section) -> list[dict[str, float]]:

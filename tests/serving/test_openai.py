@@ -92,8 +92,10 @@ def test_the_text_ends_before_a_stop(official, form):
         pieces = "".join(c.choices[0].delta.content or "" for c in streamed)
         assert short.choices[0].message.content == pieces == long[: long.index(stop)]
         assert short.choices[0].finish_reason == "stop"
-    with pytest.raises(openai.APIStatusError, match="stop"):
+    with pytest.raises(openai.APIStatusError, match="stop: List should have at most 4"):
         official.chat.completions.create(**ASK, stop=["a"] * 5)
+    with pytest.raises(openai.APIStatusError, match=r"stop\.0: String should have at least 1"):
+        official.chat.completions.create(**ASK, stop="")
 
 
 @pytest.mark.parametrize(

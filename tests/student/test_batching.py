@@ -1,42 +1,12 @@
-"""The order of an epoch, and batches in pieces."""
+"""Batches in pieces."""
 
 from __future__ import annotations
 
 import pytest
-import torch
 
-from kard.student.batching import IGNORED, Collator, EpochOrder, pieces
+from kard.student.batching import IGNORED, Collator, pieces
 
 LENGTHS = [5, 9, 3, 7, 7, 2, 8, 4, 6, 1, 9]
-
-
-def order(epoch, groups=None, seed=0, filler=None):
-    sampler = EpochOrder(LENGTHS, groups or [[row] for row in range(len(LENGTHS))], 4, seed, filler)
-    sampler.set_epoch(epoch)
-    drawn = list(sampler)
-    assert len(drawn) == len(sampler)
-    return drawn
-
-
-def test_seed_and_epoch_decide_the_order():
-    assert order(0) == order(0)
-    torch.manual_seed(5)
-    assert order(1) == order(1)
-    assert order(0) != order(1) != order(1, seed=1)
-    assert sorted(order(3)) == list(range(len(LENGTHS)))
-
-
-def test_one_of_a_questions_rationales_is_drawn_each_epoch():
-    groups = [[0, 1, 2], [3], [4, 5]]
-    epochs = [sorted(order(epoch, groups)) for epoch in range(20)]
-    assert all(
-        len(epoch) == 3 and [sum(row in group for row in epoch) for group in groups] == [1, 1, 1] for epoch in epochs
-    )
-    assert {row for epoch in epochs for row in epoch} == {0, 1, 2, 3, 4, 5}
-
-
-def test_a_filler_makes_the_last_batch_whole():
-    assert order(0, filler=99) == [*order(0), 99]
 
 
 @pytest.mark.parametrize("encoder_decoder", [False, True])

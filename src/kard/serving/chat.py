@@ -6,7 +6,7 @@ import time
 import uuid
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from transformers import PreTrainedTokenizerFast
 
 from kard.errors import UserError
@@ -18,6 +18,11 @@ Stops = Annotated[list[Stop], Field(max_length=4)]
 _CHOICES = "Choices:"
 # Asked for with these, another thing than the student's answer would be expected: better to refuse than to ignore them.
 _NOT_OFFERED = ("tools", "functions", "logprobs", "audio", "prediction", "web_search_options")
+
+
+def _as_list(sent: Any) -> Any:
+    """One text as a list, so that an error names a place in what was sent and no branch of a type."""
+    return [] if sent is None else [sent] if isinstance(sent, str) else sent
 
 
 class Message(BaseModel):
@@ -46,14 +51,11 @@ class ChatRequest(BaseModel):
     n: int | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    stop: Stop | Stops | None = Field(None, description="The text ends before the first of these")
+    stop: Annotated[Stops, BeforeValidator(_as_list, json_schema_input_type=Stop | Stops | None)] = Field(
+        [], description="The text ends before the first of these"
+    )
     response_format: dict[str, Any] | None = None
     choices: Choices = Field([], description="Our own: options; or write them as lines '- …' after a line 'Choices:'")
-
-    @property
-    def stops(self) -> list[str]:
-        """Texts that end the reply."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
     def limit(self) -> int | None:
@@ -123,9 +125,9 @@ class Completion:
 
     def cut(self, text: str, whole: bool = True) -> str:
         """What of a text is within the limits that were asked for; of one that goes on, what is sure to be."""
-        kept = text[: min((at for stop in self.request.stops if (at := text.find(stop)) >= 0), default=len(text))]
+        kept = text[: min((at for stop in self.request.stop if (at := text.find(stop)) >= 0), default=len(text))]
         if not whole and kept == text:
-            begun = (n for stop in self.request.stops for n in range(1, len(stop)) if text.endswith(stop[:n]))
+            begun = (n for stop in self.request.stop for n in range(1, len(stop)) if text.endswith(stop[:n]))
             kept = text[: len(text) - max(begun, default=0)]
         return first_tokens(self.tokenizer, kept, self.request.limit)
 
@@ -168,7 +170,7 @@ class Completion:
         assert done.answer is not None
         text = done.answer.text
         kept = self.cut(text)
-        return "stop" if kept == text or any(text.startswith(kept + stop) for stop in self.request.stops) else "length"
+        return "stop" if kept == text or any(text.startswith(kept + stop) for stop in self.request.stop) else "length"
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.request.model}

@@ -1,15 +1,13 @@
-"""Which examples are trained on together: the order of an epoch, padding, and pieces that fit into memory."""
+"""How texts become batches: padding, groups of similar length, and pieces that fit into memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 IGNORED = -100
 # Texts are padded to a multiple of it: attention and products of such sizes are faster, and come again, so that they need be
@@ -19,51 +17,6 @@ WIDTH = 8
 _Number = TypeVar("_Number", int, Tensor)
 Row = dict[str, list[int]]
 Batch = dict[str, Tensor]
-
-
-class EpochOrder(Sampler[int]):
-    """Examples in batches of similar length; seed and epoch alone decide the order.
-
-    So every process of a group, and a run that goes on after it was killed, sees the same order.
-
-    Args:
-        lengths: Tokens of each example.
-        groups: Examples of which one is drawn each epoch; one group for each example where all are wanted.
-        batch_size: Examples a step.
-        seed: Of the drawing and the order.
-        filler: An example without a target, put at the end so that the last batch is whole; None: it may be smaller.
-    """
-
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        groups: Sequence[Sequence[int]],
-        batch_size: int,
-        seed: int,
-        filler: int | None = None,
-    ) -> None:
-        self.lengths = lengths
-        self.groups = groups
-        self.batch_size = batch_size
-        self.seed = seed
-        self.filler = filler
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.groups) + self._missing()
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        drawn = [group[int(torch.randint(len(group), (), generator=generator))] for group in self.groups]
-        lengths = [self.lengths[row] for row in drawn]
-        yield from (drawn[place] for place in get_length_grouped_indices(lengths, self.batch_size, generator=generator))
-        yield from [self.filler] * self._missing() if self.filler is not None else []
-
-    def _missing(self) -> int:
-        return 0 if self.filler is None else -len(self.groups) % self.batch_size
 
 
 @dataclass(frozen=True)

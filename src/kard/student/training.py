@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.artifacts import write_json
 from kard.errors import UserError
@@ -22,11 +22,11 @@ from kard.progress import say
 from kard.prompt import question_span
 from kard.recipe import StudentSection
 from kard.student.activation import gelu_by_sigmoid
-from kard.student.batching import IGNORED, Batch, Collator, EpochOrder, of_similar_length, pieces
+from kard.student.batching import IGNORED, Batch, Collator, of_similar_length, pieces
 from kard.student.dropout import quick_dropout
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.student.loss import token_loss
-from kard.training import is_out_of_memory, train, training_arguments
+from kard.training import EpochOrder, OrderedTrainer, is_out_of_memory, train, training_arguments
 from kard.weights import most_tokens
 
 if TYPE_CHECKING:
@@ -206,21 +206,11 @@ def student_trainer(
         train_dataset=rows + filler,
         eval_dataset=dev_rows or None,
         data_collator=Collator(tokenizer.pad_token_id, encoder_decoder),
-        callbacks=[_Epochs(order), *stop],
+        callbacks=stop,
         order=order,
         piece_rows=max(1, section.batch_size // process_count()),
         piece_tokens=section.batch_tokens,
     )
-
-
-class _Epochs(TrainerCallback):
-    """Tells the order which epoch it is: from a checkpoint on, with several processes, Trainer does not."""
-
-    def __init__(self, order: EpochOrder) -> None:
-        self.order = order
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.order.set_epoch(int(state.epoch or 0))
 
 
 def _check_lengths(model: Any, rows: Sequence[dict[str, list[int]]]) -> None:
@@ -322,7 +312,7 @@ def _question_labels(prompt: str, tokenizer: PreTrainedTokenizerFast) -> list[in
     ]
 
 
-class StudentTrainer(Trainer):
+class StudentTrainer(OrderedTrainer):
     """A Trainer whose loss looks at target positions only, and whose batches are computed in pieces that fit.
 
     No logits are computed for prompts or padding. A step's gradients are those of its whole batch, whatever the pieces.
@@ -342,16 +332,11 @@ class StudentTrainer(Trainer):
         piece_tokens: int | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(**settings)
-        self.order = order
+        super().__init__(order=order, **settings)
         self.piece_rows = piece_rows
         self.piece_tokens = piece_tokens
-        self.control: Any  # Trainer's own, which it does not declare
         self.dev_accuracy: Callable[[], float] | None = None
         self.model_accepts_loss_kwargs = True  # the loss is a sum over the step's tokens, for every architecture
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self.order or super()._get_train_sampler(train_dataset)
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
         count = num_items_in_batch if num_items_in_batch is not None else (inputs["labels"] != IGNORED).sum()
