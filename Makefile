@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUTPUT ?= runs/quickstart
 
-.PHONY: setup quickstart test lint docs fuzz clean
+.PHONY: setup quickstart test lint docs fuzz benchmark clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +34,11 @@ docs: setup
 # The server's tests with 2,000 generated requests and more.
 fuzz: setup
 	KARD_FUZZ=300 "$(BIN)/python" -m pytest tests/serving/test_fuzzing.py --log-cli-level=WARNING
+
+# Everything that is fast beside its peer, for the table in docs/results.md; OPTIONS=--quick takes minutes in place of an hour.
+benchmark: quickstart
+	"$(BIN)/python" benchmarks/all.py $(OPTIONS)
+	"$(BIN)/python" docs/fill_results.py benchmarks/results.json
 
 clean:
 	rm -rf "$(VENV)" build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,5 +1,7 @@
 """Writes the numbers of finished runs and sweeps into README.md and docs/results.md: python docs/fill_results.py RUN...
 
+benchmarks/results.json in place of a run fills the table of all benchmarks.
+
 A run fills the blocks NAME-methods, NAME-comparisons … of its recipe. A sweep fills NAME-sweep where seeds alone differ, else
 NAME-sweep-KEY with the last part of what it varies, as quickstart-sweep-train-questions.
 """
@@ -34,6 +36,10 @@ RETRIEVERS = {
 def main(runs: list[str]) -> None:
     """Fill the blocks of every run, by its recipe's name."""
     for run in runs:
+        if run.endswith(".json"):
+            found = json.loads(Path(run).read_text(encoding="utf-8"))
+            fill(ROOT / "docs" / "results.md", "benchmarks", benchmarks(found))
+            continue
         if is_sweep(Path(run)):
             results = read_sweep(Path(run))
             fill(ROOT / "docs" / "results.md", sweep_block(results), sweep(results))
@@ -223,19 +229,39 @@ def tested(row: dict[str, Any]) -> str:
     return f"{100 * row['difference']:+.1f} | {span(row)} | {ahead} | {verdict}{p_value(row)}"
 
 
-def environment(results: dict[str, Any]) -> str:
-    """One sentence about machine, versions and time."""
-    known = results["environment"]
+def benchmarks(found: dict[str, Any]) -> list[str]:
+    """Each benchmark beside its peer, and where they ran."""
+    size = "`--quick`, " if found["quick"] else ""
+    return [
+        "| benchmark | ours | peer | ratio | goal |",
+        "|---|--:|---|--:|---|",
+        *(
+            f"| `{row['benchmark']}`, {row['unit']} | {row['ours']:,.4g} | "
+            f"{'–' if row['peer'] is None else format(row['peer'], ',.4g')} ({row['peer_name']}) | "
+            f"{'–' if row['ratio'] is None else format(row['ratio'], ',.3g')} | {row['goal']} |"
+            for row in found["benchmarks"]
+        ),
+        "",
+        f"{size}{machine(found['environment'])}. Time: {duration(sum(row['seconds'] for row in found['benchmarks']))}.",
+    ]
+
+
+def machine(known: dict[str, Any]) -> str:
+    """Processor and versions."""
     packages = ", ".join(
         f"{name} {known[name]}" for name in ("torch", "transformers", "peft", "sentence-transformers", "bm25s")
     )
+    return f"{known['cpu']}, {known['threads']} threads, {known['dtype']}; Python {known['python']}, {packages}"
+
+
+def environment(results: dict[str, Any]) -> str:
+    """One sentence about machine, versions and time."""
     stages: dict[str, float] = {}
     for row in results["stages"]:
         stage = row["name"].split("/")[0]
         stages[stage] = stages.get(stage, 0.0) + row["seconds"]
     times = ", ".join(f"{name} {duration(seconds)}" for name, seconds in stages.items())
-    machine = f"{known['cpu']}, {known['threads']} threads, {known['dtype']}; Python {known['python']}, {packages}"
-    return f"{machine}. Time: {duration(sum(stages.values()))} ({times})."
+    return f"{machine(results['environment'])}. Time: {duration(sum(stages.values()))} ({times})."
 
 
 if __name__ == "__main__":
