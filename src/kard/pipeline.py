@@ -57,7 +57,7 @@ VERSIONS = dict.fromkeys(STAGES, 1) | {
     "reranker": 2,
     "students": 4,
     "predictions": 5,
-    "report": 2,
+    "report": 3,
 }
 
 

@@ -44,6 +44,7 @@ def build_results(recipe: Recipe, run: Path, done: Sequence[Artifact]) -> tuple[
     right = {method.name: [row["correct"] for row in predictions[method.name]] for method in there}
     looked = run / "predictions" / "rationales_silver" / "retrieval.json"  # where the student had a second look
     judged = [path for path in (run / "reranker" / "retrieval.json", looked) if path.exists()]
+    found = [row for path in judged for row in read_json(path)] if "kard_reranker" in right else []
     answered = {method.name: predictions[method.name] for method in there}
     diagnosis, mistakes = diagnose(recipe, run, answered)
     results = {
@@ -55,7 +56,7 @@ def build_results(recipe: Recipe, run: Path, done: Sequence[Artifact]) -> tuple[
         "knowledge": report_of(run / "knowledge"),
         "methods": [_method_row(run, method, predictions[method.name]) for method in there],
         "skipped_methods": skipped,
-        "retrieval": [row for path in judged for row in read_json(path)] if "kard_reranker" in right else [],
+        "retrieval": sorted(found, key=lambda row: str(row["against"])),  # gold first
         "comparisons": compare(right, recipe.seed),
         "diagnosis": diagnosis,
         "leaks": leaks_of(recipe, run, answered),

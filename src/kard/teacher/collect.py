@@ -210,8 +210,10 @@ def describe_teacher(section: TeacherSection) -> str:
     if section.kind == "recorded":
         return "The rationales came with the questions."
     if section.kind == "extractive":
-        count = "sentence" if section.sentences == 1 else f"{section.sentences} sentences"
-        return f"The rationales are the {count} of the gold passages that support the answer; no LLM was asked."
+        one = section.sentences == 1
+        taken = "sentence" if one else f"{section.sentences} sentences"
+        support = "supports" if one else "support"
+        return f"A rationale is the {taken} of the gold passages that {support} the answer; no LLM was asked."
     told = (("the gold answer", section.sees_answer), ("the gold passages", section.sees_gold_passages))
     seen = " and ".join(name for name, shown in told if shown) or "the question alone"
     where = section.base_url or "OpenAI" if section.kind == "openai" else f"on this machine, {section.kind}"
