@@ -35,7 +35,7 @@ docs: setup
 fuzz: setup
 	KARD_FUZZ=300 "$(BIN)/python" -m pytest tests/serving/test_fuzzing.py --log-cli-level=WARNING
 
-# Everything that is fast beside its peer, for the table in docs/results.md; OPTIONS=--quick takes minutes in place of an hour.
+# Everything that is fast beside its peer, for the table in docs/results.md; OPTIONS=--quick for the smaller sizes.
 benchmark: quickstart
 	"$(BIN)/python" benchmarks/all.py $(OPTIONS)
 	"$(BIN)/python" docs/fill_results.py benchmarks/results.json

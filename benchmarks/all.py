@@ -26,7 +26,7 @@ NAMES = ("bm25", "index", "rerank", "train", "write", "teacher", "serve")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="all in their smaller sizes: minutes, not an hour")
+    parser.add_argument("--quick", action="store_true", help="all in their smaller sizes")
     quick = parser.parse_args().quick
     machine = environment(load_recipe("quickstart", []))
     rows: list[dict[str, Any]] = []

@@ -108,19 +108,18 @@ class OrderedTrainer(Trainer):
     """A Trainer whose examples come as an `EpochOrder` says.
 
     Args:
-        order: Which examples come when; None: the Trainer's own order.
+        order: Which examples come when.
         settings: Trainer's own.
     """
 
-    def __init__(self, *, order: EpochOrder | None, **settings: Any) -> None:
+    def __init__(self, *, order: EpochOrder, **settings: Any) -> None:
         super().__init__(**settings)
         self.order = order
         self.control: Any  # Trainer's own, which it does not declare
-        if order is not None:
-            self.add_callback(_Epochs(order))
+        self.add_callback(_Epochs(order))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self.order or super()._get_train_sampler(train_dataset)
+        return self.order
 
 
 class _Epochs(TrainerCallback):

@@ -13,7 +13,7 @@ from transformers import T5ForConditionalGeneration
 
 from kard.student.dropout import dropout, quick_dropout
 from kard.student.training import ATTENTION_CPU, StudentTrainer
-from kard.training import training_arguments
+from kard.training import EpochOrder, training_arguments
 
 
 @pytest.mark.parametrize("p", [0.003, 0.1, 0.5, 0.9])
@@ -93,7 +93,9 @@ def test_layers_that_are_computed_again_drop_the_same_places(t5_folder, tmp_path
         model.train()
         if checkpointing:
             model.gradient_checkpointing_enable()
-        trainer = StudentTrainer(model=model, args=training_arguments(tmp_path, torch.float32, 0))
+        trainer = StudentTrainer(
+            model=model, args=training_arguments(tmp_path, torch.float32, 0), order=EpochOrder([], [], 1, 0)
+        )
         torch.manual_seed(3)
         trainer.training_step(model, dict(batch))
         return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
@@ -108,7 +110,9 @@ def test_training_draws_its_masks_by_it_everywhere(t5_folder, tmp_path):
     model = T5ForConditionalGeneration.from_pretrained(t5_folder, dropout_rate=0.1, attn_implementation=ATTENTION_CPU)
     ids = torch.arange(20).view(2, 10)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-    trainer = StudentTrainer(model=model, args=training_arguments(tmp_path, torch.float32, 0))
+    trainer = StudentTrainer(
+        model=model, args=training_arguments(tmp_path, torch.float32, 0), order=EpochOrder([], [], 1, 0)
+    )
 
     def losses(seed: int) -> float:
         torch.manual_seed(seed)

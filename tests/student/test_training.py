@@ -34,7 +34,7 @@ from kard.student.training import (
     encode_examples,
     train_student,
 )
-from kard.training import training_arguments
+from kard.training import EpochOrder, training_arguments
 from tests.conftest import COLOURS, THINGS, byte_level_tokenizer, project_rows
 
 EXAMPLES = [
@@ -55,7 +55,9 @@ def first_batch(folder, rows=EXAMPLES):
 
 
 def loss_of(model, batch, tmp_path):
-    trainer = StudentTrainer(model=model, args=training_arguments(tmp_path, torch.float32, 0))
+    trainer = StudentTrainer(
+        model=model, args=training_arguments(tmp_path, torch.float32, 0), order=EpochOrder([], [], 1, 0)
+    )
     return trainer.compute_loss(model, dict(batch))
 
 

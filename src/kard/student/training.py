@@ -119,7 +119,6 @@ def train_student(
     looks = [row for row in trainer.state.log_history if "eval_loss" in row]
     dev_loss = [{"step": row["step"], "loss": row["eval_loss"]} for row in looks]
     accuracies = [{"step": row["step"], "accuracy": row["eval_accuracy"]} for row in looks if "eval_accuracy" in row]
-    assert trainer.order is not None
     rows: Any = trainer.train_dataset
     tokens = trained_tokens(rows, trainer.order.groups, model.config.is_encoder_decoder)
     epochs = trainer.state.epoch or 0.0
@@ -318,7 +317,7 @@ class StudentTrainer(OrderedTrainer):
     No logits are computed for prompts or padding. A step's gradients are those of its whole batch, whatever the pieces.
 
     Args:
-        order: Which examples come when; None: the Trainer's own order.
+        order: Which examples come when.
         piece_rows: Most examples that are computed at once.
         piece_tokens: Most tokens, padding included; None: any.
         settings: Trainer's own.
@@ -327,7 +326,7 @@ class StudentTrainer(OrderedTrainer):
     def __init__(
         self,
         *,
-        order: EpochOrder | None = None,
+        order: EpochOrder,
         piece_rows: int = sys.maxsize,
         piece_tokens: int | None = None,
         **settings: Any,
