@@ -21,3 +21,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """A hint ``" (did you mean 'x'?)"`` for a misspelt `word`, or nothing where no known word is near."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def missing_package(error: ImportError, what: str, extra: str = "files") -> UserError:
+    """The error for what needs a package that is not installed."""
+    return UserError(
+        f"{what} needs the package {error.name}, which is not installed. Run: pip install 'kard[{extra}]'."
+    )

@@ -119,8 +119,3 @@ def files_below(path: Path, suffixes: tuple[str, ...], left_out: LeftOut) -> lis
         if not item.name.lower().endswith(suffixes):
             left_out.add("other_file", str(item), f"does not end in {', '.join(suffixes)}")
     return fitting
-
-
-def missing_package(error: ImportError, what: str) -> UserError:
-    """The error for a reader whose package is not installed."""
-    return UserError(f"{what} needs the package {error.name}, which is not installed. Run: pip install 'kard[files]'.")

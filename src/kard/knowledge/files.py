@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kard.knowledge.documents import Document, LeftOut, from_parts, missing_package
+from kard.errors import missing_package
+from kard.knowledge.documents import Document, LeftOut, from_parts
 
 Parts = Iterator[tuple[str, str]]
 

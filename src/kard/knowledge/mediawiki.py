@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 from xml.etree.ElementTree import Element, iterparse
 
-from kard.knowledge.documents import Document, LeftOut, missing_package
+from kard.errors import missing_package
+from kard.knowledge.documents import Document, LeftOut
 
 SUFFIXES = (".xml", ".xml.bz2", ".xml.gz")
 _LEFT_OUT_TAGS = ("ref", "gallery", "table", "math", "timeline")

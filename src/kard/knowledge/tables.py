@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kard.errors import UserError
-from kard.knowledge.documents import Document, missing_package
+from kard.errors import UserError, missing_package
+from kard.knowledge.documents import Document
 from kard.questions.jsonl import read_user_jsonl, text_of
 from kard.recipe import KnowledgeSection
 

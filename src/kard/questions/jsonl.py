@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
-import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from kard.errors import UserError
 from kard.questions import Question, split_by_text
 from kard.recipe import QuestionsSection
+from kard.textfile import cleaned, json_rows
 
 
 def read_question_files(section: QuestionsSection, seed: int) -> dict[str, list[Question]]:
@@ -71,32 +71,12 @@ def read_questions_jsonl(path: Path) -> list[Question]:
 
 def read_user_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers and objects of a user's JSONL file; the first bad line raises UserError."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. Mend the path; in a recipe, a relative one is meant from its folder.")
-    with open(path, "rb") as file:
-        for number, raw in enumerate(file, start=1):
-            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-            if line.strip():
-                yield number, _parsed(line, f"{path}:{number}")
-
-
-def _parsed(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8"))
-        if b"\\u" in line:
-            json.dumps(row, ensure_ascii=False).encode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: holds half of a \\u pair, which is no character. Mend the line.") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error.msg}, column {error.colno}). Mend the line.") from error
-    except (ValueError, RecursionError) as error:
-        # A number of thousands of digits, or thousands of brackets in each other.
-        raise UserError(f"{where}: not readable JSON ({error}). Mend the line.") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: a {type(row).__name__}, not an object. Write one {{...}} a line.")
-    return row
+    for number, row in json_rows(path):
+        found: Counter[str] = Counter()
+        cleaned(row, found)
+        if found["half surrogate pair"]:
+            raise UserError(f"{path}:{number}: holds half of a \\u pair, which is no character. Mend the line.")
+        yield number, row
 
 
 def text_of(row: dict[str, Any], key: str, where: str) -> str:
