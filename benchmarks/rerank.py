@@ -26,7 +26,7 @@ from kard.evaluation.retrieval import evaluate_ranking
 from kard.knowledge import Passages, make_passages, read_passages
 from kard.model import reranker_queries
 from kard.questions.wikivital import read_wikivital
-from kard.recipe import KnowledgeSection, RetrieverSection
+from kard.recipe import KnowledgeSection, RerankerSection, RetrieverSection
 from kard.reranker.model import Reranker, autocast, new_encoder, passage_vectors
 from kard.reranker.vectors import packed
 from kard.retrieval.bm25 import Bm25
@@ -43,7 +43,8 @@ def main(quick: bool) -> None:
     forms = [reranker_queries(question, "together") for question in questions]  # one query, as in the paper
     each = [reranker_queries(question, "each") for question in questions]  # a query for each of four choices
     texts = [passage.full_text for passage in passages]
-    encoder = new_encoder(MODEL, QUESTION_TOKENS, PASSAGE_TOKENS)
+    lengths = {"question_tokens": QUESTION_TOKENS, "passage_tokens": PASSAGE_TOKENS}
+    encoder = new_encoder(RerankerSection(model=MODEL, **lengths), 0)
     full = Reranker(encoder, passage_vectors(encoder, folder / "fp16", texts, "fp16"))
     start = perf_counter()
     full.prepare([p for row in found for p in row])

@@ -93,7 +93,7 @@ def blocks(results: dict[str, Any]) -> dict[str, list[str]]:
 def retrieval(ranked: list[dict[str, Any]]) -> list[str]:
     """Hits@k of each ranking."""
     rows = [
-        f"| {RETRIEVERS[row['name']]} | {row['against']} | "
+        f"| {RETRIEVERS[row['name']]} | {row['against'].replace('_', ' ')} | "
         + " | ".join(f"{100 * hit:.1f} %" for hit in row["hits"].values())
         + " |"
         for row in ranked

@@ -66,7 +66,6 @@ MEANINGS = {
     "student.lora_dropout": "lora: dropout in front of the adapters",
     "student.epochs": "passes over the training examples",
     "student.lr": "peak learning rate",
-    "student.warmup": "share of the steps in which the learning rate rises to its peak",
     "student.weight_decay": "AdamW's weight decay",
     "student.max_input_tokens": "longest prompt; passages are shortened to fit, a question never is",
     "student.max_output_tokens": "longest continuation; where there are choices, room for the answer is kept in it",

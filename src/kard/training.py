@@ -20,6 +20,8 @@ from kard.processes import process_count
 from kard.progress import progress
 
 Section = Literal["student", "reranker"]
+SCHEDULERS = {"linear": "linear", "constant": "constant_with_warmup"}
+"""What transformers calls the recipe's schedules."""
 _STEPS_A_POINT = 5
 _DIVERGED = {
     "student": "Lower student.lr, or set student.dtype: fp32, and run again.",

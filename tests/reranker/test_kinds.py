@@ -18,6 +18,7 @@ from kard.reranker.cross import CrossReranker
 from kard.reranker.learners import CandidateSet, Collator, learner_of
 from kard.reranker.model import trained_reranker
 from kard.reranker.training import train_reranker
+from kard.training import EpochOrder
 from tests.conftest import project_rows
 
 TEXTS = [f"{row['title']}. {row['text']}" for row in project_rows(30, 2)[1]]
@@ -27,6 +28,7 @@ KINDS = {
     "question, lora": {"method": "lora"},
     "both": {"train": "both"},
     "both, lora": {"train": "both", "method": "lora"},
+    "paper": {"train": "both", "method": "lora", "interaction": "paper", "schedule": "constant", "tau_question": 20.0},
     "cross": {"kind": "cross_encoder"},
     "cross, lora": {"kind": "cross_encoder", "method": "lora"},
 }
@@ -64,7 +66,7 @@ def test_a_step_scores_as_scoring_does(section, tmp_path):
     rows = sets()[:6]
     expected = reranker.score([row.queries for row in rows], [row.positions for row in rows])
     kind, inputs = learner_of(reranker, section)
-    batch = Collator(inputs, None, 0)(rows)
+    batch = Collator(inputs, None, EpochOrder([], [], 1, 0))(rows)
     present = batch["present"].numpy()
     batch.pop("target"), batch.pop("present")
     with torch.no_grad():
@@ -84,9 +86,10 @@ def test_training_moves_what_it_should_and_saves_an_ordinary_model(section, tmp_
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert moved
     if section.method == "lora":
-        assert all(name.split(".")[-2] in ("query", "value", "classifier") for name in moved)
-        assert any("classifier" in name for name in moved) == (section.kind == "cross_encoder")  # its head is random
-    if section.kind == "late_interaction":
+        assert all(name.split(".")[-2] in ("query", "value", "classifier", "linear") for name in moved)
+        is_random = section.kind == "cross_encoder" or section.interaction == "paper"  # what is on top of the model
+        assert any("classifier" in name or "linear" in name for name in moved) == is_random
+    if section.kind == "late_interaction" and section.interaction == "normalized":
         assert any("sub_modules.document" in name for name in moved) == (section.train == "both")
     kind = CrossEncoder if section.kind == "cross_encoder" else MultiVectorEncoder
     kind(str(tmp_path / "model"))
@@ -178,8 +181,10 @@ def test_settings_that_contradict_each_other_are_refused():
         {"kind": "cross_encoder", "encode_ahead": 10},
         {"kind": "cross_encoder", "train": "both"},
         {"train": "both", "early_stopping": 2},
+        {"interaction": "paper"},
+        {"interaction": "paper", "train": "both", "frozen_layers": 1},
     ):
-        with pytest.raises(ValueError, match=r"remove|set train"):
+        with pytest.raises(ValueError, match=r"remove|set train|set kind"):
             RerankerSection(**settings)
 
 
@@ -240,3 +245,52 @@ def test_vectors_that_are_cut_off_are_named(encoder_folder, tmp_path):
     os.truncate(path, 100)
     with pytest.raises(UserError, match=r"tokens\.fp16: shorter than places\.i64 says\. Remove"):
         new_reranker(section, tmp_path / "vectors", TEXTS, 0)
+
+
+def test_the_papers_score_is_a_sum_of_dot_products_of_one_models_linear_layer(encoder_folder, tmp_path):
+    lengths = {"question_tokens": 8, "passage_tokens": 32}
+    section = RerankerSection(model=str(encoder_folder), interaction="paper", train="both", **lengths)
+    reranker = untrained(section, tmp_path)
+    queries, positions = [QUESTIONS[0][:2]], [[3, 1, 4]]
+    [scores] = reranker.score(queries, positions)
+    transformer, linear, _ = reranker.encoder
+    tokenizer = transformer.tokenizer
+
+    def tokens(text: str, most: int) -> torch.Tensor:
+        inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=most)
+        return linear.linear(transformer.auto_model(**inputs).last_hidden_state[0])
+
+    with torch.no_grad():
+        by_hand = [
+            max(float((tokens(q, 8) @ tokens(TEXTS[p], 32).T).amax(dim=1).sum()) for q in queries[0])
+            for p in positions[0]
+        ]
+    np.testing.assert_allclose(scores, by_hand, rtol=2e-2, atol=2e-2)
+    again = untrained(section, tmp_path / "again")
+    np.testing.assert_array_equal(again.score(queries, positions)[0], scores)
+    other = new_reranker(section, tmp_path / "other", TEXTS, 1)
+    assert not np.allclose(other.score(queries, positions)[0], scores)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+def test_the_learning_rate_falls_or_stays(schedule, encoder_folder, tmp_path, monkeypatch):
+    from kard.reranker import training
+
+    seen = []
+    lengths = {"question_tokens": 24, "passage_tokens": 32}
+    section = RerankerSection(
+        model=str(encoder_folder), epochs=3, batch_size=5, schedule=schedule, warmup=0.25, **lengths
+    )
+    train = training.train
+
+    def watched(trainer, *rest):
+        found = train(trainer, *rest)
+        seen.extend(row["learning_rate"] for row in trainer.state.log_history if "learning_rate" in row)
+        return found
+
+    monkeypatch.setattr(training, "train", watched)
+    train_reranker(untrained(section, tmp_path), sets(), section, 0, tmp_path)
+    assert len(seen) == 12
+    assert max(seen) == pytest.approx(1e-4)
+    assert seen[0] < seen[2]
+    assert (seen[-1] < 2e-5) == (schedule == "linear")

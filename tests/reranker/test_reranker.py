@@ -20,6 +20,7 @@ from kard.reranker.model import Reranker, new_encoder, passage_vectors
 from kard.reranker.training import spread, train_reranker
 from kard.reranker.vectors import PassageVectors, packed, unpacked
 from kard.stages import candidate_positions
+from kard.training import EpochOrder
 from tests.conftest import project_rows
 
 TEXTS = [f"{row['title']}. {row['text']}" for row in project_rows(30, 2)[1]]
@@ -28,7 +29,7 @@ QUESTIONS = [tuple(f"{row['question']} {choice}" for choice in row["choices"]) f
 
 @pytest.fixture
 def reranker(encoder_folder, tmp_path) -> Reranker:
-    encoder = new_encoder(str(encoder_folder), 32, 32)
+    encoder = new_encoder(RerankerSection(model=str(encoder_folder), question_tokens=32, passage_tokens=32), 0)
     return Reranker(encoder, passage_vectors(encoder, tmp_path / "vectors", TEXTS))
 
 
@@ -85,7 +86,7 @@ def test_training_and_scoring_agree(reranker):
     rows = [CandidateSet(QUESTIONS[i], (i, i + 1, i + 5), (3.0, 2.0, 1.0)) for i in range(4)]
     reranker.vectors.ensure(range(20))
     _, inputs = learner_of(reranker, RerankerSection())
-    batch = Collator(inputs, None, 0)(rows)
+    batch = Collator(inputs, None, EpochOrder([], [], 1, 0))(rows)
     with torch.no_grad():
         encoded = reranker.encoder(dict(batch["questions"]), task="query")
         scores = late_interaction(
@@ -155,14 +156,27 @@ def test_frozen_layers_stay_as_they_are(layers, reranker, tmp_path):
     assert any("layer.0." in name or "embeddings" in name for name in moved) == (layers == 0)
 
 
-def test_sampled_candidates_depend_on_the_set_alone(reranker):
-    row = sets_for_training()[0]
-    collator = Collator(lambda rows: {}, 3, seed=4)
-    first, second = collator.sampled(row), collator.sampled(row)
-    assert first == second
-    assert len(first.positions) == 3
-    scores = dict(zip(row.positions, row.scores, strict=True))
-    assert all(scores[p] == s for p, s in zip(first.positions, first.scores, strict=True))
+def test_candidates_of_a_step_are_drawn_anew_each_epoch_half_from_each_side():
+    row = CandidateSet(("q",), tuple(range(100, 164)), tuple(map(float, range(64))), by_rationale=32)
+    order = EpochOrder([], [], 1, 4)
+    collator, seen = Collator(lambda rows: {}, 8, order), set()
+    for epoch in range(60):
+        order.set_epoch(epoch)
+        drawn = collator.sampled(row)
+        assert drawn == collator.sampled(row)
+        assert sum(position < 132 for position in drawn.positions) == 4
+        assert len(set(drawn.positions)) == len(drawn.scores) == 8
+        assert all(score == position - 100 for position, score in zip(drawn.positions, drawn.scores, strict=True))
+        seen |= set(drawn.positions)
+    assert seen == set(row.positions)
+
+
+@pytest.mark.parametrize(("by_rationale", "first"), [(0, 0), (2, 2), (9, 6), (5, 4)])
+def test_a_side_with_too_few_candidates_is_filled_up_by_the_other(by_rationale, first):
+    row = CandidateSet(("q",), tuple(range(11)), (0.0,) * 11, by_rationale)
+    drawn = Collator(lambda rows: {}, 8, EpochOrder([], [], 1, 0)).sampled(row).positions
+    assert len(set(drawn)) == 8
+    assert sum(position < by_rationale for position in drawn) == first
 
 
 def test_nothing_to_train_on_is_an_error(reranker, tmp_path):
@@ -247,7 +261,7 @@ def test_complete_vectors_may_be_read_only_and_missing_ones_say_so(tmp_path, mon
 
 def test_an_unknown_encoder_names_the_key():
     with pytest.raises(UserError, match=r"reranker\.model"):
-        new_encoder("./nowhere", 16, 16)
+        new_encoder(RerankerSection(model="./nowhere"), 0)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(1e-4, 30))
@@ -263,7 +277,7 @@ def test_int8_is_off_by_half_a_step_at_most(seed, size):
 
 
 def test_int8_vectors_score_nearly_as_fp16_ones(encoder_folder, tmp_path):
-    encoder = new_encoder(str(encoder_folder), 32, 32)
+    encoder = new_encoder(RerankerSection(model=str(encoder_folder), question_tokens=32, passage_tokens=32), 0)
     full, small = (
         Reranker(encoder, passage_vectors(encoder, tmp_path / form, TEXTS, form)) for form in ("fp16", "int8")
     )

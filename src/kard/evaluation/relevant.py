@@ -13,13 +13,15 @@ from kard.teacher import read_rationales
 
 
 def relevant_passages(run: Path, questions: Sequence[Question]) -> dict[str, list[set[int]]]:
-    """What should be found for each question: ``gold`` where the data names passages, ``silver`` where there are
-    rationales: the passage that the method kard_silver reads, found by the question's first kept one."""
+    """What should be found for each question: ``gold`` where the data names passages, and where there are rationales
+    ``silver``, the passage that the method kard_silver reads, found by the question's first kept one, and
+    ``silver_top_3``, the first three found by it, as the paper counts."""
     names = gold_positions(run, questions)
     gold = [{p for name in question.gold_passages for p in names.get(name, [])} for question in questions]
     by_rationale = first_silver(run)
-    silver = [set(by_rationale.get(question.id, [])[:1]) for question in questions]
-    return {name: sets for name, sets in (("gold", gold), ("silver", silver)) if any(sets)}
+    silver, top_3 = ([set(by_rationale.get(question.id, [])[:depth]) for question in questions] for depth in (1, 3))
+    kinds = {"gold": gold, "silver": silver, "silver_top_3": top_3}
+    return {name: sets for name, sets in kinds.items() if any(sets)}
 
 
 def gold_positions(run: Path, questions: Iterable[Question]) -> dict[str, list[int]]:

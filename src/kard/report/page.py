@@ -93,5 +93,5 @@ def _content_words(text: str) -> set[str]:
 
 
 def _against_gold_if_any(retrieval: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    gold = [row for row in retrieval if row["against"] == "gold"]
-    return gold or list(retrieval)
+    first = min((row["against"] for row in retrieval), default="")  # by name: gold, silver, silver_top_3
+    return [row for row in retrieval if row["against"] == first]

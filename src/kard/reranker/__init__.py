@@ -20,7 +20,7 @@ def new_reranker(section: RerankerSection, store: Path, texts: Sequence[str], se
         section: The recipe's ``reranker``.
         store: Folder for passage vectors.
         texts: All passages' full texts.
-        seed: Of a cross-encoder's last layer, where the model has none.
+        seed: Of a layer that the model has not: a cross-encoder's last one, or the linear one of the paper's form.
 
     Raises:
         UserError: The model cannot be loaded, or reads fewer tokens.
@@ -31,7 +31,7 @@ def new_reranker(section: RerankerSection, store: Path, texts: Sequence[str], se
     if section.kind == "cross_encoder":
         tokens = section.question_tokens + section.passage_tokens
         return CrossReranker(new_cross_encoder(section.model, tokens, seed), texts)
-    encoder = new_encoder(section.model, section.question_tokens, section.passage_tokens)
+    encoder = new_encoder(section, seed)
     return Reranker(encoder, passage_vectors(encoder, store, texts, section.vectors))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers.base.modules import Transformer
+from sentence_transformers.base.modules import Dense, Transformer
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -20,6 +20,7 @@ from kard.errors import UserError
 from kard.recipe import RerankerSection
 from kard.reranker.cross import CrossReranker
 from kard.reranker.model import Queries, Reranker
+from kard.training import EpochOrder
 
 # What the common encoders call their query and value projections.
 _QUERY_AND_VALUE = r".*\.(query|value|q_proj|v_proj|q_lin|v_lin|Wqkv|q|v)"
@@ -34,11 +35,13 @@ class CandidateSet:
         queries: The question as the reranker reads it.
         positions: Candidates D̃ without duplicates, as positions in the knowledge base.
         scores: The rationale's BM25 score ρ(d|r) of each candidate.
+        by_rationale: How many of them, the first ones, the rationale has found; the question has found the others.
     """
 
     queries: Queries
     positions: tuple[int, ...]
     scores: tuple[float, ...]
+    by_rationale: int = 0
 
 
 def kl_loss(target: Tensor, scores: Tensor, present: Tensor, tau_rationale: float, tau_question: float) -> Tensor:
@@ -66,6 +69,7 @@ class Learner(nn.Module, ABC):
         self.encoder = encoder
         self.tau_rationale = tau_rationale
         self.tau_question = tau_question
+        self.has_dropout = section.interaction == "paper"
         _make_trainable(encoder, list(self.trained_modules()), section)
 
     def trained_modules(self) -> Iterator[nn.Module]:
@@ -77,8 +81,8 @@ class Learner(nn.Module, ABC):
         """Scores of a batch, (rationales, candidates)."""
 
     def train(self, mode: bool = True) -> Learner:
-        """Without dropout: the target is a full distribution, and the untrained scores are the starting point."""
-        return super().train(False)
+        """Without dropout but in the paper's form: the target is a full distribution, and the untrained scores are the start."""
+        return super().train(mode and self.has_dropout)
 
     def forward(self, target: Tensor, present: Tensor, **inputs: Any) -> dict[str, Tensor]:
         """Loss of a batch; see `Collator` for what is in it."""
@@ -107,6 +111,10 @@ class QuestionSide(Learner):
 class BothSides(Learner):
     """Late interaction with both sides trained: the candidates are encoded in the step."""
 
+    def __init__(self, encoder: nn.Module, section: RerankerSection, tau_rationale: float, tau_question: float) -> None:
+        super().__init__(encoder, section, tau_rationale, tau_question)
+        self.summed = section.interaction == "paper"
+
     def scores(self, **inputs: Any) -> Tensor:
         """`questions` and `passages` are tokenized, `queries_of` and `passages_of` say whose they are, −1 for nobody's."""
         questions = self.encoder({**inputs["questions"]}, task="query")
@@ -115,7 +123,12 @@ class BothSides(Learner):
         mask = encoded["attention_mask"].bool()[own] & (inputs["passages_of"] >= 0)[..., None]
         passages = encoded["token_embeddings"][own]
         return late_interaction(
-            questions["token_embeddings"], questions["attention_mask"], inputs["queries_of"], passages, mask
+            questions["token_embeddings"],
+            questions["attention_mask"],
+            inputs["queries_of"],
+            passages,
+            mask,
+            self.summed,
         )
 
 
@@ -129,7 +142,9 @@ class Pairs(Learner):
         return flat[own.clamp(min=0)].masked_fill(own < 0, _LOW).amax(dim=-1)
 
 
-def late_interaction(queries: Tensor, query_mask: Tensor, queries_of: Tensor, passages: Tensor, mask: Tensor) -> Tensor:
+def late_interaction(
+    queries: Tensor, query_mask: Tensor, queries_of: Tensor, passages: Tensor, mask: Tensor, summed: bool = False
+) -> Tensor:
     """Scores (questions, candidates): mean over query tokens of the best passage token, best over a question's queries.
 
     Args:
@@ -138,11 +153,12 @@ def late_interaction(queries: Tensor, query_mask: Tensor, queries_of: Tensor, pa
         queries_of: Each question's queries, (questions, most queries), −1 where it has fewer.
         passages: Token vectors of the candidates, (questions, candidates, tokens, dimension).
         mask: Which of these tokens are real, (questions, candidates, tokens).
+        summed: The sum over query tokens in place of the mean.
     """
     own = queries[queries_of.clamp(min=0)]  # (questions, queries, tokens, dimension)
     similarity = torch.einsum("qatd,qcpd->qcatp", own, passages.to(queries.dtype)).float()
     best = similarity.masked_fill(~mask[:, :, None, None, :], _LOW).amax(dim=-1)
-    weights = query_mask / query_mask.sum(dim=-1, keepdim=True)
+    weights = query_mask / (1 if summed else query_mask.sum(dim=-1, keepdim=True))
     of_query = (best * weights[queries_of.clamp(min=0)][:, None]).sum(dim=-1)
     return of_query.masked_fill((queries_of < 0)[:, None, :], -math.inf).amax(dim=-1)
 
@@ -163,12 +179,12 @@ Inputs = Callable[[Sequence[CandidateSet]], dict[str, Any]]
 class Collator:
     """Builds a batch: ``target`` and ``present``, (rationales, candidates), and the inputs of the learner.
 
-    Which candidates a long set contributes depends on the seed and the set alone, not on the order of the batches.
+    Which candidates a long set contributes depends on seed, epoch and set alone, not on the order of the batches.
     """
 
     inputs: Inputs
     step_candidates: int | None
-    seed: int
+    order: EpochOrder
 
     def __call__(self, rows: list[CandidateSet]) -> dict[str, Any]:
         rows = [self.sampled(row) for row in rows]
@@ -180,11 +196,15 @@ class Collator:
         return {"target": target, "present": present, **self.inputs(rows)}
 
     def sampled(self, row: CandidateSet) -> CandidateSet:
-        """At most `step_candidates` of a set."""
-        if self.step_candidates is None or len(row.positions) <= self.step_candidates:
+        """At most `step_candidates` of a set, half of them by question, as far as there are so many of each."""
+        size, wanted = len(row.positions), self.step_candidates
+        if wanted is None or size <= wanted:
             return row
-        chance = np.random.default_rng([self.seed, *row.positions])
-        kept = chance.choice(len(row.positions), self.step_candidates, replace=False)
+        chance = np.random.default_rng([self.order.seed, self.order.epoch, *row.positions])
+        by_rationale = min(row.by_rationale, max(wanted - wanted // 2, wanted - (size - row.by_rationale)))
+        first = chance.choice(row.by_rationale, by_rationale, replace=False)
+        rest = chance.choice(np.arange(row.by_rationale, size), wanted - by_rationale, replace=False)
+        kept = [*first, *rest]
         return CandidateSet(row.queries, tuple(row.positions[i] for i in kept), tuple(row.scores[i] for i in kept))
 
 
@@ -255,10 +275,12 @@ def _make_trainable(encoder: nn.Module, modules: Sequence[nn.Module], section: R
 
 
 def _heads(module: nn.Module) -> set[int]:
-    """Parameters on top of a model, as a cross-encoder's last layer: it may be random, so all of it learns, also with LoRA."""
+    """Parameters on top of a model, as a cross-encoder's last layer: they may be random, so all learn, also with LoRA."""
     inner = [one for one in module.modules() if isinstance(one, PreTrainedModel) and one.base_model is not one]
     pairs = [(one, {id(parameter) for parameter in one.base_model.parameters()}) for one in inner]
-    return {id(parameter) for one, below in pairs for parameter in one.parameters() if id(parameter) not in below}
+    linear = (parameter for one in module.modules() if isinstance(one, Dense) for parameter in one.parameters())
+    on_top = (parameter for one, below in pairs for parameter in one.parameters() if id(parameter) not in below)
+    return {id(parameter) for parameter in (*linear, *on_top)}
 
 
 def _check_frozen_layers(encoder: nn.Module, section: RerankerSection) -> None:

@@ -1,8 +1,9 @@
 """Late interaction on cached passage vectors: every question token finds its best passage token.
 
-f(d, x) = mean over the question's tokens of the maximum over the passage's tokens of their dot product: the authors'
-architecture, with the mean in place of the sum so that questions of different length are on one scale. A question with choices
-may be read as several queries (the question with each choice); a passage's score is then its best one.
+f(d, x) = mean over the question's tokens of the maximum over the passage's tokens of their dot product, with vectors of length 1:
+questions of different length are on one scale. With ``reranker.interaction: paper`` it is the paper's: one model for both sides
+with a linear layer on top, dot products as they are, and their sum. A question with choices may be read as several queries (the
+question with each choice); a passage's score is then its best one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from transformers import (
 from kard.cores import each_on_its_cores
 from kard.errors import UserError
 from kard.precision import compute_dtype
+from kard.recipe import RerankerSection
 from kard.reranker.vectors import Format, PassageVectors
 from kard.weights import loading_explained, model_location, most_tokens
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 KEY = "reranker.model"
 _LENGTH_KEYS = ("reranker.question_tokens", "reranker.passage_tokens")
+_QUESTION_SIDE = "query_0_Transformer"
 _QUERIES_AT_ONCE = 64
 _PASSAGES_AT_ONCE = 64  # by a core
 
@@ -42,22 +45,32 @@ Queries = tuple[str, ...]
 """A question as the reranker reads it: one text, or one for each choice."""
 
 
-def new_encoder(name: str, question_tokens: int, passage_tokens: int) -> MultiVectorEncoder:
-    """A multi-vector encoder with a question side and a passage side, both starting from the same model.
+def new_encoder(section: RerankerSection, seed: int) -> MultiVectorEncoder:
+    """A multi-vector encoder with a question side and a passage side, both starting from ``reranker.model``.
 
     Args:
-        name: Folder, hub id or ``package:NAME`` of an encoder.
-        question_tokens: Longer questions are cut.
-        passage_tokens: Longer passages are cut.
+        section: The recipe's ``reranker``.
+        seed: Of the linear layer that the paper's form has.
 
     Raises:
         UserError: The model cannot be loaded, or reads fewer tokens.
     """
     from sentence_transformers import MultiVectorEncoder
-    from sentence_transformers.base.modules import Normalize, Router, Transformer
+    from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
+    name, question_tokens, passage_tokens = section.model, section.question_tokens, section.passage_tokens
     location = model_location(name, KEY)
+    if section.interaction == "paper":
+        with loading_explained(name, KEY):
+            both = Transformer(location, query_length=question_tokens, document_length=passage_tokens)
+        for key, tokens in zip(_LENGTH_KEYS, (question_tokens, passage_tokens), strict=True):
+            check_length(both.auto_model, name, key, tokens)
+        size = both.get_embedding_dimension()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            linear = Dense(size, size, activation_function=None, module_input_name="token_embeddings")
+        return MultiVectorEncoder(modules=[both, linear, MultiVectorMask()], similarity_fn_name="maxsim")
     with loading_explained(name, KEY):
         # Questions are short: plain attention trains them faster than a fused kernel does (its backward pass is slow on CPUs).
         plain = {"attn_implementation": "eager"}
@@ -93,7 +106,7 @@ def encode_passages(encoder: MultiVectorEncoder, texts: list[str]) -> list[np.nd
 
 
 class QuestionEncoder(nn.Module):
-    """The question side of an encoder that `new_encoder` made, from its saved folder.
+    """The question side of an encoder that `new_encoder` made with two sides, from its saved folder.
 
     What the whole encoder gives for questions, without sentence-transformers: to import it takes seconds, which a server or a
     single question would wait for.
@@ -102,9 +115,11 @@ class QuestionEncoder(nn.Module):
         UserError: It cannot be loaded.
     """
 
+    similarity_fn_name = "meanmaxsim"
+
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        side = folder / "query_0_Transformer"
+        side = folder / _QUESTION_SIDE
         with loading_explained(str(side), KEY):
             # T5's encoder was saved alone; plain AutoModel would make a decoder of random weights for it.
             known = type(AutoConfig.from_pretrained(side)) in MODEL_FOR_TEXT_ENCODING_MAPPING
@@ -156,6 +171,8 @@ def trained_reranker(
 
         return MultiVectorEncoder(str(folder)).eval()
 
+    if not (folder / _QUESTION_SIDE).is_dir():  # one model for both sides
+        return Reranker(whole(), passage_vectors(whole(), store, texts, form), temperature)
     encoder = QuestionEncoder(folder)
     vectors = PassageVectors(store, texts, encoder.dimension, lambda batch: encode_passages(whole(), batch), form)
     return Reranker(encoder, vectors, temperature)
@@ -165,7 +182,7 @@ class Reranker:
     """Scores passages for questions.
 
     Args:
-        encoder: Question side, and passage side where there is one.
+        encoder: Question side, and passage side where there is one; it knows whether a score is a mean or a sum.
         vectors: The passage side's vectors, filled on demand.
         temperature: τ2, by which it was trained: the scores over it are logarithms of probabilities, up to a constant.
     """
@@ -211,7 +228,8 @@ class Reranker:
         similarity = torch.from_numpy(np.concatenate(queries)) @ torch.from_numpy(tokens).T
         best = np.maximum.reduceat(similarity.numpy(), first, axis=1)
         ends = np.cumsum([len(query) for query in queries])[:-1]
-        return np.max([part.mean(axis=0) for part in np.split(best, ends)], axis=0)
+        over_tokens = np.sum if self.encoder.similarity_fn_name == "maxsim" else np.mean
+        return np.max([over_tokens(part, axis=0) for part in np.split(best, ends)], axis=0)
 
 
 def passage_vectors(

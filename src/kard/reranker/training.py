@@ -20,7 +20,7 @@ from kard.reranker import open_reranker
 from kard.reranker.cross import CrossReranker
 from kard.reranker.learners import CandidateSet, Collator, learner_of, merge_adapters
 from kard.reranker.model import Reranker
-from kard.training import EpochOrder, OrderedTrainer, train, training_arguments
+from kard.training import SCHEDULERS, EpochOrder, OrderedTrainer, train, training_arguments
 
 EVALUATIONS_AN_EPOCH = 4
 
@@ -57,14 +57,15 @@ def train_reranker(
     tau_rationale = section.tau_rationale if section.tau_rationale != "auto" else spread([row.scores for row in usable])
     tau_question = section.tau_question if section.tau_question != "auto" else _untrained_spread(reranker, usable)
     kind, inputs = learner_of(reranker, section)
+    order = _order(usable, section.batch_size, seed)
     trainer = _DevTrainer(
         model=kind(reranker.encoder, section, tau_rationale, tau_question),
         args=_arguments(section, seed, folder, len(usable)),
         train_dataset=usable,
         eval_dataset=usable[:1],
-        data_collator=Collator(inputs, section.step_candidates, seed),
+        data_collator=Collator(inputs, section.step_candidates, order),
         callbacks=[EarlyStoppingCallback(section.early_stopping)] if section.early_stopping else [],
-        order=_order(usable, section.batch_size, seed),
+        order=order,
     )
     trainer.dev_hits = dev_hits
     before = dev_hits() if dev_hits is not None and section.early_stopping else None
@@ -114,7 +115,8 @@ def _arguments(section: RerankerSection, seed: int, folder: Path, examples: int)
         num_train_epochs=section.epochs,
         per_device_train_batch_size=section.batch_size,
         learning_rate=section.lr,
-        warmup_steps=0.1,
+        lr_scheduler_type=SCHEDULERS[section.schedule],
+        warmup_steps=section.warmup,
         **(stopping if section.early_stopping else {}),
     )
 

@@ -16,6 +16,7 @@ from kard.progress import progress
 
 BATCH = 256
 _SAMPLE = 256
+_ROW = 24  # bytes of a row of places
 
 Encode = Callable[[list[str]], list[np.ndarray]]
 Format = Literal["fp16", "int8"]
@@ -51,6 +52,7 @@ class PassageVectors:
         self.path = folder / f"tokens.{form}"
         self.first = np.full(len(texts), -1, dtype=np.int64)
         self.length = np.zeros(len(texts), dtype=np.int64)
+        self._known = self._tokens = 0  # rows of places, and vectors: a call must not look through what millions have
         folder.mkdir(parents=True, exist_ok=True)
         self._read_places()
         self._map()
@@ -67,12 +69,13 @@ class PassageVectors:
             UserError: The folder cannot be written.
         """
         wanted = np.unique(np.asarray(positions, dtype=np.int64))
-        if self.has[wanted].all():
+        if (self.first[wanted] >= 0).all():
             return
         if not os.access(self.folder, os.W_OK):
             raise UserError(f"{self.folder}: passage vectors are missing, and it cannot be written. Make it writable.")
         with locked(self.folder, wait=True):
-            self._cut_torn_end(self._read_places())
+            self._read_places()
+            self._cut_torn_end()
             plan = self.folder / "plan.json"
             if plan.exists():
                 self._encode(read_json(plan))
@@ -132,28 +135,25 @@ class PassageVectors:
             file.write(places.tobytes())
         self._take(places)
 
-    def _read_places(self) -> int:
-        """Take in what is there, also by other processes; returns the number of whole rows."""
+    def _read_places(self) -> None:
+        """Take in the whole rows that came since the last look, also by other processes."""
         path = self.folder / "places.i64"
-        numbers = np.fromfile(path, dtype=np.int64) if path.exists() else np.zeros(0, dtype=np.int64)
-        rows = len(numbers) // 3
-        self._take(numbers[: 3 * rows].reshape(-1, 3))
-        return rows
+        if path.exists():
+            numbers = np.fromfile(path, dtype=np.int64, offset=_ROW * self._known)
+            self._take(numbers[: len(numbers) // 3 * 3].reshape(-1, 3))
 
-    def _cut_torn_end(self, rows: int) -> None:
+    def _cut_torn_end(self) -> None:
         """Cut off what a killed process left half written: rows, and vectors without a row."""
-        places = self.folder / "places.i64"
-        for path, size in ((places, 24 * rows), (self.path, self._tokens * self.columns * self.dtype.itemsize)):
+        places, tokens = _ROW * self._known, self._tokens * self.columns * self.dtype.itemsize
+        for path, size in ((self.folder / "places.i64", places), (self.path, tokens)):
             if path.exists():
                 os.truncate(path, size)
-
-    @property
-    def _tokens(self) -> int:
-        return int((self.first + self.length).max(initial=0))
 
     def _take(self, places: np.ndarray) -> None:
         self.first[places[:, 0]] = places[:, 1]
         self.length[places[:, 0]] = places[:, 2]
+        self._known += len(places)
+        self._tokens = max(self._tokens, int((places[:, 1] + places[:, 2]).max(initial=0)))
 
     def _map(self) -> None:
         shape = (self._tokens, self.columns)

@@ -26,7 +26,7 @@ from kard.student.batching import IGNORED, Batch, Collator, of_similar_length, p
 from kard.student.dropout import quick_dropout
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.student.loss import token_loss
-from kard.training import EpochOrder, OrderedTrainer, is_out_of_memory, train, training_arguments
+from kard.training import SCHEDULERS, EpochOrder, OrderedTrainer, is_out_of_memory, train, training_arguments
 from kard.weights import most_tokens
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def student_trainer(
         num_train_epochs=section.epochs,
         per_device_train_batch_size=step // process_count(),
         learning_rate=section.lr,
+        lr_scheduler_type=SCHEDULERS[section.schedule],
         warmup_steps=section.warmup,
         weight_decay=section.weight_decay,
         activation_checkpointing=section.gradient_checkpointing,
