@@ -12,6 +12,7 @@ from kard.recipe import EvaluationSection
 TABLE = {
     "few_shot": ("nothing", "nothing", "answer", False),
     "few_shot_cot": ("nothing", "nothing", "rationale", False),
+    "ka_few_shot": ("nothing", "bm25", "answer", False),
     "ka_few_shot_cot": ("nothing", "bm25", "rationale", False),
     "finetune": ("answers", "nothing", "answer", False),
     "ka_finetune": ("answers_passages", "bm25", "answer", False),
@@ -24,10 +25,10 @@ TABLE = {
 }
 
 
-def test_eleven_rows_in_the_papers_order():
+def test_twelve_rows_in_the_papers_order():
     rows = {name: (row.trained_on, row.reads, row.writes, row.is_oracle) for name, row in METHODS.items()}
     assert list(rows.items()) == list(TABLE.items())
-    assert len({row.label for row in METHODS.values()}) == len(METHODS) == 11
+    assert len({row.label for row in METHODS.values()}) == len(METHODS) == 12
 
 
 def test_oracles_say_so():

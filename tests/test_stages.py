@@ -16,7 +16,7 @@ from kard.recipe import Recipe
 from kard.recipe_file import load_recipe
 from tests.conftest import make_project
 
-METHODS = ["few_shot", "few_shot_cot", "ka_few_shot_cot", "distill", "teacher_cot"]
+METHODS = ["few_shot", "few_shot_cot", "ka_few_shot", "ka_few_shot_cot", "distill", "teacher_cot"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_every_method_has_a_result(prompted):
     results = json.loads((prompted.output / "results.json").read_text(encoding="utf-8"))
     assert [row["name"] for row in results["methods"]] == METHODS
     assert results["skipped_methods"] == []
-    assert [row["train_seconds"] > 0 for row in results["methods"]] == [False, False, False, True, True]
+    assert [row["train_seconds"] > 0 for row in results["methods"]] == [False, False, False, False, True, True]
 
 
 def test_examples_are_training_questions_in_the_prompts_own_form(prompted):
@@ -58,6 +58,7 @@ def test_examples_are_training_questions_in_the_prompts_own_form(prompted):
     for method, writes, with_passages in (
         ("few_shot", "answer", False),
         ("few_shot_cot", "rationale", False),
+        ("ka_few_shot", "answer", True),
         ("ka_few_shot_cot", "rationale", True),
     ):
         shown = [example.shown(with_passages, writes, "text") for example in examples]
@@ -78,7 +79,7 @@ def test_examples_that_do_not_fit_are_left_out_and_counted(prompted):
     assert shots["few_shot"] == 3
     assert shots["distill"] == shots["teacher_cot"] == 0
     tokenizer = Kard.load(prompted.output, "ka_few_shot_cot").student.tokenizer
-    for method in METHODS[:3]:
+    for method in METHODS[:4]:
         written = predictions(prompted.output, method)
         assert sum(examples_in(row["prompt"]) for row in written) / len(written) == shots[method]
         assert all(len(tokenizer(row["prompt"]).input_ids) <= 220 for row in written)
@@ -97,7 +98,7 @@ def test_the_untrained_student_is_the_trimmed_base(prompted):
 
 def test_answering_reads_the_prompt_that_was_measured(prompted):
     questions = {row["id"]: row for row in rows(prompted.output, "questions/test.jsonl")}
-    for method in METHODS[:3]:
+    for method in METHODS[:4]:
         row = predictions(prompted.output, method)[0]
         question = questions[row["question"]]
         answer = Kard.load(prompted.output, method).answer(question["question"], question["choices"])
@@ -109,10 +110,10 @@ def test_methods_of_one_student_are_asked_together(prompted):
     from kard.questions import Question
 
     kard = Kard.load(prompted.output, "ka_few_shot_cot")
-    assert set(kard.methods()) == set(METHODS[:3])
+    assert set(kard.methods()) == set(METHODS[:4])
     question = Question("q", "Which colour has the ship of the north?", ("red", "blue"))
-    answers = kard.answer_each([(question, TABLE[name]) for name in METHODS[:3]])
-    assert [bool(answer.passages) for answer in answers] == [False, False, True]
+    answers = kard.answer_each([(question, TABLE[name]) for name in METHODS[:4]])
+    assert [bool(answer.passages) for answer in answers] == [False, False, True, True]
     assert answers[0].text in ("red", "blue")
     assert "Answer: " in answers[1].text
 

@@ -46,6 +46,7 @@ METHODS: dict[str, Method] = {
     for method in (
         Method("few_shot", "nothing", "nothing", "answer", "few-shot prompt"),
         Method("few_shot_cot", "nothing", "nothing", "rationale", "few-shot prompt, chain of thought"),
+        Method("ka_few_shot", "nothing", "bm25", "answer", "few-shot prompt with BM25 passages (plain RAG)"),
         Method(
             "ka_few_shot_cot", "nothing", "bm25", "rationale", "few-shot prompt with BM25 passages, chain of thought"
         ),

@@ -33,6 +33,7 @@ PREFERRED = (
     "finetune",
     "ka_finetune",
     "ka_few_shot_cot",
+    "ka_few_shot",
     "few_shot_cot",
     "few_shot",
 )

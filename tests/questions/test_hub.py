@@ -9,10 +9,8 @@ import pytest
 
 from kard.errors import UserError
 from kard.knowledge import make_passages, read_passages
-from kard.pipeline import run_recipe
 from kard.questions import load_splits
 from kard.recipe import KnowledgeSection, QuestionsSection
-from kard.recipe_file import load_recipe
 
 
 def medqa_row(number: int) -> dict:
@@ -152,7 +150,7 @@ def test_a_right_choice_that_is_there_twice_is_left_out(hub, capsys):
     row["choices"]["text"][1] = row["choices"]["text"][0]
     hub(lambda name, config: {"train": [row, openbookqa_row(1)], "test": [openbookqa_row(2)]})
     assert len(load_splits(QuestionsSection(kind="openbookqa"), 0)["train"]) == 1
-    assert "1 questions left out" in capsys.readouterr().err
+    assert "1 train questions left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [ConnectionError("Couldn't reach the hub"), ValueError("Couldn't find cache")])
@@ -171,11 +169,70 @@ def test_without_the_package_the_user_is_told(monkeypatch):
         load_splits(QuestionsSection(kind="arc"), 0)
 
 
-@pytest.mark.parametrize("change", [{"answerKey": "E"}, {"choices": None}])
-def test_rows_of_another_form_are_an_error_that_names_the_columns(hub, change):
-    hub(lambda name, config: {"train": [openbookqa_row(0) | change], "test": []})
-    with pytest.raises(UserError, match=r"allenai/openbookqa: a row is not what it was .* question_stem, choices"):
-        load_splits(QuestionsSection(kind="openbookqa"), 0)
+@pytest.mark.parametrize(
+    ("kind", "make", "change", "says"),
+    [
+        (
+            "openbookqa",
+            openbookqa_row,
+            {"answerKey": "E"},
+            "'answerKey' is 'E', and should be one of 'A', 'B', 'C', 'D'",
+        ),
+        ("openbookqa", openbookqa_row, {"answerKey": "a"}, "'answerKey' is 'a'"),
+        ("openbookqa", openbookqa_row, {"answerKey": None}, "'answerKey' is None"),
+        ("openbookqa", openbookqa_row, {"choices": None}, "'choices' is None"),
+        ("openbookqa", openbookqa_row, {"choices": {"text": ["a", "b"], "label": ["A"]}}, "'choices' is {'text'"),
+        ("openbookqa", openbookqa_row, {"choices": {"text": ["a", " "], "label": ["A", "B"]}}, "'choices' is {'text'"),
+        ("openbookqa", openbookqa_row, {"question_stem": ""}, "'question_stem' is '', and should be a text"),
+        ("openbookqa", openbookqa_row, {"fact1": 7}, "'fact1' is 7"),
+        ("arc", arc_row, {"answerKey": 2}, "'answerKey' is 2"),
+        (
+            "arc",
+            arc_row,
+            {"choices": {"text": ["a", "b"], "label": ["A", "A"]}, "answerKey": "A"},
+            "'answerKey' is 'A'",
+        ),
+        ("medqa", medqa_row, {"label": 4}, "'label' is 4, and should be one of 0, 1, 2, 3"),
+        ("medqa", medqa_row, {"label": -1}, "'label' is -1"),
+        ("medqa", medqa_row, {"label": "2"}, "'label' is '2'"),
+        ("medqa", medqa_row, {"label": True}, "'label' is True"),
+        ("medqa", medqa_row, {"label": 1.0}, "'label' is 1.0"),
+        ("medqa", medqa_row, {"ending2": None}, "'ending2' is None, and should be a text"),
+        ("pubmedqa", pubmedqa_row, {"final_decision": "Yes."}, "'final_decision' is 'Yes.'"),
+        (
+            "strategyqa",
+            strategyqa_row,
+            {"answer": "maybe"},
+            "'answer' is 'maybe', and should be true, false, yes or no",
+        ),
+        ("strategyqa", strategyqa_row, {"answer": 1}, "'answer' is 1"),
+        ("strategyqa", strategyqa_row, {"answer": None}, "'answer' is None"),
+        ("strategyqa", strategyqa_row, {"answer": " yes"}, "'answer' is ' yes'"),
+        ("strategyqa", strategyqa_row, {"facts": [1]}, "'facts' is [1]"),
+    ],
+)
+def test_a_row_of_another_form_is_an_error_that_names_it_and_what_was_found(hub, kind, make, change, says):
+    hub(lambda name, config: {"train": [make(0), make(1) | change], "test": [make(2)]})
+    with pytest.raises(UserError, match=r", train row 1: ") as error:
+        load_splits(QuestionsSection(kind=kind), 0)
+    assert says in str(error.value)
+
+
+def test_a_column_that_is_gone_is_named(hub):
+    row = {key: value for key, value in strategyqa_row(0).items() if key != "answer"}
+    hub(lambda name, config: {"train": [row], "test": []})
+    with pytest.raises(
+        UserError, match=r"ChilleD/StrategyQA, train row 0: has no 'answer'\. Its columns are qid, term"
+    ):
+        load_splits(QuestionsSection(kind="strategyqa"), 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"), [(True, "yes"), (False, "no"), ("False", "no"), ("TRUE", "yes"), ("No", "no"), ("yes", "yes")]
+)
+def test_yes_and_no_are_read_off_what_they_say(hub, answer, right):
+    hub(lambda name, config: {"train": [strategyqa_row(0) | {"answer": answer}], "test": [strategyqa_row(1)]})
+    assert load_splits(QuestionsSection(kind="strategyqa"), 0)["train"][0].answer_text == right
 
 
 ARTICLE = {
@@ -203,27 +260,3 @@ def test_a_download_that_breaks_off_is_an_error(hub, tmp_path):
     hub(lambda name, config, **options: rows())
     with pytest.raises(UserError, match=r"wikimedia/wikipedia: the download broke off \(reset by peer\)"):
         make_passages(KnowledgeSection(kind="wikipedia"), tmp_path)
-
-
-def test_a_recipe_of_the_paper_runs_to_its_end(hub, tmp_path, t5_folder, encoder_folder):
-    """With its settings, on rows of the hub's form; models are tiny, and the facts of the data stand for the teacher's."""
-
-    def load_dataset(name, config, **options):
-        if name == "wikimedia/wikipedia":
-            texts = ("He had sixteen children.", "Three children were his.", "Many people are descendants of somebody.")
-            return iter([ARTICLE, *({**ARTICLE, "id": text[:3], "title": text[-9:-1], "text": text} for text in texts)])
-        return rows_of(name, config)
-
-    hub(load_dataset)
-    changes = [
-        f"student.model={t5_folder}",
-        f"reranker.model={encoder_folder}",
-        *("teacher.kind=recorded", "teacher.verifier=null", "teacher.max_usd=null", "teacher.model=null"),
-        *("student.dtype=fp32", "student.max_output_tokens=16", "student.epochs=1", "reranker.epochs=1"),
-        *("reranker.question_tokens=64", "reranker.passage_tokens=64"),
-    ]
-    results = run_recipe(load_recipe("paper-strategyqa", changes), tmp_path / "run")
-    assert results["dataset"] == "strategyqa"
-    names = [row["name"] for row in results["methods"] + results["skipped_methods"]]
-    assert sorted(names) == sorted(load_recipe("paper-strategyqa").evaluation.methods)
-    assert {row["n"] for row in results["methods"]} == {12}

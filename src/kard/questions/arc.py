@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kard.questions import SPLITS, Question
-from kard.questions.hub import Row, lettered, read_dataset
+from kard.questions.hub import Row, lettered, read_dataset, text_in
 
 DATASET, CONFIGS = "allenai/ai2_arc", ("ARC-Easy", "ARC-Challenge")
 
@@ -15,4 +15,4 @@ def read() -> dict[str, list[Question]]:
 
 
 def _question(row: Row) -> Question:
-    return lettered("arc", row, row["question"])
+    return lettered("arc", row, text_in(row, "question"))

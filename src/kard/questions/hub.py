@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kard.errors import UserError
@@ -56,7 +56,7 @@ def read_dataset(
         UserError: The dataset cannot be loaded, or its rows are not what they were.
     """
     loaded = load(name, config)
-    splits = {ours: _questions(name, loaded.get(theirs, ()), question_of) for ours, theirs in _SPLITS.items()}
+    splits = {ours: _questions(name, theirs, loaded.get(theirs, ()), question_of) for ours, theirs in _SPLITS.items()}
     if not splits["train"]:
         raise UserError(f"{name}: holds no training question. Give the questions as a file (kind jsonl).")
     return splits
@@ -80,32 +80,70 @@ def load(name: str, config: str | None = None, **options: Any) -> Any:
         ) from error
 
 
-def _questions(name: str, rows: Iterable[Row], question_of: Callable[[Row], Question]) -> list[Question]:
+def _questions(name: str, split: str, rows: Iterable[Row], question_of: Callable[[Row], Question]) -> list[Question]:
     questions, unclear = [], 0
-    for row in rows:
+    for number, row in enumerate(rows):
         try:
             question = question_of(row)
         except (KeyError, ValueError, TypeError) as error:
+            what = f"has no {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(
-                f"{name}: a row is not what it was when this was written ({type(error).__name__}: {error}); it has "
-                f"{', '.join(row)}. Give the questions as a file (kind jsonl)."
+                f"{name}, {split} row {number}: {what}. Its columns are {', '.join(row)}. Give the questions as a file "
+                "(kind jsonl)."
             ) from error
         if question.choices.count(question.answer_text) == 1:
             questions.append(question)
         else:
             unclear += 1
     if unclear:
-        say(f"  {name}: {unclear} questions left out, whose right choice is there twice")
+        say(f"  {name}: {unclear} {split} questions left out, whose right choice is there twice")
     return questions
+
+
+def text_in(row: Row, column: str) -> str:
+    """A row's text; ValueError where it is none, or blank."""
+    found = row[column]
+    if not isinstance(found, str) or not found.strip():
+        raise ValueError(f"'{column}' is {shown(found)}, and should be a text")
+    return found
+
+
+def fact_in(row: Row, column: str) -> tuple[str, ...]:
+    """A row's text, or texts, as a rationale; none where it has none."""
+    found = row[column]
+    texts = [found] if isinstance(found, str) else [] if found is None else found
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"'{column}' is {shown(found)}, and should be a text or a list of texts")
+    joined = " ".join(text for text in texts if text.strip())
+    return (joined,) if joined else ()
+
+
+def place_of(value: object, allowed: Sequence[object], column: str) -> int:
+    """Which of the allowed values a column holds; ValueError where it is none of them (True is not 1 here)."""
+    places = [place for place, one in enumerate(allowed) if type(one) is type(value) and one == value]
+    if len(places) != 1:
+        raise ValueError(f"'{column}' is {shown(value)}, and should be one of {', '.join(map(repr, allowed))}")
+    return places[0]
+
+
+def shown(value: object) -> str:
+    """What was found, not longer than a message should be."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + " …"
 
 
 def lettered(kind: str, row: Row, text: str, rationales: tuple[str, ...] = ()) -> Question:
     """A question of the Allen Institute's sets: choices with labels (letters, or digits in some), and the right one's label."""
     choices = row["choices"]
+    texts, labels = (list(choices[key]) for key in ("text", "label")) if isinstance(choices, Mapping) else ([], [])
+    if len(texts) != len(labels) or len(texts) < 2 or not all(isinstance(one, str) and one.strip() for one in texts):
+        raise ValueError(
+            f"'choices' is {shown(choices)}, and should have a label and a text for each of several choices"
+        )
     return Question(
-        id=f"{kind}:{row['id']}",
+        id=f"{kind}:{text_in(row, 'id')}",
         question=text,
-        choices=tuple(choices["text"]),
-        answer=list(choices["label"]).index(row["answerKey"]),
+        choices=tuple(texts),
+        answer=place_of(row["answerKey"], labels, "answerKey"),
         rationales=rationales,
     )

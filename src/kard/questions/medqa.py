@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kard.questions import Question
-from kard.questions.hub import Row, read_dataset
+from kard.questions.hub import Row, place_of, read_dataset, text_in
 
 DATASET = "GBaker/MedQA-USMLE-4-options-hf"
 
@@ -14,9 +14,10 @@ def read() -> dict[str, list[Question]]:
 
 
 def _question(row: Row) -> Question:
+    second = row.get("sent2")
     return Question(
-        id=f"medqa:{row['id']}",
-        question=" ".join(filter(None, (row["sent1"], row["sent2"]))),
-        choices=tuple(row[f"ending{number}"] for number in range(4)),
-        answer=int(row["label"]),
+        id=f"medqa:{text_in(row, 'id')}",
+        question=" ".join((text_in(row, "sent1"), *([text_in(row, "sent2")] if second else []))),
+        choices=tuple(text_in(row, f"ending{number}") for number in range(4)),
+        answer=place_of(row["label"], range(4), "label"),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kard.questions import Question
-from kard.questions.hub import Row, lettered, read_dataset
+from kard.questions.hub import Row, fact_in, lettered, read_dataset, text_in
 
 DATASET, CONFIG = "allenai/openbookqa", "additional"
 
@@ -14,4 +14,4 @@ def read() -> dict[str, list[Question]]:
 
 
 def _question(row: Row) -> Question:
-    return lettered("openbookqa", row, row["question_stem"], (row["fact1"],) if row["fact1"] else ())
+    return lettered("openbookqa", row, text_in(row, "question_stem"), fact_in(row, "fact1"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kard.questions import Question
-from kard.questions.hub import Row, read_dataset
+from kard.questions.hub import Row, fact_in, place_of, read_dataset, text_in
 
 DATASET, CONFIG = "qiaojin/PubMedQA", "pqa_labeled"
 CHOICES = ("yes", "no", "maybe")
@@ -17,8 +17,8 @@ def read() -> dict[str, list[Question]]:
 def _question(row: Row) -> Question:
     return Question(
         id=f"pubmedqa:{row['pubid']}",
-        question=row["question"],
+        question=text_in(row, "question"),
         choices=CHOICES,
-        answer=CHOICES.index(row["final_decision"]),
-        rationales=(row["long_answer"],) if row["long_answer"] else (),
+        answer=place_of(row["final_decision"], CHOICES, "final_decision"),
+        rationales=fact_in(row, "long_answer"),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kard.questions import Question
-from kard.questions.hub import Row, read_dataset
+from kard.questions.hub import Row, fact_in, read_dataset, shown, text_in
 
 DATASET = "ChilleD/StrategyQA"
 
@@ -14,12 +14,20 @@ def read() -> dict[str, list[Question]]:
 
 
 def _question(row: Row) -> Question:
-    facts = row["facts"]
-    text = facts if isinstance(facts, str) else " ".join(facts)
     return Question(
-        id=f"strategyqa:{row['qid']}",
-        question=row["question"],
+        id=f"strategyqa:{text_in(row, 'qid')}",
+        question=text_in(row, "question"),
         choices=("yes", "no"),
-        answer=0 if row["answer"] else 1,
-        rationales=(text,) if text else (),
+        answer=0 if _is_yes(row["answer"]) else 1,
+        rationales=fact_in(row, "facts"),
     )
+
+
+def _is_yes(answer: object) -> bool:
+    """A boolean, or one in words: a text "False" is no."""
+    words = {"yes": True, "true": True, "no": False, "false": False}
+    if isinstance(answer, bool):
+        return answer
+    if isinstance(answer, str) and answer.casefold() in words:
+        return words[answer.casefold()]
+    raise ValueError(f"'answer' is {shown(answer)}, and should be true, false, yes or no")
