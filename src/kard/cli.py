@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kard.errors import Unfinished, UserError
+from kard.errors import Unfinished, UserError, printable
 from kard.memory import keep_freed_memory
 
 app = typer.Typer(
@@ -48,10 +48,10 @@ def main() -> None:
     try:
         app()
     except Unfinished as error:
-        typer.echo(str(error), err=True)
+        typer.echo(printable(str(error)), err=True)
         raise SystemExit(os.EX_TEMPFAIL) from None
     except UserError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(printable(f"error: {error}"), err=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         typer.echo("stopped; run the same command again to go on", err=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from kard.errors import printable
 from kard.processes import rank
 
 LINE_EVERY_SECONDS = 10.0
@@ -20,7 +21,7 @@ Advance = Callable[[int], None]
 
 def say(text: str) -> None:
     """Print one line about the work to standard error, where it does not mix with results."""
-    console.print(text, markup=False)
+    console.print(printable(text), markup=False)
 
 
 def duration(seconds: float) -> str:

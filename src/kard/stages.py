@@ -83,7 +83,7 @@ def stopping_questions(recipe: Recipe, run: Path) -> list[Question]:
 
 def make_rationales(recipe: Recipe, run: Path, with_test: bool, folder: Path) -> None:
     """rationales: every rationale with its status."""
-    from kard.teacher.collect import collect_rationales
+    from kard.teacher.collect import collect_rationales, why_none_is_kept
 
     questions = explained_questions(recipe, run, with_test)
     passages = read_passages(run / "knowledge" / "passages.jsonl")
@@ -106,10 +106,7 @@ def make_rationales(recipe: Recipe, run: Path, with_test: bool, folder: Path) ->
     )
     say(f"  {kept:,} of {len(rationales):,} rationales kept{missing if without else ''}")
     if not kept:
-        raise UserError(
-            "rationales: none was kept. Give the questions 'rationales' (teacher.kind: recorded), 'gold_passages' "
-            "(extractive), or ask a language model (openai)."
-        )
+        raise UserError(f"rationales: none was kept. {why_none_is_kept(rationales, recipe.teacher)}")
 
 
 def teacher_models(recipe: Recipe) -> Models:

@@ -130,7 +130,8 @@ def test_batches_are_noted_named_found_again_and_closed(path):
         cache.begin([f"{name} key"], MOST, name)
     cache.name_batch("first", "batch_1")
     assert cache.open_batches() == [("first", "batch_1"), ("second", "")]
-    [(key, attempt)] = cache.attempts_of("first").items()
+    [(key, (attempt, most))] = cache.attempts_of("first").items()
+    assert most == MOST
     cache.finish(attempt, [key], Outcome(failure="expired"), UNPAID)
     cache.close_batch("first")
     assert cache.attempts_of("first") == {}

@@ -144,7 +144,7 @@ def test_retry_after_is_obeyed_by_all_workers(server, asking, questions, tmp_pat
         return {"status": 429, "headers": headers[form], "body": {"error": {"message": "slow down"}}}
 
     server.answer = answer
-    collect_rationales(questions(3), no_passages, asking(concurrency=1), 7, tmp_path / "c.sqlite")
+    collect_rationales(questions(3), no_passages, asking(concurrency=1, max_wait=5.0), 7, tmp_path / "c.sqlite")
     waited = server.times[1] - server.times[0]
     assert 0.69 <= waited <= 3.0
     assert len(server.times) == 4

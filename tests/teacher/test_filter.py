@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kard.questions import Question, question_from_row
 from kard.recipe import TeacherSection
 from kard.teacher.filter import Draft, judge, of_wanted_kind, settle, sift, stated_answer, without_conclusion
+from kard.teacher.replies import readable
 
 QUESTION = Question("q", "Which of these is a gas at room temperature?", ("iron", "oxygen", "salt water", "wood"), 1)
 YES_NO = Question("y", "Can birds fly?", ("yes", "no"), 0)
@@ -240,7 +241,7 @@ def test_the_preferred_kind_comes_first_and_ids_stay():
 def test_no_text_breaks_the_filter(text, finish_reason):
     rationale = sift(QUESTION, [Draft(text, finish_reason)], SECTION, "")[0]
     assert (rationale.status == "kept") == (rationale.reason == "")
-    assert rationale.text in text
+    assert rationale.text in readable(text)
 
 
 def kept_of(question):

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import openai
 
@@ -16,10 +17,11 @@ from kard.errors import Unfinished, UserError
 from kard.progress import say
 from kard.recipe import TeacherSection
 from kard.teacher.cache import Outcome, ReplyCache
-from kard.teacher.client import Groups, too_many_failures
-from kard.teacher.endpoint import api_key, failure_of, outcome_in
-from kard.teacher.limits import Spent, exceeded, most_of, spending
-from kard.teacher.prompting import PATHS, Request, base_url
+from kard.teacher.client import Groups, cost_of, too_many_failures
+from kard.teacher.endpoint import api_key
+from kard.teacher.limits import exceeded, most_of, spending
+from kard.teacher.prompting import PATHS, Request, base_url, request_url
+from kard.teacher.replies import UNPAID, Hide, completion_in, first_words, hiding, parsed, rejection_in
 
 # What OpenAI takes in one batch; files stay far below its limit of bytes.
 LARGEST = 10_000
@@ -47,9 +49,9 @@ def ask_in_batches(groups: Groups, total: int, section: TeacherSection, cache: R
     """
     requests = list({request.key: request for group in groups for request in group}.values())
     until = time.monotonic() + section.batch_wait * 60
-    with _client(section) as client:
+    with _client(section) as (client, hide):
         while True:
-            _collect_all(client, section, cache, until)
+            _collect_all(client, section, cache, until, hide)
             failures = cache.failures()
             missing = [one for one in requests if not cache.has(one.key)]
             again = [one for one in missing if len(failures.get(one.key, ())) < _TRIES]
@@ -62,21 +64,27 @@ def ask_in_batches(groups: Groups, total: int, section: TeacherSection, cache: R
 
 
 @contextmanager
-def _client(section: TeacherSection) -> Iterator[openai.OpenAI]:
+def _client(section: TeacherSection) -> Iterator[tuple[openai.OpenAI, Hide]]:
     key = api_key(section)
+    hide = hiding(key)
+    url = urlsplit(request_url(section))
     try:
         with openai.OpenAI(
-            api_key=key or "none", base_url=base_url(section), max_retries=section.retries, timeout=section.timeout
+            api_key=key or "none",
+            base_url=url._replace(path=url.path.removesuffix(PATHS[section.endpoint]), query="").geturl(),
+            default_query=dict(parse_qsl(url.query)),
+            max_retries=section.retries,
+            timeout=section.timeout,
         ) as client:
-            yield client
+            yield client, hide
     except openai.OpenAIError as error:
-        words = str(error).replace(key, "[key]") if key else str(error)
         raise UserError(
-            f"teacher: {base_url(section)} answers {words}. Batches and replies so far are kept: mend it and run again."
+            f"teacher: {base_url(section)} answers {first_words(hide(str(error)))}. Batches and replies so far are kept: "
+            "mend it and run again."
         ) from None
 
 
-def _collect_all(client: openai.OpenAI, section: TeacherSection, cache: ReplyCache, until: float) -> None:
+def _collect_all(client: openai.OpenAI, section: TeacherSection, cache: ReplyCache, until: float, hide: Hide) -> None:
     """Store what finished batches hold, waiting for the others until it is time to let go."""
     open_batches = {name: identity or _find(name, client) for name, identity in cache.open_batches()}
     while open_batches:
@@ -84,7 +92,7 @@ def _collect_all(client: openai.OpenAI, section: TeacherSection, cache: ReplyCac
         for name, identity in list(open_batches.items()):
             batch = client.batches.retrieve(identity) if identity else None
             if batch is None or batch.status in _FINAL:
-                _collect(name, batch, client, cache)
+                _collect(name, batch, client, cache, hide)
                 del open_batches[name]
             elif batch.request_counts is not None:
                 counts.append(batch.request_counts)
@@ -105,38 +113,49 @@ def _find(name: str, client: openai.OpenAI) -> str:
     return next(found, "")
 
 
-def _collect(name: str, batch: Any, client: openai.OpenAI, cache: ReplyCache) -> None:
+def _collect(name: str, batch: Any, client: openai.OpenAI, cache: ReplyCache, hide: Hide) -> None:
     if batch is None:
         cache.forget_batch(name)
         return
     files = [file for file in (batch.output_file_id, batch.error_file_id) if file]
-    rows = [json.loads(line) for file in files for line in client.files.content(file).text.splitlines() if line]
+    # Only ends of lines end a line: texts may hold what else Python takes for one.
+    lines = [line for file in files for line in client.files.content(file).content.split(b"\n") if line.strip()]
     attempts = cache.attempts_of(name)
-    unanswered = Outcome(failure=_why_unanswered(batch), cost=Spent(1))
+    unanswered = Outcome(failure=_why_unanswered(batch, hide), cost=UNPAID)
     with cache.together():
-        for row in rows:
-            if attempt := attempts.pop(row["custom_id"], None):
-                outcome = _outcome(row)
-                cost = outcome.cost or Spent(1)
-                cache.finish(attempt, [row["custom_id"]], outcome, cost)
-        for key, attempt in attempts.items():
-            cache.finish(attempt, [key], unanswered, Spent(1))
+        for line in lines:
+            text = line.decode("utf-8-sig", errors="replace")
+            key, outcome = _outcome(text, hide)
+            if begun := attempts.pop(key, None):
+                cache.finish(begun[0], [key], outcome, cost_of(outcome, begun[1]))
+        for key, (attempt, _) in attempts.items():
+            cache.finish(attempt, [key], unanswered, UNPAID)
         cache.close_batch(name)
-    say(f"  ask teacher: collected {len(rows):,} lines of a batch, {len(attempts):,} of its requests were not answered")
+    say(
+        f"  ask teacher: collected {len(lines):,} lines of a batch, {len(attempts):,} of its requests were not answered"
+    )
 
 
-def _why_unanswered(batch: Any) -> str:
-    errors = [error.message for error in (batch.errors.data or ())] if batch.errors else []
+def _why_unanswered(batch: Any, hide: Hide) -> str:
+    errors = [first_words(hide(str(error.message))) for error in (batch.errors.data or ())] if batch.errors else []
     return "; ".join([f"the batch {batch.status if batch.status != 'completed' else 'left it out'}", *errors[:3]])
 
 
-def _outcome(row: dict[str, Any]) -> Outcome:
-    """A line of an output or error file."""
-    response = row.get("response") or {}
-    if response.get("status_code") == 200:
-        return outcome_in(json.dumps(response.get("body")))
-    error = row.get("error") or (response.get("body") or {}).get("error") or {}
-    return failure_of(response.get("status_code") or 0, str(error.get("message") or error), error.get("code"))
+def _outcome(line: str, hide: Hide) -> tuple[str, Outcome]:
+    """Key and outcome of a line of an output or error file; a line that is none has no key."""
+    row = parsed(line)
+    row = row if isinstance(row, dict) else {}
+    response = row["response"] if isinstance(row.get("response"), dict) else {}
+    body, status = response.get("body"), response.get("status_code")
+    if status == 200:
+        outcome = completion_in(body, line, hide)
+    else:
+        outcome = rejection_in({"error": row["error"]} if row.get("error") else body, line, hide, _whole(status))
+    return str(row.get("custom_id")), outcome
+
+
+def _whole(status: Any) -> int:
+    return status if type(status) is int and 0 <= status < 1000 else 0
 
 
 def _submit_all(requests: Sequence[Request], client: openai.OpenAI, section: TeacherSection, cache: ReplyCache) -> None:

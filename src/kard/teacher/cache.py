@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kard.errors import UserError
-from kard.teacher.limits import Spent
+from kard.teacher.limits import LARGEST_COUNT, Spent
 
 FORMAT = 2
 _TABLES = """
@@ -36,6 +39,16 @@ CREATE TABLE IF NOT EXISTS replies (
 CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, id TEXT NOT NULL DEFAULT '', done INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, best INTEGER NOT NULL) WITHOUT ROWID;
 """
+_DAMAGED = "damaged ({}). Move it away and run again; its replies are asked again."
+_FULL = "cannot be written ({}). Free some disk space and run the same command again; the replies so far are kept."
+_TOLD = {
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR: _FULL,
+    sqlite3.SQLITE_BUSY: "in use by another program ({}). Wait for it and run the same command again.",
+}
+_UNTOLD = "cannot be used ({}). Mend that and run the same command again; the replies so far are kept."
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,8 @@ class Outcome:
         replies: Each text as the model wrote it, and why the model stopped, in the endpoint's words.
         failure: Why there is no usable text; empty where there is one.
         status: HTTP status, or None where there was no response.
-        cost: What is to be paid for it; None if that is not known.
+        cost: What is to be paid for it; None if that is not known, or to be counted from `tokens`.
+        tokens: Tokens in and out as the endpoint counts them, be it true or not; None where it does not.
         seconds: From sending to the end of the response.
         retry_after: Seconds that the endpoint asks to wait.
         hopeless: Whether trying again, or asking anything else, is pointless.
@@ -56,6 +70,7 @@ class Outcome:
     failure: str = ""
     status: int | None = None
     cost: Spent | None = None
+    tokens: tuple[int | None, int | None] = (None, None)
     seconds: float = 0.0
     retry_after: float | None = None
     hopeless: bool = False
@@ -82,13 +97,17 @@ class ReplyCache:
     An attempt that was cut off (``kill -9``) keeps the tokens that were reserved for it: the endpoint may charge them.
 
     Args:
-        path: The SQLite file, made if it is missing. It is in WAL mode, so that a killed process leaves it whole.
+        path: The SQLite file, made if it is missing. It is in WAL mode, so that a killed process leaves it whole. Beside it,
+            while replies are under way, is a file ``.spare`` of reserved space.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._spare_path = path.with_name(f"{path.name}.spare")
+        self._spare: int | None = None
+        self._spared = 0
         with self._explained():
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=30)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
@@ -117,7 +136,18 @@ class ReplyCache:
         return cursor.lastrowid
 
     def finish(self, attempt: int, keys: Sequence[str], outcome: Outcome, cost: Spent) -> None:
-        """Store the outcome of an attempt; texts beyond the keys are left out."""
+        """Store the outcome of an attempt; texts beyond the keys are left out.
+
+        Raises:
+            UserError: It cannot be stored. What was paid for is in the reserved space then, if there is any (`set_aside`).
+        """
+        try:
+            self._store(attempt, keys, outcome, cost)
+        except UserError:
+            self._spare_row({"attempt": attempt, "keys": keys, "outcome": asdict(outcome), "cost": asdict(cost)})
+            raise
+
+    def _store(self, attempt: int, keys: Sequence[str], outcome: Outcome, cost: Spent) -> None:
         status = (
             outcome.status,
             outcome.failure,
@@ -136,6 +166,41 @@ class ReplyCache:
                 "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?)",
                 [(key, text, reason, attempt, number) for number, (key, (text, reason)) in enumerate(texts)],
             )
+
+    def set_aside(self, size: int) -> None:
+        """Reserve disk space for replies, so that those under way are not lost when the disk is full.
+
+        Args:
+            size: In bytes.
+        """
+        if self._spare is None:
+            self.take_in()
+            with self._explained():
+                self._spare = os.open(self._spare_path, os.O_RDWR | os.O_CREAT, 0o644)
+                os.pwrite(self._spare, bytes(size), 0)
+                os.fsync(self._spare)
+
+    def _spare_row(self, row: dict[str, Any]) -> None:
+        if self._spare is not None:
+            with self._explained():
+                self._spared += os.pwrite(self._spare, b"\n" + json.dumps(row).encode(), self._spared)
+                os.fsync(self._spare)
+
+    def take_in(self) -> None:
+        """Store what an earlier run could put into the reserved space only."""
+        if not self._spare_path.exists():
+            return
+        with self._explained(), self.together():
+            for line in self._spare_path.read_bytes().rstrip(b"\0").splitlines():
+                with suppress(json.JSONDecodeError):  # the process died while it wrote the last one
+                    self._take_in(json.loads(line))
+        self._spare_path.unlink()
+
+    def _take_in(self, row: dict[str, Any]) -> None:
+        outcome, cost = Outcome(**row["outcome"]), Spent(**row["cost"])
+        query = "SELECT 1 FROM attempts WHERE id = ? AND keys = ?"
+        known = self._run(query, row["attempt"], " ".join(row["keys"]))
+        self._store(row["attempt"] if known else self.begin(row["keys"], cost), row["keys"], outcome, cost)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -199,9 +264,10 @@ class ReplyCache:
         """Name and id of the batches that are under way; a submission that was cut off has no id."""
         return self._run("SELECT name, id FROM batches WHERE NOT done")
 
-    def attempts_of(self, batch: str) -> dict[str, int]:
-        """Attempts of a batch that have no outcome yet, by key."""
-        return dict(self._run("SELECT keys, id FROM attempts WHERE batch = ? AND seconds IS NULL", batch))
+    def attempts_of(self, batch: str) -> dict[str, tuple[int, Spent]]:
+        """Attempts of a batch that have no outcome yet and the most that each can cost, by key."""
+        query = "SELECT keys, id, prompt_tokens, completion_tokens FROM attempts WHERE batch = ? AND seconds IS NULL"
+        return {key: (attempt, Spent(1, *tokens)) for key, attempt, *tokens in self._run(query, batch)}
 
     def failures(self) -> dict[str, list[str]]:
         """What went wrong with each request of a batch, in order, by key."""
@@ -213,33 +279,34 @@ class ReplyCache:
             found.setdefault(key, []).append(failure)
         return found
 
-    def _run(self, statement: str, *values: str) -> list[Any]:
+    def _run(self, statement: str, *values: str | int) -> list[Any]:
         with self._explained():
             return self._connection.execute(statement, values).fetchall()
 
     def spent(self) -> Spent:
         """What was sent and used so far, over all runs."""
-        query = "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) FROM attempts"
+        # Earlier versions stored whatever number an endpoint gave.
+        tokens = ", ".join(
+            f"coalesce(sum(min(max({name}, 0), {LARGEST_COUNT})), 0)" for name in ("prompt_tokens", "completion_tokens")
+        )
         with self._explained():
-            return Spent(*self._connection.execute(query).fetchone())
+            return Spent(*self._connection.execute(f"SELECT count(*), {tokens} FROM attempts").fetchone())
 
     def close(self) -> None:
-        """Close the file; everything is in it already."""
+        """Close the file; everything is in it already, or in the reserved space."""
         self._connection.close()
+        if self._spare is not None:
+            os.close(self._spare)
+            if not self._spared:
+                self._spare_path.unlink()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            code = error.sqlite_errorcode & 0xFF
-            if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-                raise UserError(
-                    f"{self.path}: cannot be written ({error}). Free some disk space and run the same command again; "
-                    "the replies so far are kept."
-                ) from error
-            if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                raise UserError(
-                    f"{self.path}: damaged ({error}). Move it away and run again; its replies are asked again."
-                ) from error
-            raise
+            told = _TOLD.get(error.sqlite_errorcode & 0xFF, _UNTOLD)
+            raise UserError(f"{self.path}: {told.format(error)}") from error
+        except OSError as error:
+            told = _FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else _UNTOLD
+            raise UserError(f"{self.path}: {told.format(error.strerror)}") from error

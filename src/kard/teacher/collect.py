@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from kard.artifacts import hash_of_file
 from kard.progress import progress, say
 from kard.questions import Question
 from kard.recipe import TeacherSection
-from kard.teacher import Rationale
+from kard.teacher import Rationale, Status
 from kard.teacher.cache import Reply, ReplyCache
 from kard.teacher.extractive import extract_rationale
 from kard.teacher.filter import Draft, of_wanted_kind, rewritten, settle, sift, to_rewrite
@@ -26,6 +27,23 @@ _NOT_DECIDING = {
     *("api_key_env", "concurrency", "timeout", "retries", "max_wait", "max_failures"),
     *("requests_per_minute", "tokens_per_minute", "input_price", "output_price"),
     *("max_usd", "max_requests", "max_total_tokens", "mode", "batch_wait", "several"),
+}
+
+
+_OTHER_TEACHERS = (
+    "Give the questions 'rationales' (teacher.kind: recorded), 'gold_passages' (extractive), or ask a language model "
+    "(openai)."
+)
+_ADVICE: dict[Status, str] = {
+    "wrong_answer": "show the teacher the gold answer (teacher.sees_answer), or ask another one",
+    "refused": "ask another teacher, or write teacher.prompt",
+    "truncated": "raise teacher.max_tokens",
+    "too_short": "lower teacher.min_words, or ask another teacher",
+    "too_long": "raise teacher.max_words",
+    "leak": "write teacher.prompt so that it forbids them, or set teacher.reject_leaks: false",
+    "wrong_kind": "name more teacher.kinds, or set teacher.rewrite",
+    "unverified": "name another teacher.verifier, or none",
+    "error": "{reason}",
 }
 
 
@@ -111,6 +129,7 @@ def _asked(
             yield from [group] if section.several == "n" else ([request] for request in group)
 
     with closing(ReplyCache(path)) as cache, _asker(section, cache, write) as ask:
+        cache.take_in()
         failures = ask(groups, len(questions) * (section.rationales or 1))
         rationales = [
             rationale
@@ -189,6 +208,19 @@ def _draft(reply: Reply | None, failure: str) -> Draft:
     if reply is None:
         return Draft("", failure=failure)
     return Draft(reply.text, reply.finish_reason, usage=reply.usage)
+
+
+def why_none_is_kept(rationales: Sequence[Rationale], section: TeacherSection) -> str:
+    """How many rationales were rejected for what, and what to do, where none is left to learn from."""
+    if not rationales:
+        return f"There are none. {_OTHER_TEACHERS}"
+    counts = Counter(rationale.status for rationale in rationales)
+    errors = Counter(rationale.reason for rationale in rationales if rationale.status == "error")
+    said = [
+        f"{count:,} {status}: {_ADVICE[status].format(reason='; '.join(reason for reason, _ in errors.most_common(3)))}"
+        for status, count in counts.most_common()
+    ]
+    return f"{'. '.join(said)}.{'' if section.asks else f' {_OTHER_TEACHERS}'}"
 
 
 def deciding_settings(section: TeacherSection) -> dict[str, Any]:

@@ -6,9 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.request import getproxies
 
@@ -18,12 +16,10 @@ from kard.errors import UserError
 from kard.progress import duration
 from kard.recipe import TeacherSection
 from kard.teacher.cache import Outcome
-from kard.teacher.limits import Spent
-from kard.teacher.prompting import PATHS, base_url
+from kard.teacher.prompting import request_url
+from kard.teacher.replies import UNPAID, first_words, hiding, response_in
 
-# A request that an endpoint rejects counts, its tokens do not; one that never got there costs no tokens either.
-_UNPAID = Spent(requests=1)
-_PASSING_STATUSES = (408, 409, 425, 429)
+LARGEST_RESPONSE = 16 * 2**20
 
 
 def api_key(section: TeacherSection) -> str:
@@ -38,7 +34,7 @@ def api_key(section: TeacherSection) -> str:
             f"teacher.api_key_env: the environment variable {section.api_key_env} is not set. Put the key into it, or "
             "name another endpoint with teacher.base_url."
         )
-    if not key.isascii() or len(key.split()) > 1:
+    if not key.isascii() or len(key.split()) > 1 or not key.isprintable():
         raise UserError(
             f"teacher.api_key_env: the variable {section.api_key_env} holds blanks or accents. Copy the key again."
         )
@@ -51,8 +47,7 @@ class Endpoint:
     def __init__(self, section: TeacherSection) -> None:
         self._section = section
         self._session: aiohttp.ClientSession | None = None
-        self._url = base_url(section) + PATHS[section.endpoint]
-        self._key = ""
+        self._hide = hiding("")
 
     async def __aenter__(self) -> Endpoint:
         return self
@@ -68,67 +63,46 @@ class Endpoint:
         time and reading what came are ours anyhow.
         """
         if self._session is None:
-            self._key = api_key(self._section)
+            key = api_key(self._section)
+            self._hide = hiding(key)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
-                headers=_headers(self._key),
+                headers=_headers(key),
                 timeout=aiohttp.ClientTimeout(self._section.timeout),
                 trust_env=bool(getproxies()),  # looked up again for every request, so only where there are any
             )
         return self._session
 
     async def exchange(self, body: Mapping[str, Any]) -> Outcome:
-        """One attempt, no longer than ``teacher.timeout``."""
+        """One attempt, no longer than ``teacher.timeout``; redirects are not followed, they would be a second request."""
         session = self.connect()
         start = time.monotonic()
+        url, data = request_url(self._section), json.dumps(body).encode()
         try:
-            async with session.post(self._url, data=json.dumps(body).encode()) as response:
-                content = (await response.read()).decode("utf-8", errors="replace")
-                outcome = outcome_in(content) if response.ok else _rejected(response.status, response.headers, content)
+            async with session.post(url, data=data, allow_redirects=False) as response:
+                content = await _content_of(response)
+                if content is None:
+                    outcome = Outcome(failure=f"{response.status} with more than {LARGEST_RESPONSE:,} bytes")
+                else:
+                    outcome = response_in(response.status, response.headers, content, self._hide)
         except TimeoutError:
             outcome = Outcome(failure=f"no reply within {duration(self._section.timeout)}")
         except aiohttp.ClientError as error:
-            cost = _UNPAID if isinstance(error, aiohttp.ClientConnectorError) else None
-            outcome = Outcome(failure=f"no connection ({first_words(str(error)) or type(error).__name__})", cost=cost)
-        return self.safe(replace(outcome, seconds=time.monotonic() - start))
-
-    def safe(self, outcome: Outcome) -> Outcome:
-        """The outcome without the key: some endpoints repeat it in their errors."""
-        if not self._key:
-            return outcome
-        replies = tuple((text.replace(self._key, "[key]"), reason) for text, reason in outcome.replies)
-        return replace(outcome, replies=replies, failure=outcome.failure.replace(self._key, "[key]"))
+            # What never got there costs no tokens.
+            cost = UNPAID if isinstance(error, aiohttp.ClientConnectorError) else None
+            words = first_words(self._hide(str(error))) or type(error).__name__
+            outcome = Outcome(failure=f"no connection ({words})", cost=cost)
+        return replace(outcome, seconds=time.monotonic() - start)
 
 
-def outcome_in(content: str) -> Outcome:
-    """Read a completion; anything that is none is a failure of the endpoint, to be tried again."""
-    try:
-        payload = json.loads(content)
-    except ValueError:
-        return Outcome(failure=f"200 with invalid JSON ({first_words(content)})", status=200)
-    try:
-        replies = tuple(map(_text_in, payload["choices"]))
-    except (KeyError, TypeError, AttributeError):
-        replies = ()
-    if not replies:
-        return Outcome(failure=f"200 without a completion ({first_words(str(payload))})", status=200)
-    return Outcome(replies, status=200, cost=_usage_in(payload))
-
-
-def _text_in(choice: dict[str, Any]) -> tuple[str, str]:
-    """Text and finish reason of a choice, of chat or plain completions."""
-    message = choice["message"] if "message" in choice else {"content": choice["text"]}
-    text, refusal = message.get("content") or "", message.get("refusal") or ""
-    return str(refusal or text), "refusal" if refusal else str(choice.get("finish_reason") or "")
-
-
-def _usage_in(payload: dict[str, Any]) -> Spent | None:
-    """Tokens as the endpoint counted them, if it did."""
-    usage = payload.get("usage")
-    if not isinstance(usage, dict):
-        return None
-    tokens_in, tokens_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return Spent(1, tokens_in, tokens_out) if isinstance(tokens_in, int) and isinstance(tokens_out, int) else None
+async def _content_of(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body, or None where it is larger than any completion."""
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > LARGEST_RESPONSE:
+            return None
+    return bytes(content)
 
 
 def _headers(key: str) -> dict[str, str]:
@@ -136,43 +110,3 @@ def _headers(key: str) -> dict[str, str]:
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key or 'none'}"}
     named = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
     return headers | {name: os.environ[variable] for name, variable in named.items() if os.environ.get(variable)}
-
-
-def _rejected(status: int, headers: Mapping[str, str], content: str) -> Outcome:
-    """An HTTP error: 429 and 5xx pass, an empty purse and the client's own mistakes do not."""
-    words, code = content, None
-    with suppress(ValueError, KeyError, TypeError):
-        error = json.loads(content)["error"]
-        words, code = (error, None) if isinstance(error, str) else (error["message"], error.get("code"))
-    return replace(failure_of(status, str(words or content), code), retry_after=_retry_after(headers))
-
-
-def failure_of(status: int, words: str, code: str | None) -> Outcome:
-    """The outcome of an HTTP error, from its status, its message and its code."""
-    failure = f"{status} {first_words(words)}".strip()
-    if code in ("content_filter", "content_policy_violation"):
-        return Outcome(((failure, "content_filter"),), status=status, cost=_UNPAID)
-    passing = status >= 500 or (status in _PASSING_STATUSES and code != "insufficient_quota")
-    return Outcome(failure=failure, status=status, cost=_UNPAID, hopeless=not passing)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the endpoint asks to wait, from either header and either form."""
-    with suppress(ValueError):
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        if "retry-after" in headers:
-            return _seconds_in(headers["retry-after"])
-    return None
-
-
-def _seconds_in(value: str) -> float:
-    with suppress(ValueError):
-        return max(0.0, float(value))
-    return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-
-
-def first_words(text: str) -> str:
-    """The text in one line, not longer than a message should be."""
-    line = " ".join(text.split())
-    return line if len(line) <= 300 else line[:300] + " …"

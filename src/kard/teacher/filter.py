@@ -15,6 +15,7 @@ from kard.questions import Question
 from kard.recipe import TeacherSection
 from kard.teacher import Rationale, Status
 from kard.teacher.kinds import kind_of, leading_to_answer
+from kard.teacher.replies import REASONING_ONLY, TOOL_CALLS, readable
 
 Verdict = tuple[Status, str]
 
@@ -64,6 +65,17 @@ that it is we can could confidently safely now conclude say see determine infer 
 _LEADING = frozenset(_LEADING_WORDS.split())
 
 
+# How models mark what they think aloud, and what may stand in place of the marks of OpenAI's open models ("harmony").
+_THINKING = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|seed:think)"
+_OPENED = re.compile(rf"<{_THINKING}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>", re.IGNORECASE)
+_CLOSED = re.compile(rf"</{_THINKING}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>", re.IGNORECASE)
+_CHANNEL = re.compile(r"<\|channel\|>|^analysis(?=.*?assistant(?:final|commentary|analysis))", re.DOTALL)
+_FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]{0,99}(?:<\|constrain\|>[^<]{0,99})?<\|message\|>|assistantfinal")
+_MESSAGE_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
+# A text of this length is no rationale, whatever teacher.max_words says, and takes the rules below seconds.
+LONGEST_TEXT = 50_000
+
+
 @dataclass(frozen=True)
 class Draft:
     """What a teacher gave for one question, before it is judged.
@@ -92,11 +104,13 @@ def sift(question: Question, drafts: Iterable[Draft], section: TeacherSection, s
     """
     rationales = []
     for number, whole in enumerate(drafts):
-        draft = replace(whole, text=_without_thinking(whole.text)) if section.thinking == "cut" else whole
-        status, reason = _verdict(question, draft, section)
-        rationale = Rationale(f"{question.id}/{number}", question.id, draft.text, status, reason, source, draft.usage)
+        text = _said(whole.text, section)
+        status, reason = _verdict(question, replace(whole, text=text), section, thought=text != whole.text)
+        rationale = Rationale(
+            f"{question.id}/{number}", question.id, text[:LONGEST_TEXT], status, reason, source, whole.usage
+        )
         if section.rewrite == "keep" and to_rewrite(rationale, question):
-            rationale = _with_text(rationale, leading_to_answer(draft.text, question), question, section)
+            rationale = _with_text(rationale, leading_to_answer(text, question), question, section)
         rationales.append(_finished(rationale, question, section))
     return rationales
 
@@ -108,7 +122,7 @@ def to_rewrite(rationale: Rationale, question: Question) -> bool:
 
 def rewritten(rationale: Rationale, text: str, question: Question, section: TeacherSection) -> Rationale:
     """The rationale with the text that the teacher gave when it was asked to rewrite it."""
-    return _finished(_with_text(rationale, text, question, section), question, section)
+    return _finished(_with_text(rationale, _said(text, section), question, section), question, section)
 
 
 def _with_text(rationale: Rationale, text: str, question: Question, section: TeacherSection) -> Rationale:
@@ -161,18 +175,34 @@ def _repetition(words: str, kept: dict[str, str], threshold: float | None) -> Ve
     return None
 
 
+def _said(text: str, section: TeacherSection) -> str:
+    """The text as it is judged: readable, and without what was thought aloud."""
+    text = readable(text)
+    return _without_thinking(text) if section.thinking == "cut" else text
+
+
 def _without_thinking(text: str) -> str:
     """The text without what a reasoning model thought aloud; some templates open that part before the reply begins."""
-    answer = text.rpartition("</think>")[2]
-    return answer.partition("<think>")[0].strip() if "<think>" in answer else answer
+    if _CHANNEL.search(text):
+        final = _FINAL.split(text)[1:]
+        return _MESSAGE_END.split(final[-1], maxsplit=1)[0].strip() if final else ""
+    answer = _CLOSED.split(text)[-1]
+    before, *unfinished = _OPENED.split(answer, maxsplit=1)
+    return before.strip() if unfinished else answer
 
 
-def _verdict(question: Question, draft: Draft, section: TeacherSection) -> Verdict:
-    return ("error", draft.failure) if draft.failure else judge(question, draft.text, draft.finish_reason, section)
+def _verdict(question: Question, draft: Draft, section: TeacherSection, thought: bool) -> Verdict:
+    if draft.failure:
+        return "error", draft.failure
+    if thought and not draft.text.strip() and draft.finish_reason != "length":
+        return judge(question, "", REASONING_ONLY, section)
+    return judge(question, draft.text, draft.finish_reason, section)
 
 
 def judge(question: Question, text: str, finish_reason: str, section: TeacherSection) -> Verdict:
     """Status of one text, and the reason in words (empty where it is kept)."""
+    if len(text) > LONGEST_TEXT:
+        return "too_long", f"{len(text):,} characters, more than {LONGEST_TEXT:,}"
     length = len(text.split())
     if not length:
         return _empty(finish_reason, section)
@@ -192,10 +222,16 @@ def judge(question: Question, text: str, finish_reason: str, section: TeacherSec
     return ("wrong_answer", wrong) if wrong else ("kept", "")
 
 
+_EMPTY = {
+    REASONING_ONLY: "reasoning only, and no text after it",
+    TOOL_CALLS: "calls a tool, and has no text",
+}
+
+
 def _empty(finish_reason: str, section: TeacherSection) -> Verdict:
     if finish_reason == "length":
         return "truncated", f"no text within {section.max_tokens} tokens (teacher.max_tokens)"
-    return "error", "the reply is empty"
+    return "error", _EMPTY.get(finish_reason, "the reply is empty")
 
 
 def _wrong_conclusion(question: Question, text: str) -> str:

@@ -13,6 +13,10 @@ from kard.recipe import TeacherSection
 CHARACTERS_PER_TOKEN = 4
 # What a chat template may add to the messages.
 _TEMPLATE_TOKENS = 64
+# No tokenizer makes tokens of more characters of a text, on average.
+_LONGEST_TOKEN = 32
+# In one request; what an endpoint says beyond it is no count of tokens.
+LARGEST_COUNT = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,24 @@ def spending(spent: Spent, section: TeacherSection) -> str:
 
 def most_of(body: Mapping[str, Any], section: TeacherSection) -> Spent:
     """The most that one request can cost: no tokenizer makes more tokens than the text has bytes."""
-    return Spent(1, len(_text_of(body).encode("utf-8")) + _TEMPLATE_TOKENS, _longest_reply(body, section))
+    size = len(_text_of(body).encode("utf-8", "surrogatepass"))
+    return Spent(1, size + _TEMPLATE_TOKENS, _longest_reply(body, section))
+
+
+def counted(tokens: tuple[int | None, int | None], written: int, most: Spent) -> Spent:
+    """What an answered request counts: what the endpoint says as far as it can be true, else the most it can have cost.
+
+    Args:
+        tokens: In and out, as the endpoint counts them.
+        written: Characters of its texts.
+        most: By `most_of`.
+    """
+    read = most.prompt_tokens - _TEMPLATE_TOKENS
+    return Spent(1, _told(tokens[0], read, most.prompt_tokens), _told(tokens[1], written, most.completion_tokens))
+
+
+def _told(count: int | None, characters: int, most: int) -> int:
+    return count if count is not None and characters // _LONGEST_TOKEN <= count <= LARGEST_COUNT else most
 
 
 def likely_cost(body: Mapping[str, Any], section: TeacherSection) -> Spent:
@@ -61,8 +82,8 @@ def _text_of(body: Mapping[str, Any]) -> str:
 
 
 def _longest_reply(body: Mapping[str, Any], section: TeacherSection) -> int:
-    longest = int(body.get("max_completion_tokens") or body.get("max_tokens") or section.max_tokens)
-    return longest * int(body.get("n", 1))
+    longest = body.get("max_completion_tokens") or body.get("max_tokens") or section.max_tokens
+    return longest * body.get("n", 1)
 
 
 class Budget:

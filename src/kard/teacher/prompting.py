@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template, ascii_uppercase
 from typing import Any
+from urllib.parse import urlsplit
 
 from kard.artifacts import hash_of
 from kard.errors import UserError
@@ -104,6 +105,14 @@ def joined(requests: Sequence[Request]) -> dict[str, Any]:
 def base_url(section: TeacherSection) -> str:
     """The endpoint without a slash at its end, so that one endpoint has one key."""
     return (section.base_url or OPENAI_URL).rstrip("/")
+
+
+def request_url(section: TeacherSection) -> str:
+    """Where requests go: a query of ``teacher.base_url`` stays behind the path, and the path may be there as a whole."""
+    url = urlsplit(base_url(section))
+    return url._replace(
+        path=url.path.rstrip("/").removesuffix(PATHS[section.endpoint]) + PATHS[section.endpoint]
+    ).geturl()
 
 
 @dataclass(frozen=True)
