@@ -26,7 +26,7 @@ def recipe(tmp_path) -> Path:
         for n in range(30)
     ]
     write_rows(tmp_path / "passages.jsonl", [*rows, {"id": "long", "text": " ".join(["Grey words."] * 30)}])
-    text = "questions: {path: nowhere.jsonl}\nknowledge: {path: passages.jsonl}\noutput: run\n"
+    text = "knowledge: {path: passages.jsonl}\noutput: run\n"
     (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
     return tmp_path / "recipe.yaml"
 
@@ -97,4 +97,4 @@ def test_doctor_says_what_a_build_takes(recipe, monkeypatch):
 def cli_recipe(recipe: Path, *changes: str):
     from kard.recipe_file import load_recipe
 
-    return load_recipe(str(recipe), list(changes))
+    return load_recipe(str(recipe), list(changes), without_questions=True)

@@ -42,7 +42,7 @@ class Artifact:
 def hash_of(value: Any) -> str:
     """Hex digest of a JSON-like value, the same on every machine and in every session."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def hash_of_file(path: Path) -> str:

@@ -221,17 +221,19 @@ def answer(
 @app.command()
 def index(recipe: RecipeName, override: Overrides = None, output: Output = None) -> None:
     """Build a recipe's passages and index alone, or go on where an earlier build stopped."""
-    from kard.knowledge import report_of
+    from kard.knowledge import described, report_of
     from kard.pipeline import index_recipe
     from kard.recipe_file import load_recipe
 
-    loaded = load_recipe(recipe, override)
+    loaded = load_recipe(recipe, override, without_questions=True)
     folder = output or loaded.output or Path("runs") / loaded.name
     index_recipe(loaded, folder)
     report = report_of(folder / "knowledge")
     typer.echo(f"{report['passages']:,} passages from {report['documents']:,} documents in {folder}")
-    for reason, count in report["left_out"].items():
-        typer.echo(f"  left out: {count:,} {reason.replace('_', ' ')} (see {folder / 'knowledge' / 'left_out.jsonl'})")
+    for line in described(report):
+        typer.echo(f"  {line}")
+    if report["left_out"]:
+        typer.echo(f"  all that was left out: {folder / 'knowledge' / 'left_out.jsonl'}")
     typer.echo(f'Next: kard search {folder} "a few words"')
 
 
@@ -368,7 +370,7 @@ def doctor(
     from kard.doctor import findings, index_needs
     from kard.recipe_file import load_recipe
 
-    needs = index_needs(load_recipe(recipe, override)) if recipe else []
+    needs = index_needs(load_recipe(recipe, override, without_questions=True)) if recipe else []
     for name, value in [*needs, *findings()]:
         typer.echo(f"{name:<24} {value}")
 

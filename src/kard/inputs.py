@@ -7,6 +7,7 @@ from typing import Any
 
 from kard.artifacts import identity_of_file
 from kard.errors import UserError
+from kard.knowledge.documents import LeftOut, walk
 from kard.recipe import QuestionsSection
 
 
@@ -27,11 +28,10 @@ def _file_identity(path: Path, key: str) -> Any:
 
 
 def content_hash(path: Path, key: str) -> Any:
-    """Of a file, or of every file in a folder; a large one counts by its size and time, so that no dump is read twice."""
+    """Of a file, or of all files that readers look at; a large one counts by its size and time, so that no dump is read twice."""
     if not path.is_dir():
         return _file_identity(path, key)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return {file.relative_to(path).as_posix(): content_hash(file, key) for file in files}
+    return {file.relative_to(path).as_posix(): content_hash(file, key) for file in walk(path, LeftOut())}
 
 
 def published(kind: str) -> str:

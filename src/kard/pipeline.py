@@ -52,7 +52,7 @@ STAGES = (
 # Raised when what a stage writes changes, so that folders of an older kind are made again.
 VERSIONS = dict.fromkeys(STAGES, 1) | {
     "questions": 2,
-    "knowledge": 2,
+    "knowledge": 3,
     "index": 2,
     "reranker": 2,
     "students": 4,

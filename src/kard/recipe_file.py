@@ -21,12 +21,13 @@ def shipped_recipes() -> list[str]:
     return sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
-def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(name_or_path: str, overrides: list[str] | None = None, without_questions: bool = False) -> Recipe:
     """Read a recipe and check it.
 
     Args:
         name_or_path: A YAML file, or the name of a shipped recipe.
         overrides: ``section.key=value`` settings that win over the file; values are YAML.
+        without_questions: The section ``questions`` may be missing; it then names a file that need not be there.
 
     Returns:
         The recipe, its paths resolved from the recipe's own folder (of a shipped recipe: from the current folder).
@@ -36,6 +37,8 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     """
     content, where, folder = recipe_content(name_or_path, overrides)
     _check_chain(content, where)
+    if without_questions:
+        content.setdefault("questions", {"kind": "jsonl", "path": "questions.jsonl"})
     return _resolve_paths(validated(content, where, Path(name_or_path).stem, Recipe), folder)
 
 

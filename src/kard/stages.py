@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kard.artifacts import Log, read_json, write_json, write_jsonl
 from kard.errors import UserError
 from kard.evaluation.relevant import evaluation_questions, first_rationales, first_silver, gold_positions
-from kard.knowledge import make_passages, read_passages
+from kard.knowledge import described, make_passages, read_passages
 from kard.lessons import explained_count, training_examples, worked_examples, writes_of
 from kard.methods import Method, TrainedOn
 from kard.model import Found, Kard, found_row, load_readers, load_student
@@ -53,10 +53,9 @@ def make_knowledge(recipe: Recipe, run: Path, folder: Path) -> None:
         files = (run / "questions" / f"{name}.jsonl" for name in SPLITS)
         gold = {name for path in files for question in read_questions(path) for name in question.gold_passages}
     report = make_passages(recipe.knowledge, folder, gold, recipe.seed_of_data)
-    left_out = "".join(f", {count:,} {reason.replace('_', ' ')}" for reason, count in report["left_out"].items())
-    say(
-        f"  {report['passages']:,} passages from {report['documents']:,} documents{left_out and '; left out' + left_out[1:]}"
-    )
+    say(f"  {report['passages']:,} passages from {report['documents']:,} documents")
+    for line in described(report):
+        say(f"  {line}")
     if drawn := report.get("distractors"):
         say(f"  {drawn['drawn']:,} of {drawn['of']:,} distractors behind {drawn['base']:,} passages")
 

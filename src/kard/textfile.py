@@ -21,6 +21,9 @@ from kard.errors import UserError, missing_package
 
 # The most that one document, one line, or one JSON array may hold: it is in memory as a whole.
 DOCUMENT_BYTES = 64 * 2**20
+MARKUP_BYTES = 16 * 2**20  # of HTML, Markdown or a DOCX's XML, whose trees take many times as much
+# How the names of files end that are unpacked on reading; it is their first bytes that say how.
+PACKED = (".gz", ".bz2", ".xz", ".zst")
 _HEAD = 4096
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -121,22 +124,22 @@ def _guess(line: bytes, error: UnicodeDecodeError) -> str:
     return f"byte 0x{line[error.start]:02x}: {error.reason}"
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most: int = DOCUMENT_BYTES) -> str:
     """All of a text file, its line ends made ``\\n``.
 
     Raises:
-        UserError: As `open_text`; or it holds more than `DOCUMENT_BYTES` characters.
+        UserError: As `open_text`; or it holds more than so many characters.
     """
     with open_text(path) as file:
-        text = file.read(DOCUMENT_BYTES + 1)
-        if len(text) > DOCUMENT_BYTES:
-            raise too_large(str(path))
+        text = file.read(most + 1)
+        if len(text) > most:
+            raise too_large(str(path), most)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def too_large(where: str) -> UserError:
+def too_large(where: str, most: int = DOCUMENT_BYTES) -> UserError:
     """The error for what is more than one document may hold."""
-    return UserError(f"{where}: holds more than {DOCUMENT_BYTES // 2**20} MB, the most for one document. Split it.")
+    return UserError(f"{where}: holds more than {most // 2**20} MB, the most for one document of its kind. Split it.")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

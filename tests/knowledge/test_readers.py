@@ -54,8 +54,8 @@ def test_a_prefix_takes_only_its_documents(tmp_path):
     ("content", "complaint"),
     [
         (f"{GOOD}\n{GOOD}", r"p\.jsonl:2: passage 'a' is in p\.jsonl:1 already"),
-        (f'{GOOD}\n{{"id": "b", "text": ""}}', r"p\.jsonl:2: 'text' is empty"),
-        (f'{GOOD}\n{{"id": "b", "text": " \\n"}}', r"p\.jsonl:2: 'text' is empty"),
+        (f'{GOOD}\n{{"id": "", "text": "b"}}', r"p\.jsonl:2: 'id' is empty"),
+        (f'{GOOD}\n{{"id": null, "text": "b"}}', r"p\.jsonl:2: 'id' is empty"),
         (f'{GOOD}\n{{"id": "b", "text": ["c"]}}', r"p\.jsonl:2: 'text' is no text"),
         ('{"id": "b"}', r"p\.jsonl:1: key 'text' is missing"),
         ('{"text": "b"}', r"p\.jsonl:1: key 'id' is missing"),
@@ -114,7 +114,7 @@ def test_csv_with_any_separator_and_own_names(tmp_path, separator):
 
 def test_csv_without_a_column_names_line_and_key(tmp_path):
     (tmp_path / "d.csv").write_text("id,body\na,One.\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"d\.csv:2: key 'text' is missing"):
+    with pytest.raises(UserError, match=r"d\.csv:1: no column 'text' \(found: id, body\)"):
         made(tmp_path, "csv", tmp_path / "d.csv")
 
 
@@ -134,7 +134,7 @@ def test_parquet_in_the_schema_of_the_wikipedia_dumps(tmp_path):
     report, passages, _ = made(tmp_path, "parquet", tmp_path / "p")
     assert [passage.id for passage in passages] == ["0", "1", "2"]
     assert passages[1].source == "train-00000.parquet, row 2, https://w/1"
-    assert report == {"documents": 3, "passages": 3, "left_out": {"other_file": 1}}
+    assert [report[key] for key in ("documents", "passages", "left_out")] == [3, 3, {"other_file": 1}]
 
 
 def test_one_broken_shard_is_named_and_the_others_are_read(tmp_path):

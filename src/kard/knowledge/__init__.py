@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from array import array
+from collections import Counter
 from collections.abc import Collection, Iterator
 from functools import partial
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,17 @@ from typing import Any
 from kard.artifacts import read_json, write_json, write_jsonl
 from kard.errors import UserError
 from kard.knowledge.distractors import distracting_documents, draw_distractors
-from kard.knowledge.documents import Document, LeftOut, files_below, read_each, wikivital_documents
+from kard.knowledge.documents import Document, LeftOut, cleaned_document, files_below, read_each, wikivital_documents
 from kard.knowledge.passages import cut
-from kard.knowledge.store import Passage, Passages, positions_of, read_passages, replace_passages, write_passages
+from kard.knowledge.store import (
+    Passage,
+    Passages,
+    names_of,
+    positions_of,
+    read_passages,
+    replace_passages,
+    write_passages,
+)
 from kard.recipe import KnowledgeSection
 
 __all__ = [
@@ -23,6 +30,7 @@ __all__ = [
     "LeftOut",
     "Passage",
     "Passages",
+    "described",
     "make_passages",
     "positions_of",
     "read_passages",
@@ -47,26 +55,30 @@ def make_passages(section: KnowledgeSection, folder: Path, gold: Collection[str]
     Raises:
         UserError: A file is missing or wrong (named with its line), two passages have one id, or nothing is left.
     """
-    import numpy as np
-
     left_out = LeftOut()
     counted = _Counted()
     path = folder / "passages.jsonl"
     base = (document for document in _documents(section, left_out) if document.id.startswith(section.id_prefix))
     documents = chain(base, distracting_documents(section, left_out))
-    passages = (passage for document in documents for passage in counted.cut(document, section.passage_words))
-    write_passages(path, passages)
-    if not counted.ids:
+    write_passages(
+        path, (passage for document in documents for passage in counted.cut(document, section.passage_words))
+    )
+    stored = read_passages(path)
+    if not stored:
         raise UserError(
             f"knowledge: no document in {section.path} has an id that begins with '{section.id_prefix}'. Mend id_prefix."
             if section.id_prefix
             else f"knowledge: no document in {section.path} has text. Mend knowledge.path."
         )
-    _check_ids(np.frombuffer(counted.ids, dtype=np.uint64), read_passages(path))
+    _check_ids(names_of(path)[:, 0], stored)
     if section.duplicates is not None:
         _drop_duplicates(path, section.duplicates, left_out)
     write_jsonl(folder / "left_out.jsonl", left_out.rows)
     report: dict[str, Any] = {"documents": counted.documents, "left_out": dict(left_out.counts)}
+    if left_out.rows:
+        report["first_left_out"] = left_out.first
+    if counted.replaced:
+        report["replaced"] = dict(counted.replaced)
     if section.distractors is not None:
         report["distractors"] = draw_distractors(section, folder, gold, seed)
     report["passages"] = len(read_passages(path))
@@ -75,22 +87,18 @@ def make_passages(section: KnowledgeSection, folder: Path, gold: Collection[str]
 
 
 class _Counted:
-    """Cuts documents, and keeps count of them and of their passages' ids."""
+    """Cuts documents, and keeps count of them and of characters that no text can hold."""
 
     def __init__(self) -> None:
         self.documents = 0
-        self.ids = array("Q")
+        self.replaced: Counter[str] = Counter()
 
     def cut(self, document: Document, words: int) -> Iterator[Passage]:
         self.documents += 1
+        document = cleaned_document(document, self.replaced)
         for number, (start, piece) in enumerate(cut(document.text, words), start=1):
             identity = document.id + (f"#{number}" if number > 1 else "")
-            self.ids.append(_digest(identity))
             yield Passage(identity, document.title, piece, document.id, document.source_at(start))
-
-
-def _digest(identity: str) -> int:
-    return int.from_bytes(blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def _check_ids(digests: Any, passages: Passages) -> None:
@@ -139,7 +147,7 @@ def _documents(section: KnowledgeSection, left_out: LeftOut) -> Iterator[Documen
     else:
         rows = {"jsonl": tables.jsonl_documents, "csv": tables.csv_documents, "parquet": tables.parquet_documents}
         own = partial(rows[section.kind], section=section)
-        suffixes, read = (f".{section.kind}",), lambda path, left_out: own(path)
+        suffixes, read = tables.SUFFIXES[section.kind], lambda path, left_out: own(path)
     return read_each(files_below(section.path, suffixes, left_out), read, section, left_out)
 
 
@@ -147,3 +155,12 @@ def report_of(folder: Path) -> dict[str, Any]:
     """What `make_passages` returned."""
     report: dict[str, Any] = read_json(folder / "report.json")
     return report
+
+
+def described(report: dict[str, Any]) -> Iterator[str]:
+    """What was left out, with the first of each kind by name, and which characters were replaced, in lines."""
+    for reason, count in report["left_out"].items():
+        example = report["first_left_out"][reason]
+        yield f"left out: {count:,} {reason.replace('_', ' ')}: {example}{' …' if count > 1 else ''}"
+    for character, count in report.get("replaced", {}).items():
+        yield f"replaced: {count:,} {character}, which no text can hold"

@@ -12,6 +12,7 @@ from typing import Any
 from kard.errors import UserError
 from kard.progress import say
 from kard.recipe import KnowledgeSection
+from kard.textfile import PACKED, cleaned
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,23 @@ class LeftOut:
     rows: list[dict[str, Any]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, reason: str, source: str, detail: str = "", **more: Any) -> None:
-        """Note one thing; `reason` is what it is counted as."""
+    def add(self, reason: str, source: str, detail: str = "", count: int = 1, **more: Any) -> None:
+        """Note one thing, or so many of a file; `reason` is what it is counted as."""
         self.rows.append({"reason": reason, "source": source, "detail": detail, **more})
-        self.counts[reason] += 1
+        self.counts[reason] += count
+
+    @property
+    def first(self) -> dict[str, str]:
+        """For each reason, the first thing that was left out for it."""
+        rows = {row["reason"]: (row["source"], row["detail"]) for row in reversed(self.rows)}
+        return {reason: said if source in said else f"{source} ({said})" for reason, (source, said) in rows.items()}
 
 
+Parts = Iterator[tuple[str, str]]  # texts, and where they stand
 Read = Callable[[Path, LeftOut], Iterable[Document]]
 
 
-def from_parts(identity: str, title: str, source: str, parts: Iterable[tuple[str, str]]) -> Document:
+def from_parts(identity: str, title: str, source: str, parts: Parts) -> Document:
     """A document of texts and the places where they stand, in their order."""
     kept = [(text, place) for text, place in parts if text.strip()]
     places, offset = [], 0
@@ -111,11 +119,63 @@ def files_below(path: Path, suffixes: tuple[str, ...], left_out: LeftOut) -> lis
         raise UserError(
             f"{path}: no such file (knowledge.path). Mend the path; a relative one is meant from the recipe."
         )
-    every = [item for item in sorted(path.rglob("*")) if item.is_file() and not item.name.startswith(".")]
+    every = list(walk(path, left_out))
+    shown = ", ".join(suffix for suffix in suffixes if not suffix.endswith(PACKED))
     fitting = [item for item in every if item.name.lower().endswith(suffixes)]
     if not fitting:
-        raise UserError(f"{path}: no file ends in {', '.join(suffixes)}. Mend knowledge.path or knowledge.kind.")
+        why = f" Left out: {_some(left_out)}." if left_out.rows else ""
+        raise UserError(f"{path}: no file ends in {shown}.{why} Mend knowledge.path or knowledge.kind.")
     for item in every:
         if not item.name.lower().endswith(suffixes):
-            left_out.add("other_file", str(item), f"does not end in {', '.join(suffixes)}")
+            left_out.add("other_file", str(item), f"does not end in {shown}")
     return fitting
+
+
+def _some(left_out: LeftOut) -> str:
+    return "; ".join(f"{row['source']} ({row['detail']})" for row in left_out.rows[:3])
+
+
+def walk(folder: Path, left_out: LeftOut) -> Iterator[Path]:
+    """Files of a folder and below it, sorted; hidden ones, links that lead out of it, and what is no file are noted."""
+    inside = folder.resolve()
+
+    def below(place: Path) -> Iterator[Path]:
+        for item in sorted(place.iterdir()):
+            if why := _unfit(item, inside):
+                left_out.add(why[0], shown_name(item), why[1])
+            elif item.is_dir():
+                yield from below(item)
+            else:
+                yield item
+
+    yield from below(folder)
+
+
+def _unfit(item: Path, inside: Path) -> tuple[str, str] | None:
+    """Why a file or folder is not looked at: what it is counted as, and in words."""
+    if item.name.startswith((".", "~$")):
+        return "hidden", "is hidden, or a program's temporary file"
+    if shown_name(item) != str(item):
+        return "file_name", "its name is not UTF-8: rename it"
+    if item.is_symlink():
+        if not item.exists():
+            return "link", "is a link to nothing"
+        if item.is_dir() or not item.resolve().is_relative_to(inside):
+            return "link", f"is a link to {shown_name(item.resolve())}: name that, or copy it here"
+    if not (item.is_dir() or item.is_file()):
+        return "special_file", "is no regular file"
+    return None
+
+
+def shown_name(path: Path) -> str:
+    """A path as text, bytes that are no UTF-8 as ``\\xe9``."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def cleaned_document(document: Document, found: Counter[str]) -> Document:
+    """A document without NUL and half surrogate pairs, which `found` counts; its places stay where they are."""
+    identity, title, text = (cleaned(value, found) for value in (document.id, document.title, document.text))
+    if (identity, title, text) == (document.id, document.title, document.text):
+        return document
+    places = tuple((offset - document.text.count("\0", 0, offset), place) for offset, place in document.places)
+    return Document(identity, title, text, document.source, places)

@@ -2,74 +2,143 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
-from xml.etree.ElementTree import Element, iterparse
+from typing import Any, BinaryIO
+from xml.etree.ElementTree import XMLParser
 
 from kard.errors import missing_package
 from kard.knowledge.documents import Document, LeftOut
+from kard.textfile import PACKED, open_bytes
 
-SUFFIXES = (".xml", ".xml.bz2", ".xml.gz")
+SUFFIXES = (".xml", *(f".xml{packed}" for packed in PACKED))
 _LEFT_OUT_TAGS = ("ref", "gallery", "table", "math", "timeline")
-_LEFT_OUT_LINKS = ("file:", "image:", "category:")
+# What MediaWiki calls pictures and categories in the largest Wikipedias; a dump's siteinfo adds its own names.
+_LEFT_OUT_LINKS = """
+    file image category datei bild kategorie fichier catégorie archivo imagen categoría immagine categoria
+    ficheiro imagem arquivo bestand afbeelding categorie plik grafika kategoria файл изображение категория
+    зображення категорія fil kategori tiedosto kuva luokka soubor obrázek fájl kép kategória αρχείο εικόνα
+    κατηγορία dosya resim ملف صورة تصنيف پرونده رده קובץ תמונה קטגוריה ファイル 画像 カテゴリ 文件
+    档案 檔案 图像 圖像 分类 分類 파일 그림
+    분류 hình berkas gambar चित्र श्रेणी
+"""
+_PICTURES, _CATEGORIES = "6", "14"
+_CHUNK = 1 << 16
+# MediaWiki itself takes no more than 2 MB; what is longer is no article, and its markup would take minutes to parse.
+PAGE_CHARACTERS = 8 * 2**20
 
 
 def mediawiki_documents(path: Path, left_out: LeftOut) -> Iterator[Document]:
     """Articles of a dump (namespace 0, no redirects) as plain text; an article's id is its title.
 
-    A page that cannot be parsed is noted. Infoboxes, tables, references and pictures are left out of the text.
+    A page that cannot be parsed, has no title, or is longer than `PAGE_CHARACTERS` is noted. Infoboxes, tables, references,
+    pictures and categories are left out of the text.
     """
-    with _opened(path) as file:
-        for title, number, text in _pages(file):
-            source = f"{path.name}, page {number}"
+    with open_bytes(path) as file:
+        for page in _pages(file):
+            source = f"{path.name}, page {page.number}"
             try:
-                parts = _paragraphs(text)
+                parts = _paragraphs(page)
             except (ValueError, RecursionError) as error:
-                left_out.add("broken", f"{source} ({title})", f"{type(error).__name__}: {error}")
+                left_out.add("broken", f"{source} ({page.title})", f"{type(error).__name__}: {error}")
                 continue
             plain = "\n".join(paragraph for _, paragraph in parts)
             offsets, length = [], 0
             for offset, paragraph in parts:
                 offsets.append((length, f"character {offset}"))
                 length += len(paragraph) + 1
-            yield Document(title, title, plain, source, tuple(offsets))
+            yield Document(page.title, page.title, plain, source, tuple(offsets))
 
 
-def _opened(path: Path) -> Any:
-    if path.suffix == ".bz2":
-        return bz2.open(path, "rb")
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+@dataclass
+class _Page:
+    """What a page of a dump says, as far as it was read; `links` are the names of links that are no text."""
+
+    links: frozenset[str]
+    values: dict[str, list[str]] = field(default_factory=dict)
+    characters: int = 0
+
+    @property
+    def title(self) -> str:
+        return "".join(self.values.get("title", ())).strip()
+
+    @property
+    def number(self) -> str:
+        return "".join(self.values.get("id", ())).strip() or "?"
 
 
-def _pages(file: IO[bytes]) -> Iterator[tuple[str, str, str]]:
-    """Title, number and wikitext of each article."""
-    root: Element | None = None
-    for event, element in iterparse(file, events=("start", "end")):
-        if root is None:
-            root = element
-        if event == "end" and _name(element) == "page":
-            page = {_name(child): child for child in element}
-            text = next((child.text or "" for child in page["revision"] if _name(child) == "text"), "")
-            if page["ns"].text == "0" and "redirect" not in page:
-                yield page["title"].text or "", page["id"].text or "", text
-            root.clear()  # or the whole dump would be in memory in the end
+class _Reader:
+    """What the XML parser calls: it keeps the page that is being read, and of that no more than is needed."""
+
+    def __init__(self) -> None:
+        self.pages: list[_Page] = []
+        self._path: list[str] = []
+        self._page = _Page(frozenset())
+        self._links = {*_LEFT_OUT_LINKS.split(), "tập tin", "thể loại"}
+        self._others: set[str] = set()
+        self._space = ("", [""])
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        name = tag.rpartition("}")[2]
+        self._path.append(name)
+        if name == "page":
+            self._page = _Page(frozenset(self._links))
+        elif name == "namespace":
+            self._space = (attributes.get("key", ""), [])
+        elif name in ("redirect", "ns") or (name == "text" and self._path[-2:-1] == ["revision"]):
+            self._page.values[name] = []  # the text of an older revision goes
+
+    def end(self, tag: str) -> None:
+        name = self._path.pop()
+        if name == "namespace":
+            key, names = self._space[0], "".join(self._space[1]).strip().casefold()
+            (self._links if key in (_PICTURES, _CATEGORIES) else self._others).add(names)
+        elif name == "page" and self._is_article():
+            self.pages.append(self._page)
+
+    def _is_article(self) -> bool:
+        values = self._page.values
+        if "ns" in values:
+            return "".join(values["ns"]).strip() == "0" and "redirect" not in values
+        space = self._page.title.partition(":")[0].casefold()
+        return "redirect" not in values and (
+            space == self._page.title.casefold() or space not in self._others | self._links
+        )
+
+    def data(self, text: str) -> None:
+        where = self._path[-2:]
+        if where[-1:] == ["namespace"]:
+            self._space[1].append(text)
+        elif where in (["page", "title"], ["page", "ns"], ["page", "id"], ["revision", "text"]):
+            self._page.characters += len(text)
+            if self._page.characters <= PAGE_CHARACTERS:
+                self._page.values.setdefault(where[1], []).append(text)
 
 
-def _name(element: Element) -> str:
-    return str(element.tag).rpartition("}")[2]
+def _pages(file: BinaryIO) -> Iterator[_Page]:
+    reader = _Reader()
+    parser = XMLParser(target=reader)
+    while chunk := file.read(_CHUNK):
+        parser.feed(chunk)
+        yield from reader.pages
+        reader.pages.clear()
+    parser.close()
 
 
-def _paragraphs(wikitext: str) -> list[tuple[int, str]]:
+def _paragraphs(page: _Page) -> list[tuple[int, str]]:
     """Plain paragraphs of an article, each with its character in the plain text."""
     try:
         import mwparserfromhell
     except ImportError as error:
         raise missing_package(error, "knowledge.kind: mediawiki") from error
-    code = mwparserfromhell.parse(wikitext)
-    for node in [*code.filter_tags(matches=_unwanted_tag), *code.filter_wikilinks(matches=_unwanted_link)]:
+    if page.characters > PAGE_CHARACTERS:
+        raise ValueError(f"has more than {PAGE_CHARACTERS:,} characters")
+    if not page.title:
+        raise ValueError("has no title")
+    code = mwparserfromhell.parse("".join(page.values.get("text", ())))
+    unwanted = [node for node in code.filter_wikilinks() if _unwanted_link(node, page.links)]
+    for node in [*code.filter_tags(matches=_unwanted_tag), *unwanted]:
         _remove(code, node)
     plain = code.strip_code(normalize=True, collapse=True)
     found, offset = [], 0
@@ -84,8 +153,10 @@ def _unwanted_tag(node: Any) -> bool:
     return str(node.tag).strip().lower() in _LEFT_OUT_TAGS
 
 
-def _unwanted_link(node: Any) -> bool:
-    return str(node.title).strip().lower().startswith(_LEFT_OUT_LINKS)
+def _unwanted_link(node: Any, names: frozenset[str]) -> bool:
+    """Whether a link shows a picture or puts the article in a category; one that begins with a colon is an ordinary link."""
+    space, colon, _ = str(node.title).strip().replace("_", " ").partition(":")
+    return bool(colon) and space.strip().casefold() in names
 
 
 def _remove(code: Any, node: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import overload
 
@@ -94,15 +95,26 @@ class FullTexts(Sequence[str]):
 
 
 def write_passages(path: Path, passages: Iterable[Passage]) -> int:
-    """Write passages as JSONL, and where each line begins beside it; returns how many there were."""
-    starts = [0]
-    with open(path, "wb") as file:
+    """Write passages as JSONL, and beside it where each line begins and digests of their names; returns how many there were."""
+    place = count = 0
+    with open(path, "wb") as file, open(_starts_path(path), "wb") as starts, open(_names_path(path), "wb") as names:
+        starts.write(bytes(8))
         for passage in passages:
+            count += 1
             line = json.dumps(asdict(passage), ensure_ascii=False).encode("utf-8") + b"\n"
-            file.write(line)
-            starts.append(starts[-1] + len(line))
-    np.array(starts, dtype=np.int64).tofile(_starts_path(path))
-    return len(starts) - 1
+            place += file.write(line)
+            starts.write(place.to_bytes(8, "little"))
+            names.write(_digest(passage.id) + _digest(passage.document))
+    return count
+
+
+def _digest(name: str) -> bytes:
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def names_of(path: Path) -> np.ndarray:
+    """Digests of the passages' ids and of their documents' ids, shape (passages, 2)."""
+    return np.fromfile(_names_path(path), dtype="<u8").reshape(-1, 2)
 
 
 def read_passages(path: Path) -> Passages:
@@ -118,15 +130,19 @@ def positions_of(folder: Path, names: Iterable[str]) -> dict[str, list[int]]:
         names: Those that are wanted.
     """
     found: dict[str, list[int]] = {name: [] for name in names}
-    left_out = folder / "left_out.jsonl"
-    rows = [row for row in read_jsonl(left_out) if "of" in row] if left_out.exists() else []
+    if not found:
+        return {}
     originals: dict[str, list[str]] = {}
-    for row in rows:
-        for name in {row["id"], row["document"]} & found.keys():
-            originals.setdefault(row["of"], []).append(name)
-    for position, passage in enumerate(read_passages(folder / "passages.jsonl")):
-        own = {passage.id, passage.document} & found.keys()
-        for name in own.union(originals.get(passage.id, ())):
+    left_out = folder / "left_out.jsonl"
+    for row in read_jsonl(left_out) if left_out.exists() else ():
+        if "of" in row:
+            for name in {row["id"], row["document"]} & found.keys():
+                originals.setdefault(row["of"], []).append(name)
+    passages = read_passages(folder / "passages.jsonl")
+    wanted = np.frombuffer(b"".join(_digest(name) for name in (*found, *originals)), dtype="<u8")
+    for position in np.flatnonzero(np.isin(names_of(passages.path), wanted).any(axis=1)).tolist():
+        passage = passages[position]
+        for name in ({passage.id, passage.document} & found.keys()).union(originals.get(passage.id, ())):
             found[name].append(position)
     return {name: positions for name, positions in found.items() if positions}
 
@@ -135,9 +151,13 @@ def replace_passages(path: Path, passages: Iterable[Passage]) -> None:
     """Write passages over those at `path`, which may be read meanwhile."""
     whole = path.with_name("kept.jsonl")
     write_passages(whole, passages)
-    for suffix in (".starts.i64", ".jsonl"):
+    for suffix in (".names.u64", ".starts.i64", ".jsonl"):
         whole.with_suffix(suffix).replace(path.with_suffix(suffix))
 
 
 def _starts_path(path: Path) -> Path:
     return path.with_suffix(".starts.i64")
+
+
+def _names_path(path: Path) -> Path:
+    return path.with_suffix(".names.u64")
