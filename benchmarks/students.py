@@ -22,7 +22,7 @@ from kard.student.training import Example
 def quickstart(folder: Path) -> tuple[Recipe, list[Example], Path]:
     """The quickstart with 400 training questions, up to its candidates: recipe, KARD's training examples, and the folder of
     the trimmed base model."""
-    recipe = load_recipe("quickstart", ["student.train_questions=400"])
+    recipe = load_recipe("quickstart-full", ["student.train_questions=400"])
     run_recipe(recipe, folder, until="candidates")
     base = folder / "students" / "base"
     base.mkdir(parents=True)

@@ -34,7 +34,7 @@ def looking(student, scores, temperature=0.05, **keys) -> Kard:
     """A Kard whose retriever finds all passages, and whose reranker gives them these scores."""
     found = SimpleNamespace(positions=range(len(scores)), scores=[1.0] * len(scores))
     reranker = SimpleNamespace(temperature=temperature, score=lambda forms, positions: [scores for _ in forms])
-    recipe = load_recipe("quickstart", [f"reranker.{key}={value}" for key, value in keys.items()])
+    recipe = load_recipe("quickstart-full", [f"reranker.{key}={value}" for key, value in keys.items()])
     retriever = SimpleNamespace(search=lambda queries, k: [found for _ in queries])
     return Kard(METHODS["kard_reranker"], student, PASSAGES, retriever, reranker, recipe)
 

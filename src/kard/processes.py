@@ -27,6 +27,13 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def compute_device() -> str:
+    """Where this process computes: its own GPU, or the CPU."""
+    import torch
+
+    return f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
+
+
 def process_count() -> int:
     """How many processes work on the recipe."""
     return int(os.environ.get("WORLD_SIZE", "1"))

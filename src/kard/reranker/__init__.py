@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kard.processes import compute_device
 from kard.recipe import RerankerSection
 
 if TYPE_CHECKING:
@@ -45,6 +46,6 @@ def open_reranker(
     from kard.reranker.model import Reranker, passage_vectors
 
     if section.kind == "cross_encoder":
-        return CrossReranker(CrossEncoder(model), texts, temperature)
-    encoder = MultiVectorEncoder(model)
+        return CrossReranker(CrossEncoder(model, device=compute_device()), texts, temperature)
+    encoder = MultiVectorEncoder(model, device=compute_device())
     return Reranker(encoder, passage_vectors(encoder, store, texts, section.vectors), temperature)

@@ -28,6 +28,7 @@ from transformers import (
 from kard.cores import each_on_its_cores
 from kard.errors import UserError
 from kard.precision import compute_dtype
+from kard.processes import compute_device
 from kard.recipe import RerankerSection
 from kard.reranker.vectors import Format, PassageVectors
 from kard.weights import loading_explained, model_location, most_tokens
@@ -70,7 +71,9 @@ def new_encoder(section: RerankerSection, seed: int) -> MultiVectorEncoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             linear = Dense(size, size, activation_function=None, module_input_name="token_embeddings")
-        return MultiVectorEncoder(modules=[both, linear, MultiVectorMask()], similarity_fn_name="maxsim")
+        return MultiVectorEncoder(
+            modules=[both, linear, MultiVectorMask()], similarity_fn_name="maxsim", device=compute_device()
+        )
     with loading_explained(name, KEY):
         # Questions are short: plain attention trains them faster than a fused kernel does (its backward pass is slow on CPUs).
         plain = {"attn_implementation": "eager"}
@@ -81,7 +84,9 @@ def new_encoder(section: RerankerSection, seed: int) -> MultiVectorEncoder:
     for side, key, tokens in zip(sides, _LENGTH_KEYS, (question_tokens, passage_tokens), strict=True):
         check_length(side.auto_model, name, key, tokens)
     router = Router.for_query_document(*([side, Normalize("token_embeddings")] for side in sides))
-    return MultiVectorEncoder(modules=[router, MultiVectorMask()], similarity_fn_name="meanmaxsim")
+    return MultiVectorEncoder(
+        modules=[router, MultiVectorMask()], similarity_fn_name="meanmaxsim", device=compute_device()
+    )
 
 
 def check_length(model: Any, name: str, key: str, tokens: int) -> None:
@@ -126,7 +131,7 @@ class QuestionEncoder(nn.Module):
             kind = AutoModelForTextEncoding if known else AutoModel
             self.tokenizer = AutoTokenizer.from_pretrained(side)
             model = kind.from_pretrained(side, use_safetensors=True)
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(compute_device())
         self.dimension = int(self.model.config.hidden_size)
 
     @property
@@ -169,7 +174,7 @@ def trained_reranker(
     def whole() -> MultiVectorEncoder:
         from sentence_transformers import MultiVectorEncoder
 
-        return MultiVectorEncoder(str(folder)).eval()
+        return MultiVectorEncoder(str(folder), device=compute_device()).eval()
 
     if not (folder / _QUESTION_SIDE).is_dir():  # one model for both sides
         return Reranker(whole(), passage_vectors(whole(), store, texts, form), temperature)

@@ -11,6 +11,7 @@ import numpy as np
 
 from kard.artifacts import read_json, write_json
 from kard.errors import UserError
+from kard.processes import compute_device
 from kard.progress import progress
 from kard.recipe import RetrieverSection
 from kard.retrieval import Hits
@@ -34,7 +35,7 @@ class Encoder:
         from kard.weights import loading_explained, model_location
 
         with loading_explained(name, "retriever.encoder"):
-            self.model = SentenceTransformer(model_location(name, "retriever.encoder"))
+            self.model = SentenceTransformer(model_location(name, "retriever.encoder"), device=compute_device())
         self.dimension = int(self.model.get_embedding_dimension() or 0)
 
     def documents(self, texts: Sequence[str]) -> np.ndarray:

@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kard.artifacts import read_json
 from kard.errors import UserError
-from kard.processes import local_rank
+from kard.processes import compute_device
 from kard.prompt import AnswerAs, WorkedExample
 from kard.weights import loading_explained, model_location
 
@@ -89,7 +89,7 @@ def base_model(location: str, dtype: torch.dtype, attention: str | None = None, 
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = kind.from_pretrained(location, dtype=dtype, attn_implementation=attention)
     quicken(model)
-    return model.to(f"cuda:{local_rank()}") if torch.cuda.is_available() else model
+    return model.to(compute_device())
 
 
 def quicken(model: PreTrainedModel) -> None:
