@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUTPUT ?= runs/quickstart
 
-.PHONY: setup quickstart test lint docs fuzz benchmark clean
+.PHONY: setup quickstart test lint docs fuzz benchmark shape clean
 
 setup: $(VENV)/.installed
 
@@ -39,6 +39,10 @@ fuzz: setup
 benchmark: quickstart
 	"$(BIN)/python" benchmarks/all.py $(OPTIONS)
 	"$(BIN)/python" docs/fill_results.py benchmarks/results.json
+
+# Lines, functions, keys, circles and floors of the package.
+shape: setup
+	"$(BIN)/python" benchmarks/shape.py
 
 clean:
 	rm -rf "$(VENV)" build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

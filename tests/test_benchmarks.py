@@ -45,3 +45,37 @@ def test_one_that_fails_does_not_keep_the_others_from_being_measured(tmp_path, m
     table = "\n".join(script(ROOT / "docs" / "fill_results.py").benchmarks(found))
     assert "| `good`, texts/s | 1,234 | 2 (another) | 617 | 3 |" in table
     assert "`--quick`, " in table
+
+
+def test_the_shape_of_a_package_by_hand(tmp_path, monkeypatch, capsys):
+    shape = script(ROOT / "benchmarks" / "shape.py")
+    package = tmp_path / "kard"
+    (package / "inner").mkdir(parents=True)
+    (package / "a.py").write_text(
+        '"""What\nit is."""\n\nfrom kard.b import x\n\n# why\ndef f(self) -> int:\n    """One."""\n    return 1\n',
+        encoding="utf-8",
+    )
+    (package / "b.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import kard.inner.d\nfrom kard.inner import c\n",
+        encoding="utf-8",
+    )
+    (package / "inner" / "c.py").write_text(
+        "def g(x):\n    from kard.inner.d import h\n    print(x)\n", encoding="utf-8"
+    )
+    (package / "inner" / "d.py").write_text(
+        "import kard.inner.c\ntry:\n    h = 2\nexcept:\n    pass\n", encoding="utf-8"
+    )
+    monkeypatch.setattr(shape, "SOURCE", tmp_path)
+    shape.main(None)
+    out = capsys.readouterr().out
+    found = json.loads(out.splitlines()[-1])
+    assert {name: found[name] for name in ("code_lines", "raw_lines", "bare_except", "print", "circles", "floors")} == {
+        "code_lines": 15,
+        "raw_lines": 21,
+        "bare_except": 1,
+        "print": 1,
+        "circles": 1,
+        "floors": 3,
+    }
+    assert (found["typed"], found["function_max"]) == (0.5, 3)
+    assert "circle: kard.inner.c, kard.inner.d" in out
