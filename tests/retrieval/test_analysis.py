@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kard.errors import UserError
+from kard.normal import composed, folded
 from kard.recipe import RetrieverSection
 from kard.retrieval.analysis import Analysis, analysis_for, detect_language
 
@@ -29,7 +32,7 @@ def same(one: str, other: str, analysis: Analysis) -> bool:
         ("The CAFÉ of_Zürich's x 1990s", ["the", "café", "of_zürich", "1990s"]),
         ("नमस्ते दुनिया", ["नमस्ते", "दुनिया"]),
         ("你好世界，好。a好b", ["你好", "好世", "世界", "好", "好"]),
-        ("e\u0301tat naïve", ["e\u0301tat", "naïve"]),
+        ("e\u0301tat naïve", ["état", "naïve"]),
         ("3,000.5 a:b", ["000"]),
         ("", []),
         ("\ud800\x00?!", []),
@@ -78,10 +81,93 @@ def test_texts_together_are_the_texts_alone(texts):
             assert digests[numbers[bounds[place] : bounds[place + 1]]].tolist() == own[own_numbers].tolist()
 
 
+@pytest.mark.parametrize(
+    ("stored", "typed"),
+    [
+        ("ﬁrst eﬀect oﬃce", "first effect office"),
+        ("Ｍｏｄｅｌ １２３", "model 123"),
+        ("ｶﾀｶﾅ ｶﾞﾑ ｺｰﾄﾞ", "カタカナ ガム コード"),
+        ("Gesamt\u00adkonzept Wort\u200bteil es\u00ad\ntate", "gesamtkonzept wortteil estate"),
+        (
+            "\u202bwo\u2060rd\ufeff ri\u200eght zero\u200cwidth jo\u200din va\ufe0friant nul\0l",
+            "word right zerowidth join variant null",
+        ),
+        (unicodedata.normalize("NFD", "Zürich Café Hà Nội 홍차는 がぎ"), "zürich café hà nội 홍차는 がぎ"),
+        ("كِتَابُ مـحـمـد أحمد إسلام ﻻﻡ ﷲ", "كتاب محمد احمد اسلام لام الله"),
+        ("کتاب یک مدرسه", "كتاب يك مدرسة"),
+        ("می\u200cخواهم ۱۳۹۹", "میخواهم 1399"),
+        ("שָׁלוֹם", "שלום"),
+        ("क़लम हिन्\u200dदी", "क़लम हिन्दी"),
+        ("น้ํา", "น้ำ"),
+        ("Straße GROẞ", "strasse gross"),
+        ("ΟΔΟΣ", "οδος"),
+        ("İstanbul ISPARTA ılık", "istanbul ısparta ilik"),
+        ("x² H₂O km² Chapter Ⅳ 𝐌𝐨𝐝𝐞𝐥 ①②", "x2 h2o km2 chapter iv model 12"),
+        ("⽤品 ㎏ 葛\U000e0100城", "用品 kg 葛城"),
+        ("donʼt Hawaiʻi", "don't Hawai'i"),
+        ("state‑of‑the‑art 1914–1918", "state-of-the-art 1914-1918"),
+        ("“Boyle’s” law", '"boyle\'s" law'),
+    ],
+)
+def test_a_text_is_found_however_it_is_stored_or_typed(stored, typed):
+    one, other = (STANDARD.indexed([text])[0].tolist() for text in (stored, typed))
+    assert one == other
+    assert one
+    assert STANDARD.shared(stored, typed)
+    assert STANDARD.shared(typed, stored)
+
+
+@pytest.mark.parametrize(
+    ("stored", "typed"),
+    [
+        ("ﬁrst eﬀect", "first effect"),
+        ("Gesamt\u00adkonzept", "gesamtkonzept"),
+        ("Cafe\u0301", "café"),
+        ("wo\u200brd", "word"),
+    ],
+)
+def test_lucene_is_given_whole_words(stored, typed):
+    """What makes a word unreadable for it too; all else is as in Lucene, which keeps km² and Ⅳ from km2 and IV."""
+    assert same(stored, typed, LUCENE)
+    assert not any(
+        same(*pair, LUCENE) for pair in [("km²", "km2"), ("Ⅳ", "iv"), ("Ｍｏｄｅｌ", "model"), ("straße", "strasse")]
+    )
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=12))
+@pytest.mark.parametrize("analysis", [STANDARD, LUCENE])
+def test_only_texts_with_odd_characters_need_folding(analysis, text):
+    fold = folded if analysis is STANDARD else composed
+    assert words(text, analysis) == words(fold(text), analysis)
+    assert fold(fold(text)) == fold(text)
+
+
+@given(st.text("abzAZ09 .,-'’éüñçÉ–“”½°", max_size=30))
+def test_english_in_composed_form_is_as_it_was(text):
+    assert words(text) == words(text, Analysis(folds=False))
+    assert STANDARD.indexed([text])[0].tolist() == Analysis(folds=False).terms([text])[0].tolist()
+
+
 def test_shared_words_are_marked_where_they_stand():
     analysis = Analysis("standard", "english", "english")
     text = "The Cats of Ohm's house run, running."
     assert [text[a:b] for a, b in analysis.shared(text, "a cat that runs the")] == ["Cats", "run", "running"]
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "marked"),
+    [
+        ("茶树生长在云南，茶。", "茶", ["茶", "茶"]),
+        ("茶树生长在云南", "云南茶树", ["茶树", "云南"]),
+        ("ｶﾞﾑを", "ガム", ["ｶﾞﾑ"]),
+        ("Das Gesamt\u00ad\nkonzept", "gesamtkonzept", ["Gesamt\u00ad\nkonzept"]),
+        ("नमस्ते दुनिया", "दुनिया", ["दुनिया"]),
+        ("كِتَابُ الطَّبِيعَةِ", "كتاب", ["كِتَابُ"]),
+        ("홍차는 인도에서", "홍차", ["홍차"]),
+    ],
+)
+def test_what_is_found_is_marked(text, query, marked):
+    assert [text[a:b] for a, b in STANDARD.shared(text, query)] == marked
 
 
 @pytest.mark.parametrize(

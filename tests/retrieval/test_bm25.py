@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import tempfile
@@ -18,15 +19,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kard.errors import UserError
+from kard.normal import folded, loose
 from kard.recipe import RetrieverSection
 from kard.retrieval import building, scoring
+from kard.retrieval.analysis import Analysis
 from kard.retrieval.bm25 import Bm25
 
 PLAIN = RetrieverSection(stemmer=None, stopwords=None)
 ENGLISH = RetrieverSection(stemmer="english", stopwords="english")
 
-SCRIPTS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
-SPACELESS = "[[" + "".join(rf"\p{{Script={name}}}" for name in SCRIPTS) + r"]&&[\p{L}\p{M}]]"
+SCRIPTS = ("scx=Han", "scx=Hiragana", "scx=Katakana", "Hangul", "Thai", "Lao", "Khmer", "Myanmar")
+PAIRED = "[[" + "".join(rf"\p{{{name}}}" for name in SCRIPTS) + r"]&&[\p{L}\p{M}]]"
 
 PASSAGES = [
     "The cat sat on the mat.",
@@ -54,23 +57,25 @@ def every_score(index: Bm25, query: str) -> np.ndarray:
     return scores
 
 
-def tokens(text: str, section: RetrieverSection) -> list[str]:
-    words = []
-    for pairs, word in regex.findall(
-        rf"({SPACELESS}+)|([[\p{{L}}\p{{N}}\p{{M}}_]--{SPACELESS}]+)", text.lower(), regex.V1
-    ):
+def tokens(text: str, section: RetrieverSection) -> tuple[list[str], list[str]]:
+    """Words and pairs of characters, and the single characters of pairs, by which an index is found as well."""
+    words, singles = [], []
+    for pairs, word in regex.findall(rf"({PAIRED}+)|([[\p{{L}}\p{{N}}\p{{M}}_]--{PAIRED}]+)", folded(text), regex.V1):
         words += [pairs[i : i + 2] for i in range(max(1, len(pairs) - 1))] if pairs else [word] if len(word) > 1 else []
+        singles += pairs if len(pairs) > 1 else ""
     words = [word for word in words if not (section.stopwords and word in STOPWORDS_EN)]
-    return Stemmer.Stemmer(section.stemmer).stemWords(words) if section.stemmer else words
+    stem = Stemmer.Stemmer(section.stemmer).stemWord if section.stemmer else str
+    return [loose(stem(word)) for word in words], singles
 
 
 def reference(texts: list[str], query: str, section: RetrieverSection) -> list[float]:
     """Lucene's BM25 (Kamphuis et al. 2020, table 1, "Lucene (accurate)") in double precision, a score a passage."""
-    counts = [Counter(tokens(text, section)) for text in texts]
-    lengths = [sum(count.values()) for count in counts]
+    cut = [tokens(text, section) for text in texts]
+    counts = [Counter(words + singles) for words, singles in cut]
+    lengths = [len(words) for words, _ in cut]
     average = sum(lengths) / len(texts)
     scores = [0.0] * len(texts)
-    for word in tokens(query, section):
+    for word in tokens(query, section)[0]:
         frequency = sum(word in count for count in counts)
         idf = math.log(1 + (len(texts) - frequency + 0.5) / (frequency + 0.5))
         for place, count in enumerate(counts):
@@ -138,6 +143,27 @@ def test_the_heap_keeps_the_first_of_all_sorted(scores, k):
     ranked = sorted((-score, place) for place, score in enumerate(scores))[:k]
     kept = zip((-heap_scores[:filled]).tolist(), heap_positions[:filled].tolist(), strict=True)
     assert sorted(kept) == ranked
+
+
+def test_an_index_of_before_keeps_its_words(tmp_path):
+    """Its texts were indexed with ß and without single characters, so queries are read in the same way."""
+    Bm25.build(["Die Straße ist groß", "茶树"], PLAIN, tmp_path)
+    settings = json.loads((tmp_path / "analysis.json").read_text())
+    del settings["folds"]
+    (tmp_path / "analysis.json").write_text(json.dumps(settings))
+    assert (
+        Bm25.load(tmp_path, PLAIN).analysis.terms(["straße"])[0].tolist()
+        == Analysis(folds=False).terms(["straße"])[0].tolist()
+    )
+
+
+def test_a_single_character_leaves_all_other_scores_as_they_are():
+    """Postings of single characters are beside the others: no length and no score of a word or a pair is changed."""
+    index = built(["red 茶树 stone", "blue 茶 stone", "a red lamp"], PLAIN)
+    pairs = built(["red aabb stone", "blue aa stone", "a red lamp"], PLAIN)  # as many terms, none of them single
+    assert [place for place, _ in found(index, "茶")] == [0, 1]
+    for query, other in (("red stone", "red stone"), ("茶树", "aabb")):
+        assert every_score(index, query) == pytest.approx(every_score(pairs, other))
 
 
 def test_unknown_words_and_empty_queries_find_nothing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kard.errors import UserError
+from kard.normal import UNSEEN, composed, folded, loose
 from kard.progress import say
 from kard.recipe import RetrieverSection
 from kard.retrieval import scanning
@@ -29,6 +31,9 @@ _LANGUAGES = {
     "ru": "russian", "sr": "serbian", "sv": "swedish", "ta": "tamil", "tr": "turkish", "zh": "chinese",
 }  # fmt: skip
 _SPACELESS = ["Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar"]
+# Scripts taken in pairs of characters, as a set of the module regex. Korean has spaces, but particles end its words.
+_PAIRED = r"[[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&[\p{L}\p{M}]]"
+_LONGEST_PAIR = 4  # characters, where halves of them are marks of their own
 _POSSESSIVE = re.compile("['\u2019\uff07]s$")
 # A vowel with a consonant after it: Porter's measure is above 0. A y is a vowel after a consonant.
 _MEASURED = re.compile("(?:[aeiou]|(?<=[^aeiou])y)(?:[^aeiouy]|(?<=[aeiou])y)")
@@ -43,6 +48,7 @@ class Analysis:
             ``lucene`` (as Lucene's EnglishAnalyzer, which the paper's index was made with).
         stemmer: Name of a Snowball stemmer, or None.
         stopwords: Name of a stop word list of bm25s, or None.
+        folds: Whether forms of a character count as one (`kard.normal`); False for an index that was built when they did not.
 
     Raises:
         UserError: There is no such stemmer or list.
@@ -51,42 +57,68 @@ class Analysis:
     analyzer: str = "standard"
     stemmer: str | None = None
     stopwords: str | None = None
+    folds: bool = True
 
     def __post_init__(self) -> None:
         _stemmer(self.stemmer)
         _stop_list(self.stopwords)
 
     def terms(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Terms of texts in their order.
+        """Terms of texts in their order, as queries have them.
 
         Returns:
             The different terms as sorted 64-bit digests, the numbers of the texts' terms among them, and where each text's
             begin (and the end), one more than texts.
         """
-        numbers, ends, words = self._words(texts)
+        return self._terms(texts, singles=False)[:3]
+
+    def indexed(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Terms of texts as an index has them: beside pairs of characters their single ones, so that one character finds.
+
+        Returns:
+            As `terms`; and each text's length in terms, in which single characters of pairs do not count.
+        """
+        return self._terms(texts, singles=self.folds)
+
+    def _terms(self, texts: Sequence[str], singles: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        numbers, ends, words = self._words(texts, singles)
         digests, of_word = np.unique(np.array([self._digest(word) for word in words], np.uint64), return_inverse=True)
         stopped = int(len(digests) > 0 and digests[0] == 0)
-        found = (of_word - stopped)[numbers]
+        single = numbers < 0
+        found = (of_word - stopped)[np.where(single, -1 - numbers, numbers)]
         kept = found >= 0
-        return digests[stopped:], found[kept], np.concatenate(([0], np.cumsum(kept)))[ends]
+        bounds, counted = (np.concatenate(([0], np.cumsum(which)))[ends] for which in (kept, kept & ~single))
+        return digests[stopped:], found[kept], bounds, np.diff(counted)
 
     def shared(self, text: str, query: str) -> list[tuple[int, int]]:
         """Where words of a text stand that a query has as well: first and last place, for highlighting."""
-        wanted = set(self.terms([query])[0].tolist())
-        spans = (found.span() for found in re.finditer(r"[\w'\u2019]+", text))
-        return [(a, b) for a, b in spans if not wanted.isdisjoint(self.terms([text[a:b]])[0].tolist())]
+        wanted = self.terms([query])[0]
+        spans = list(_pieces(text))
+        digests, numbers, bounds = self.terms([text[begin:end] for begin, end in spans])
+        known = np.isin(digests, wanted)[numbers]
+        merged: list[tuple[int, int]] = []
+        for (begin, end), first, last in zip(spans, bounds[:-1], bounds[1:], strict=True):
+            if first == last or not known[first:last].all():
+                continue
+            if merged and begin < merged[-1][1]:
+                begin, end = merged[-1][0], max(end, merged[-1][1])
+                merged.pop()
+            merged.append((begin, end))
+        return merged
 
-    def _words(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Numbers of the texts' words, where each text's begin, and the words."""
+    def _words(self, texts: Sequence[str], singles: bool = False) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Numbers of the texts' words (single characters of pairs: below 0), where each text's begin, and the words."""
         lower = [text.lower() for text in texts]
-        bounds = np.concatenate(([0], np.cumsum([len(text) for text in lower], dtype=np.int64)))
-        joined = "".join(lower)
-        codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        joined, codes, bounds = _joined(lower)
+        if self.folds:
+            # Hardly a text has characters of several forms, and only those texts are read again.
+            odd = np.flatnonzero(_odd(self.analyzer, _planes(codes))[codes])
+            for place in np.unique(np.searchsorted(bounds, odd, side="right") - 1).tolist():
+                lower[place] = _FOLDS[self.analyzer](texts[place])
+            joined, codes, bounds = _joined(lower) if len(odd) else (joined, codes, bounds)
         shortest = 1 if self.analyzer == "lucene" else 2
-        # Emoji are in the second plane. What lies behind is rare: one table for all of it.
-        highest = int(codes.max(initial=0)) >> 16
-        planes = highest + 1 if highest < 2 else 17
-        numbers, ends, firsts = scanning.scan(codes, bounds, _classes(self.analyzer, planes), shortest)
+        classes = _classes(self.analyzer, self.folds, _planes(codes))
+        numbers, ends, firsts = scanning.scan(codes, bounds, classes, shortest, singles)
         return numbers, ends, [joined[first:last] for first, last in firsts.tolist()]
 
     @cached_property
@@ -95,7 +127,10 @@ class Analysis:
 
     @cached_property
     def _stopped(self) -> frozenset[str]:
-        return _stop_list(self.stopwords)
+        words = _stop_list(self.stopwords)
+        if self.analyzer == "lucene" or not self.folds:
+            return words
+        return frozenset(folded(word) for word in words if len(word) > 1)  # one character of a script taken in pairs
 
     @cached_property
     def _stem(self) -> Callable[[str], str]:
@@ -115,8 +150,10 @@ class Analysis:
             word = _POSSESSIVE.sub("", word)
         if word in self._stopped:
             return 0
-        stem = self._stem(word).encode("utf-8", "surrogatepass")
-        return int.from_bytes(blake2b(stem, digest_size=8).digest(), "little") or 1
+        stem = self._stem(word)
+        if self.analyzer == "standard" and self.folds:
+            stem = loose(stem)
+        return int.from_bytes(blake2b(stem.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") or 1
 
 
 def analysis_for(section: RetrieverSection, texts: Sequence[str]) -> Analysis:
@@ -168,8 +205,58 @@ def _if_there(language: str | None, find: Callable[[str | None], Any]) -> str | 
     return language
 
 
+_FOLDS: dict[str, Callable[[str], str]] = {"standard": folded, "lucene": composed}
+# Where characters of several forms are: not among ideographs, Hangul syllables, private and unassigned ones.
+_FORMS = [(0, 0x3400), (0xA000, 0xAC00), (0xF900, 0x20000), (0x2F800, 0x2FA20), (0xE0000, 0xE1000)]
+
+
+def _joined(texts: Sequence[str]) -> tuple[str, np.ndarray, np.ndarray]:
+    """Texts as one, its code points, and where each text begins (and the end)."""
+    joined = "".join(texts)
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    return joined, codes, np.concatenate(([0], np.cumsum([len(text) for text in texts], dtype=np.int64)))
+
+
+def _planes(codes: np.ndarray) -> int:
+    """How many of Unicode's planes a table of code points needs, for emoji the second; all, beyond these rare ones."""
+    highest = int(codes.max(initial=0)) >> 16
+    return highest + 1 if highest < 2 else 17
+
+
 @cache
-def _classes(analyzer: str, planes: int) -> np.ndarray:
+def _odd(analyzer: str, planes: int) -> np.ndarray:
+    """For each code point whether a text in lower case with it must be folded: it has another form, or joins what it follows."""
+    fold, size = _FOLDS[analyzer], planes << 16
+    odd = np.zeros(size, dtype=np.bool_)
+    for begin, end in _FORMS:
+        for code in range(begin, min(end, size)):
+            char = chr(code)
+            odd[code] = unicodedata.category(char)[0] == "M" or 0x1160 <= code < 0x1200 or fold(char) != char.lower()
+    return odd
+
+
+def _pieces(text: str) -> Iterator[tuple[int, int]]:
+    """Where what may be found stands in a text: words, and in scripts taken in pairs each few characters."""
+    for found in _marked().finditer(text):
+        begin, end = found.span()
+        if found[1] is None:
+            yield begin, end
+            continue
+        for place in range(begin, end):
+            yield from ((place, stop) for stop in range(place + 1, min(place + _LONGEST_PAIR, end) + 1))
+
+
+@cache
+def _marked() -> Any:
+    import regex
+
+    pair = rf"[{_PAIRED}\u2e80-\u2fdf]"  # with the radicals that `folded` makes characters of
+    word = rf"[[\w\p{{M}}'\u2019\u3300-\u33ff{UNSEEN}]--{pair}]"
+    return regex.compile(rf"({pair}[{pair}{UNSEEN}]*)|(?:\u00ad\s*|{word})+", regex.V1)
+
+
+@cache
+def _classes(analyzer: str, folds: bool, planes: int) -> np.ndarray:
     """What each code point may do in a word, a byte each; of the first planes of Unicode only, because most texts are
     within the first one, and the others take most of the time."""
     import regex
@@ -182,7 +269,8 @@ def _classes(analyzer: str, planes: int) -> np.ndarray:
 
     if analyzer == "standard":
         put(scanning.LETTER, r"[\p{L}\p{N}\p{M}_]")
-        put(scanning.PAIRED, "[" + "".join(rf"\p{{Script={name}}}" for name in _SPACELESS) + r"&&[\p{L}\p{M}]]")
+        unfolded = "[" + "".join(rf"\p{{Script={name}}}" for name in _SPACELESS) + r"&&[\p{L}\p{M}]]"
+        put(scanning.PAIRED, _PAIRED if folds else unfolded)
         return classes
     for kind, names in {
         scanning.LETTER: "ALetter Hebrew_Letter",

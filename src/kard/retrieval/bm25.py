@@ -40,7 +40,8 @@ class Bm25:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.settings = read_json(folder / "analysis.json")
-        self.analysis = Analysis(*(self.settings[key] for key in ("analyzer", "stemmer", "stopwords")))
+        analyzer, stemmer, stopwords = (self.settings[key] for key in ("analyzer", "stemmer", "stopwords"))
+        self.analysis = Analysis(analyzer, stemmer, stopwords, self.settings.get("folds", False))
         self.size = int(self.settings["size"])
         self.terms = np.memmap(folder / "terms.u64", dtype=np.uint64, mode="r")
         self.maxima = np.memmap(folder / "maxima.f32", dtype=np.float32, mode="r")

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -66,12 +66,12 @@ def _write_block(block: Block, texts: Sequence[str], analysis: Analysis) -> int:
     size = min(BLOCK, len(texts) - block.first_text)
     if block.folder.exists():
         return size
-    terms, numbers, bounds = analysis.terms(texts[block.first_text : block.first_text + size])
+    terms, numbers, bounds, lengths = analysis.indexed(texts[block.first_text : block.first_text + size])
     starts, places, counts = count(numbers, bounds, len(terms))
     partial = block.folder.with_name(block.folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    arrays = {"terms": terms, "starts": starts, "texts": places, "counts": counts, "lengths": np.diff(bounds)}
+    arrays = {"terms": terms, "starts": starts, "texts": places, "counts": counts, "lengths": lengths}
     for name, array in arrays.items():
         np.save(partial / f"{name}.npy", array)
     partial.rename(block.folder)
@@ -107,8 +107,7 @@ def _merge(blocks: Sequence[Block], analysis: Analysis, k1: float, b: float, fol
     maxima.tofile(folder / "maxima.f32")
     write_json(
         folder / "analysis.json",
-        {"size": len(lengths), "terms": len(terms), "postings": int(indptr[-1]), "k1": k1, "b": b}
-        | {"analyzer": analysis.analyzer, "stemmer": analysis.stemmer, "stopwords": analysis.stopwords},
+        {"size": len(lengths), "terms": len(terms), "postings": int(indptr[-1]), "k1": k1, "b": b} | asdict(analysis),
     )
 
 

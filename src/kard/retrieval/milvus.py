@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -38,7 +39,7 @@ class Milvus:
     def __init__(self, folder: Path, section: RetrieverSection) -> None:
         self.section = section
         self.settings = read_json(folder / "milvus.json")
-        self.analysis = Analysis(*self.settings["analysis"])
+        self.analysis = _analysis(self.settings)
         self.encoder = None if section.milvus_search == "bm25" else Encoder(section.encoder)
         self.collection = self.settings["collection"]
         self.client = _client(section, folder)
@@ -52,9 +53,10 @@ class Milvus:
         if not settings.exists():
             analysis = analysis_for(section, texts)
             names = [analysis.analyzer, analysis.stemmer, analysis.stopwords]
-            write_json(settings, {"collection": f"kard_{uuid4().hex}", "analysis": names, "size": len(texts)})
+            made = {"collection": f"kard_{uuid4().hex}", "analysis": names, "folds": analysis.folds, "size": len(texts)}
+            write_json(settings, made)
         found = read_json(settings)
-        analysis, collection = Analysis(*found["analysis"]), found["collection"]
+        analysis, collection = _analysis(found), found["collection"]
         with _closing(section, folder) as client:
             if not client.has_collection(collection):
                 _create(client, collection, section, encoder)
@@ -95,7 +97,7 @@ class Milvus:
         """Hits of each query; Milvus asks for one with terms, and one without finds nothing by words."""
         if not queries or not limit:
             return [Hits(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
-        data = {"words": _words(queries, self.analysis)}
+        data = {"words": _words(*self.analysis.terms(queries))}
         if self.encoder is not None:
             data["meaning"] = self.encoder.queries(queries).tolist()
         if self.section.milvus_search == "hybrid":
@@ -145,15 +147,22 @@ def _hits(rows: Any) -> Hits:
     return Hits(positions[order], scores[order])
 
 
-def _words(texts: Sequence[str], analysis: Analysis) -> list[str]:
-    digests, numbers, bounds = analysis.terms(texts)
+def _analysis(settings: dict[str, Any]) -> Analysis:
+    analyzer, stemmer, stopwords = settings["analysis"]
+    return Analysis(analyzer, stemmer, stopwords, settings.get("folds", False))
+
+
+def _words(digests: np.ndarray, numbers: np.ndarray, bounds: np.ndarray) -> list[str]:
+    """Terms of texts, as an analysis gives them, as words that Milvus takes apart."""
     names = [f"t{digest:x}" for digest in digests.tolist()]
-    return [" ".join(names[n] for n in numbers[bounds[i] : bounds[i + 1]]) for i in range(len(texts))]
+    return [" ".join(names[n] for n in numbers[first:last]) for first, last in pairwise(bounds.tolist())]
 
 
 def _rows(begin: int, texts: Sequence[str], analysis: Analysis, encoder: Encoder | None) -> Iterator[dict[str, Any]]:
     meanings = encoder.documents(texts).astype(np.float32).tolist() if encoder else [None] * len(texts)
-    for number, (terms, meaning) in enumerate(zip(_words(texts, analysis), meanings, strict=True), start=begin):
+    for number, (terms, meaning) in enumerate(
+        zip(_words(*analysis.indexed(texts)[:3]), meanings, strict=True), start=begin
+    ):
         if len(terms) > _LONGEST_TEXT:
             raise UserError(
                 "retriever.kind: milvus takes at most 3,600 words a passage. Lower knowledge.passage_words."

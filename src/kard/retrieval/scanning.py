@@ -79,7 +79,7 @@ def _slot_of(codes: np.ndarray, start: int, end: int, slots: np.ndarray, firsts:
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def scan(
-    codes: np.ndarray, bounds: np.ndarray, classes: np.ndarray, shortest: int
+    codes: np.ndarray, bounds: np.ndarray, classes: np.ndarray, shortest: int, singles: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Words of texts, numbered in the order in which they are first seen.
 
@@ -88,11 +88,12 @@ def scan(
         bounds: Where each text begins, and the end of the last one.
         classes: What each code point may do in a word, a byte each.
         shortest: Words of fewer characters are left out; single characters of scripts without spaces are not.
+        singles: Whether each character of a pair is a word as well; its number n is given as -1 - n.
 
     Returns:
         The word numbers, where each text's begin among them (and the end), and first and last place of each word in `codes`.
     """
-    numbers = np.empty(len(codes), dtype=np.int32)
+    numbers = np.empty(len(codes) * (2 if singles else 1), dtype=np.int32)
     ends = np.zeros(len(bounds), dtype=np.int64)
     slots = np.full(1 << 12, -1, dtype=np.int32)
     firsts = np.empty((1 << 11, 2), dtype=np.int64)
@@ -112,17 +113,22 @@ def scan(
             else:
                 stop = step = _word_end(codes, classes, place, end)
                 wanted = stop - place >= shortest and _is_word(codes, classes, place, stop)
-            if wanted:
-                slot = _slot_of(codes, place, stop, slots, firsts)
+            single = singles and kind == PAIRED and not (wanted and stop == place + 1)
+            for last in (stop if wanted else place, place + 1 if single else place):
+                if last == place:
+                    continue
+                slot = _slot_of(codes, place, last, slots, firsts)
                 if slots[slot] < 0:
                     slots[slot] = known
                     firsts[known, 0] = place
-                    firsts[known, 1] = stop
+                    firsts[known, 1] = last
                     known += 1
                 numbers[found] = slots[slot]
                 found += 1
                 if known == len(firsts):
                     slots, firsts = _grown(codes, firsts)
+            if single:
+                numbers[found - 1] = -1 - numbers[found - 1]
             place = step
         ends[text + 1] = found
     return numbers[:found].copy(), ends, firsts[:known].copy()
