@@ -32,13 +32,13 @@ def real_sentences(folder: Path | None) -> list[str]:
     return [sentence for text in texts for sentence in sentences(text) if len(sentence.split()) > 3]
 
 
-def texts(pool: list[str], count: int, seed: int) -> Iterator[str]:
+def texts(pool: list[str], count: int, seed: int, most: int = WORDS) -> Iterator[str]:
     """Texts of about 100 words."""
     chance = random.Random(seed)
     for _ in range(count):
         chosen: list[str] = []
         words = 0
-        while words < WORDS:
+        while words < most:
             chosen.append(pool[int(chance.random() * len(pool))])
             words += chosen[-1].count(" ") + 1
         yield " ".join(chosen)

@@ -63,7 +63,8 @@ def test_the_papers_recipes_have_its_settings(dataset, encoder, student, tmp_pat
     assert (recipe.questions.kind, recipe.knowledge.kind) == (dataset, "wikipedia")
     retriever, teacher, reranker = recipe.retriever, recipe.teacher, recipe.reranker
     assert (retriever.analyzer, retriever.k1, retriever.b, retriever.candidates) == ("lucene", 0.9, 0.4, 100)
-    assert (teacher.model, teacher.rationales, teacher.sees_answer) == ("gpt-3.5-turbo", 10, True)
+    assert (teacher.model, teacher.rationales, teacher.sees_answer) == ("gpt-6-luna", 10, True)
+    assert (teacher.at_once, teacher.temperature) == (True, None)
     assert teacher.verifier == "google/flan-t5-large"
     assert reranker.model == f"michiyasunaga/{encoder}"
     assert (reranker.kind, reranker.method) == ("late_interaction", "lora")

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from kard.errors import UserError
-from kard.recipe import Recipe, StudentSection
+from kard.questions import Question
+from kard.recipe import Recipe, StudentSection, TeacherSection
+from kard.room import check_room
 from kard.weights import check_model, most_tokens
+
+
+def check_before(recipe: Recipe, folder: Path, to_do: set[str]) -> None:
+    """Look whether disk, memory, teacher and models are what the stages that are to be done need.
+
+    Raises:
+        UserError: Names the key of the first that is not, and what to do.
+    """
+    check_room(recipe, folder, to_do)
+    # Where replies are there, the stages before are done: what is still to be asked is found out at once.
+    if recipe.teacher.kind == "openai" and "rationales" in to_do and not (folder / "teacher.sqlite").exists():
+        from kard.teacher.listing import check_endpoint
+
+        check_endpoint(recipe.teacher)
+    check_models(recipe, to_do)
 
 
 def check_models(recipe: Recipe, to_do: set[str]) -> None:
@@ -16,7 +34,7 @@ def check_models(recipe: Recipe, to_do: set[str]) -> None:
         UserError: Names the key of the first that is not there, or cannot.
     """
     if recipe.teacher.verifier is not None and "rationales" in to_do:
-        check_model(recipe.teacher.verifier, "teacher.verifier")
+        _check_verifier(check_model(recipe.teacher.verifier, "teacher.verifier"), recipe.teacher)
     if "reranker" in to_do:
         check_model(recipe.reranker.model, "reranker.model")
     if to_do & {"students", "predictions"}:
@@ -32,6 +50,20 @@ def check_models(recipe: Recipe, to_do: set[str]) -> None:
             from kard.student.vllm import check_vllm
 
             check_vllm(config)
+
+
+def _check_verifier(config: Any, section: TeacherSection) -> None:
+    from kard.teacher.limits import CHARACTERS_PER_TOKEN
+    from kard.teacher.verifier import example_prompt
+
+    reads = most_tokens(config) if config is not None else None
+    prompt = example_prompt(Question("", "", ("", "")), section)
+    needed = len(prompt) // CHARACTERS_PER_TOKEN + section.max_tokens
+    if reads is not None and needed > reads:
+        raise UserError(
+            f"teacher.verifier: '{section.verifier}' reads {reads:,} tokens; its worked examples and a rationale take about "
+            f"{needed:,}, the question not counted. Choose one that reads more, or set it to null."
+        )
 
 
 def _check_positions(config: Any, section: StudentSection) -> None:

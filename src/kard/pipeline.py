@@ -25,7 +25,7 @@ from kard.artifacts import (
     read_json,
     write_jsonl,
 )
-from kard.checks import check_models
+from kard.checks import check_before
 from kard.errors import UserError, nearest
 from kard.inputs import content_hash, published, question_files
 from kard.memory import release_memory
@@ -123,7 +123,7 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
     with locked(folder):
         last = STAGES.index(until or STAGES[-1])
         to_do = {step.stage for step in steps if _state(step, folder) != "done" and STAGES.index(step.stage) <= last}
-        check_models(recipe, to_do)
+        check_before(recipe, folder, to_do)
         with disk_full_explained(folder):
             (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
         for step in steps:
@@ -222,6 +222,7 @@ def _data_steps(recipe: Recipe, folder: Path, methods: list[Method]) -> Iterator
             "with_test": with_test and recipe.evaluation.split,
             "questions_explained": lessons.explained_count(recipe),
             **({"with_dev": True} if with_dev else {}),
+            **({"replies": content_hash(replies, "teacher.replies")} if (replies := recipe.teacher.replies) else {}),
         },
         lambda target: stages.make_rationales(recipe, folder, with_test, target),
         f"teacher: {recipe.teacher.kind}",
@@ -248,6 +249,7 @@ def _questions_step(recipe: Recipe) -> Step:
         "files": question_files(recipe.questions),
         "seed": recipe.seed_of_data,
         "answer_as": recipe.student.answer_as,
+        **({"rows": True} if recipe.teacher.replies else {}),
     }
     return _step("questions", key, lambda target: stages.make_questions(recipe, target), _sizes(recipe.questions))
 

@@ -139,6 +139,11 @@ class TeacherSection(Section):
     """Who explains the answers, and which explanations are kept."""
 
     kind: Literal["recorded", "extractive", "openai", "llama_cpp", "transformers"] = "recorded"
+    replies: PathIn | None = Field(
+        None,
+        description="recorded: a folder of raw OpenAI replies, one file a row of the training questions (00000.json …), in "
+        "place of the rationales that came with the questions",
+    )
     rationales: Size | None = Field(None, description="at most this many a question; null: all recorded, one asked")
     sentences: Size = Field(1, description="extractive: sentences of the gold passages (with a conclusion: of each)")
     model: str | None = Field(
@@ -156,13 +161,17 @@ class TeacherSection(Section):
         description="batch: minutes to wait for batches under way before the command ends; run it again to collect them",
     )
     endpoint: Literal["chat", "completions"] = Field("chat", description="openai: chat, or plain text to be continued")
-    several: Literal["seed", "n"] = Field(
-        "seed",
-        description="openai: a request for each rationale, or one for all of a question, where the endpoint has n",
+    several: Literal["seed", "n"] | None = Field(
+        None,
+        description="openai: a request for each rationale, or one for all of a question, which pays the prompt once, where "
+        "the endpoint has n; null: n at OpenAI's own endpoint, seed elsewhere and in batches",
     )
     prompt: PathIn | None = Field(None, description="LLM: your own prompt file; null: the paper's, by kind of question")
     system_prompt: str | None = Field(None, description="LLM: a system message in front of the prompt")
-    temperature: Annotated[float, Field(ge=0)] = 0.7
+    temperature: Annotated[float, Field(ge=0)] | None = Field(
+        0.7,
+        description="LLM: 0 always takes the likeliest word; null: none is sent, so the endpoint's own holds (1 at OpenAI)",
+    )
     top_p: Share | None = None
     max_tokens: Size = 256
     stop: tuple[str, ...] = Field((), description="LLM: texts that end a reply")
@@ -209,6 +218,13 @@ class TeacherSection(Section):
     max_failures: Share = Field(0.2, description="openai: stop when a larger share of the requests failed")
 
     @property
+    def at_once(self) -> bool:
+        """Whether one request asks for all rationales of a question."""
+        return self.several == "n" or (
+            self.several is None and self.kind == "openai" and self.base_url is None and self.mode == "live"
+        )
+
+    @property
     def asks(self) -> bool:
         """Whether a language model writes the rationales."""
         return self.kind in ("openai", "llama_cpp", "transformers")
@@ -226,6 +242,8 @@ class TeacherSection(Section):
     def _settings_fit(self) -> TeacherSection:
         if self.asks and self.model is None:
             raise ValueError(f"kind {self.kind} needs a model")
+        if self.replies is not None and self.kind != "recorded":
+            raise ValueError(f"kind {self.kind} reads no replies: set kind: recorded, or remove replies")
         if self.mode == "batch" and (self.kind != "openai" or self.several == "n"):
             raise ValueError("mode batch needs kind openai and several: seed")
         if self.rewrite == "ask" and not self.asks:
@@ -455,6 +473,21 @@ class Recipe(NamedRecipe):
         "runs with other seeds have the same questions and rationales; null: seed",
     )
     output: PathIn | None = Field(None, description="run folder; null: runs/NAME in the current folder")
+
+    @model_validator(mode="after")
+    def _replies_fit(self) -> Recipe:
+        if self.teacher.replies is not None and self.questions.kind not in (
+            "jsonl",
+            "medqa",
+            "strategyqa",
+            "openbookqa",
+        ):
+            raise ValueError(
+                f"teacher.replies are by row of one file of questions, and kind {self.questions.kind} has none"
+            )
+        if self.teacher.replies is not None and self.questions.shuffle_choices:
+            raise ValueError("teacher.replies name choices by their letters: set questions.shuffle_choices: false")
+        return self
 
     @model_validator(mode="after")
     def _engine_fits(self) -> Recipe:

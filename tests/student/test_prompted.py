@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kard.errors import UserError
+from kard.student.decoding import likelihoods
 from kard.student.prompted import PromptedModel
 
 PROMPTS = ["Question: Which colour has the stone? Explanation: The stone is red. So the answer is", "The bird is"]
@@ -30,13 +31,21 @@ def plain_score(model, prompt, answer):
 def test_likelihoods_are_those_of_each_pair_alone(model):
     model.model.float()
     with torch.inference_mode():
-        for prompt, answers in zip(PROMPTS, ANSWERS, strict=True):
-            found = model._scores(prompt, answers).tolist()
+        for found, prompt, answers in zip(model._scores(PROMPTS, ANSWERS), PROMPTS, ANSWERS, strict=True):
             assert found == pytest.approx([plain_score(model, prompt, answer) for answer in answers], abs=1e-4)
-    assert model.rank(PROMPTS, ANSWERS) == [
-        max(range(len(some)), key=lambda place: plain_score(model, prompt, some[place]))
-        for prompt, some in zip(PROMPTS, ANSWERS, strict=True)
-    ]
+
+
+def test_many_prompts_are_ranked_together_as_one_at_a_time(model, monkeypatch):
+    """Whatever their lengths, in few passes over the model."""
+    model.model.float()
+    prompts = [f"{'The bird of the north is grey. ' * (number * 7 % 11)}{PROMPTS[number % 2]}" for number in range(37)]
+    answers = [[*(some := ANSWERS[number % 2])[number % 3 :], *some[: number % 3]] for number in range(37)]
+    alone = [model.rank([prompt], [some])[0] for prompt, some in zip(prompts, answers, strict=True)]
+    passes = []
+    monkeypatch.setattr("kard.student.prompted.likelihoods", lambda *rest: passes.append(1) or likelihoods(*rest))
+    assert model.rank(prompts, answers) == alone
+    assert len(passes) == 3
+    assert set(alone) > {alone[0]}
 
 
 def body(seed, **settings):

@@ -45,6 +45,7 @@ class FaultServer:
     """
 
     answer: Answer = good_answer
+    models: list[str] | None = None  # what GET /models lists; None: there is no such list
     received: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
     times: list[float] = field(default_factory=list)
@@ -90,6 +91,9 @@ class FaultServer:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head.split("\r\n")[1:])}
+        if head.startswith("GET"):
+            listed = {"data": [{"id": name} for name in self.models or ()]}
+            return await self._respond({"status": 404 if self.models is None else 200, "body": listed}, writer, {})
         body = json.loads(await reader.readexactly(int(headers["content-length"])))
         self.paths.add(head.split()[1])
         self.authorizations.add(headers.get("authorization", ""))

@@ -3,6 +3,7 @@
 import pytest
 from fault_server import no_passages
 
+from kard.artifacts import hash_of
 from kard.errors import UserError
 from kard.questions import Question
 from kard.recipe import TeacherSection
@@ -115,11 +116,42 @@ def test_every_setting_reaches_the_body():
         "model": "m",
         "temperature": 0.3,
         "top_p": 0.9,
-        "max_tokens": 77,
+        "max_completion_tokens": 77,
         "stop": ["\n\n"],
         "top_k": 5,
     }
-    assert set(requests(section())[0].body) == {"model", "messages", "temperature", "max_tokens", "seed"}
+    other = requests(section(base_url="http://localhost/v1"))[0].body
+    assert set(other) == {"model", "messages", "temperature", "max_tokens", "seed"}
+    reasoning = requests(section(temperature=None, extra_body={"reasoning_effort": "none"}))[0].body
+    assert set(reasoning) == {"model", "messages", "max_completion_tokens", "reasoning_effort", "seed"}
+
+
+def test_openais_own_endpoint_gets_the_newer_name_and_keeps_its_replies():
+    """Every chat model there takes max_completion_tokens, those that reason nothing else; what was paid stays paid."""
+    sent = requests(section())[0]
+    older = {"max_tokens": sent.body["max_completion_tokens"], **sent.body}
+    del older["max_completion_tokens"]
+    assert sent.key == hash_of({"base_url": "https://api.openai.com/v1", "body": older})
+
+
+def test_without_a_seed_the_rationales_of_a_question_are_still_asked_one_by_one():
+    asked = requests(section(rationales=3, extra_body={"seed": None}))
+    assert len({request.key for request in asked}) == 3
+    assert all("seed" not in request.body for request in asked)
+
+
+@pytest.mark.parametrize(
+    ("settings", "at_once"),
+    [
+        ({}, True),
+        ({"several": "seed"}, False),
+        ({"mode": "batch"}, False),
+        ({"base_url": "http://localhost/v1"}, False),
+        ({"base_url": "http://localhost/v1", "several": "n"}, True),
+    ],
+)
+def test_the_prompt_is_paid_once_where_the_endpoint_is_known_to_have_n(settings, at_once):
+    assert section(**settings).at_once == at_once
 
 
 def test_an_own_prompt_file_is_used_for_every_kind_of_question(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Question:
         rationales: Rationales that came with the data.
         gold_passages: Ids of passages or documents that support the answer, where the dataset says so.
         conclusion: What follows from all gold passages together, where no single one supports the answer.
+        row: Split and row of the dataset's own files, counted from 0, as ``train/12``; empty where it has none.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Question:
     rationales: tuple[str, ...] = ()
     gold_passages: tuple[str, ...] = ()
     conclusion: str = ""
+    row: str = field(default="", compare=False)
 
     @property
     def answer_text(self) -> str:
@@ -59,8 +61,9 @@ class Question:
 def question_from_row(row: dict[str, Any]) -> Question:
     """A question from a row that `kard` itself wrote."""
     lists = {name: tuple(row.get(name) or ()) for name in ("choices", "rationales", "gold_passages")}
-    conclusion = row.get("conclusion", "")
-    return Question(id=row["id"], question=row["question"], answer=row.get("answer"), conclusion=conclusion, **lists)
+    conclusion, place = row.get("conclusion", ""), row.get("row", "")
+    answer = row.get("answer")
+    return Question(id=row["id"], question=row["question"], answer=answer, conclusion=conclusion, row=place, **lists)
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kard.errors import UserError
@@ -56,7 +57,7 @@ def read_dataset(
         UserError: The dataset cannot be loaded, or its rows are not what they were.
     """
     loaded = load(name, config)
-    splits = {ours: _questions(name, theirs, loaded.get(theirs, ()), question_of) for ours, theirs in _SPLITS.items()}
+    splits = {ours: _questions(name, ours, loaded.get(theirs, ()), question_of) for ours, theirs in _SPLITS.items()}
     if not splits["train"]:
         raise UserError(f"{name}: holds no training question. Give the questions as a file (kind jsonl).")
     return splits
@@ -92,7 +93,7 @@ def _questions(name: str, split: str, rows: Iterable[Row], question_of: Callable
                 "(kind jsonl)."
             ) from error
         if question.choices.count(question.answer_text) == 1:
-            questions.append(question)
+            questions.append(replace(question, row=f"{split}/{number}"))
         else:
             unclear += 1
     if unclear:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def read_question_files(section: QuestionsSection, seed: int) -> dict[str, list[
     splits: dict[str, list[Question]] = {}
     seen: dict[str, Path] = {}
     for name, path in (("train", section.train), ("dev", section.dev), ("test", section.test)):
-        questions = read_questions_jsonl(path) if path else []
+        questions = read_questions_jsonl(path, name) if path else []
         for question in questions:
             if question.id in seen:
                 raise UserError(
@@ -44,17 +45,18 @@ def sample(questions: list[Question], size: int | None, seed: int) -> list[Quest
     return [question for index, question in enumerate(questions) if index in kept]
 
 
-def read_questions_jsonl(path: Path) -> list[Question]:
+def read_questions_jsonl(path: Path, split: str = "train") -> list[Question]:
     """Read and check a file of questions.
 
     Args:
         path: JSONL with ``id, question, answer`` and, where there are any, ``choices, rationales, gold_passages, conclusion``.
             `answer` is the index of the right choice (or its text), or a text for an open question.
+        split: Stands in the questions' `row`.
 
     Raises:
         UserError: Names the file and the line of the first thing that is wrong.
     """
-    questions = []
+    questions: list[Question] = []
     lines: dict[str, int] = {}
     for number, row in read_user_jsonl(path):
         question = _question(row, f"{path}:{number}")
@@ -63,7 +65,7 @@ def read_questions_jsonl(path: Path) -> list[Question]:
                 f"{path}:{number}: id '{question.id}' is already on line {lines[question.id]}. Give every question its own id."
             )
         lines[question.id] = number
-        questions.append(question)
+        questions.append(replace(question, row=f"{split}/{len(questions)}"))
     if not questions:
         raise UserError(f"{path}: holds no question. Add one JSON object a line.")
     return questions

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import BatchEncoding, DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.precision import compute_dtype
+from kard.student.batching import of_similar_length
+from kard.student.decoding import likelihoods
 from kard.student.loading import base_model, base_tokenizer
 from kard.weights import model_location
+
+_RANKED_AT_ONCE = 16  # prompts; most of their tokens are the worked examples, which all have
 
 
 class PromptedModel:
@@ -36,31 +39,26 @@ class PromptedModel:
         location = model_location(name, key)
         return cls(base_model(location, compute_dtype("auto"), key=key), base_tokenizer(location, key))
 
-    @torch.inference_mode()
     def rank(self, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[int]:
         """For each prompt the index of the answer with the highest mean log-probability of its tokens after the prompt."""
-        return [int(self._scores(prompt, some).argmax()) for prompt, some in zip(prompts, answers, strict=True)]
+        lengths = [len(ids) for ids in self.tokenizer(list(prompts)).input_ids]
+        best: dict[int, int] = {}
+        for group in of_similar_length(lengths, _RANKED_AT_ONCE, None):
+            for place, scores in zip(
+                group, self._scores([prompts[p] for p in group], [answers[p] for p in group]), strict=True
+            ):
+                best[place] = max(range(len(scores)), key=scores.__getitem__)
+        return [best[place] for place in range(len(prompts))]
 
-    def _scores(self, prompt: str, answers: Sequence[str]) -> Tensor:
-        read = self._tokens([prompt])
-        after = self._tokens(answers, side="right", add_special_tokens=False)
-        ids, mask = after.input_ids, after.attention_mask
-        if self.model.config.is_encoder_decoder:
-            encoded = self.model.get_encoder()(**read)
-            encoded.last_hidden_state = encoded.last_hidden_state.expand(len(ids), -1, -1)
-            logits = self.model(
-                encoder_outputs=encoded, attention_mask=read.attention_mask.expand(len(ids), -1), labels=ids
-            ).logits
-        else:
-            # The prompt, with its worked examples by far the longest part, is read once for all answers.
-            cache = DynamicCache(config=self.model.config)
-            first = self.model(**read, cache=cache, use_cache=True, logits_to_keep=1).logits
-            cache.batch_repeat_interleave(len(ids))
-            seen = torch.cat([read.attention_mask.expand(len(ids), -1), mask], dim=1)
-            rest = self.model(input_ids=ids, attention_mask=seen, cache=cache, use_cache=True).logits
-            logits = torch.cat([first.expand(len(ids), -1, -1), rest[:, :-1]], dim=1)
-        each = logits.float().log_softmax(dim=-1).gather(-1, ids[..., None])[..., 0]
-        return (each * mask).sum(dim=1) / mask.sum(dim=1)
+    def _scores(self, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[list[float]]:
+        side = "right" if self.model.config.is_encoder_decoder else "left"
+        read = self._tokens(prompts, side=side)
+        paths = [self.tokenizer(list(some), add_special_tokens=False).input_ids for some in answers]
+        sums = likelihoods(self.model, read.input_ids, read.attention_mask, [[] for _ in prompts], paths)
+        return [
+            [total / len(path) for total, path in zip(row, ways, strict=True)]
+            for row, ways in zip(sums, paths, strict=True)
+        ]
 
     @torch.inference_mode()
     def write(self, bodies: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int, int]]:

@@ -20,6 +20,7 @@ from kard.teacher.extractive import extract_rationale
 from kard.teacher.filter import Draft, of_wanted_kind, rewritten, settle, sift, to_rewrite
 from kard.teacher.limits import CHARACTERS_PER_TOKEN, Spent, likely_cost, spending
 from kard.teacher.prompting import PassagesOf, Request, Write, model_name, requests_of, rewriting
+from kard.teacher.recorded import recorded_drafts
 from kard.teacher.verifier import Rank, verify
 from kard.weights import model_identity
 
@@ -27,6 +28,7 @@ _NOT_DECIDING = {
     *("api_key_env", "concurrency", "timeout", "retries", "max_wait", "max_failures"),
     *("requests_per_minute", "tokens_per_minute", "input_price", "output_price"),
     *("max_usd", "max_requests", "max_total_tokens", "mode", "batch_wait", "several"),
+    "replies",  # their content is in the stage's key
 }
 
 
@@ -87,7 +89,7 @@ def collect_rationales(
     if section.asks:
         rationales = _asked(questions, passages_of, section, seed, cache, models.write)
     elif section.kind == "recorded":
-        rationales = [rationale for question in questions for rationale in _recorded(question, section)]
+        rationales = _recorded(questions, section)
     else:
         rationales = list(_extracted(questions, passages_of, section))
     rationales = [of_wanted_kind(rationale, section) for rationale in rationales]
@@ -100,8 +102,16 @@ def collect_rationales(
     return [rationale for _, group in groups for rationale in settle(list(group), section)]
 
 
-def _recorded(question: Question, section: TeacherSection) -> list[Rationale]:
-    return sift(question, map(Draft, question.rationales[: section.rationales]), section, "recorded")
+def _recorded(questions: Sequence[Question], section: TeacherSection) -> list[Rationale]:
+    if section.replies is None:
+        drafts = {question.id: list(map(Draft, question.rationales)) for question in questions}
+    else:
+        drafts = recorded_drafts(questions, section.replies)
+    return [
+        rationale
+        for question in questions
+        for rationale in sift(question, drafts.get(question.id, ())[: section.rationales], section, "recorded")
+    ]
 
 
 def _extracted(questions: Sequence[Question], passages_of: PassagesOf, section: TeacherSection) -> Iterator[Rationale]:
@@ -126,7 +136,7 @@ def _asked(
     def groups() -> Iterator[Sequence[Request]]:
         for question, group in requests_of(questions, passages_of, section, seed):
             keys[question.id] = [request.key for request in group]
-            yield from [group] if section.several == "n" else ([request] for request in group)
+            yield from [group] if section.at_once else ([request] for request in group)
 
     with closing(ReplyCache(path)) as cache, _asker(section, cache, write) as ask:
         cache.take_in()
@@ -239,6 +249,8 @@ def deciding_settings(section: TeacherSection) -> dict[str, Any]:
 
 def describe_teacher(section: TeacherSection) -> str:
     """One sentence about where the rationales come from, for the report and the model card."""
+    if section.replies is not None:
+        return f"The rationales are replies of a language model that were recorded earlier ({section.replies.name})."
     if section.kind == "recorded":
         return "The rationales came with the questions."
     if section.kind == "extractive":

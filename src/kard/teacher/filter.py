@@ -211,7 +211,7 @@ def judge(question: Question, text: str, finish_reason: str, section: TeacherSec
     if refusal := _REFUSAL.match(text.strip()):
         return "refused", f"begins with “{refusal.group()}”"
     if finish_reason == "length":
-        return "truncated", f"cut off at {section.max_tokens} tokens (teacher.max_tokens)"
+        return "truncated", f"cut off{_at_limit(section)}"
     if length < section.min_words:
         return "too_short", f"{length} words, teacher.min_words is {section.min_words}"
     if length > section.max_words:
@@ -230,8 +230,13 @@ _EMPTY = {
 
 def _empty(finish_reason: str, section: TeacherSection) -> Verdict:
     if finish_reason == "length":
-        return "truncated", f"no text within {section.max_tokens} tokens (teacher.max_tokens)"
+        return "truncated", f"no text{_at_limit(section)}"
     return "error", _EMPTY.get(finish_reason, "the reply is empty")
+
+
+def _at_limit(section: TeacherSection) -> str:
+    """Where a reply ended; what was recorded had a limit that nobody knows."""
+    return "" if section.replies else f" at {section.max_tokens} tokens (teacher.max_tokens)"
 
 
 def _wrong_conclusion(question: Question, text: str) -> str:

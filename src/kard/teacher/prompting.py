@@ -61,7 +61,16 @@ def _request(prompt: str, section: TeacherSection, seed: str) -> Request:
         "seed": random.Random(seed).getrandbits(31),
     }
     sent = {key: value for key, value in (body | section.extra_body).items() if value is not None}
-    return Request(hash_of({"base_url": _teacher(section), "body": sent}), sent)
+    # Where no seed is sent, requests of one question still have a key each.
+    key = hash_of({"base_url": _teacher(section), "body": {"seed": body["seed"], **sent}})
+    if (
+        base_url(section) == OPENAI_URL
+        and section.endpoint == "chat"
+        and "max_tokens" in sent
+        and section.kind == "openai"
+    ):
+        sent["max_completion_tokens"] = sent.pop("max_tokens")  # the older name is refused by models that reason
+    return Request(key, sent)
 
 
 def _teacher(section: TeacherSection) -> Any:

@@ -19,7 +19,7 @@ from kard.weights import model_identity
 # Prompts and the answers that may follow each of them in; which of them is the likeliest, out.
 Rank = Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
 CONCLUSION = "So the answer is"
-_AT_ONCE = 16
+_AT_ONCE = 64  # verdicts that a killed run loses; they are ranked in batches of similar length
 
 
 def verify(
@@ -49,6 +49,11 @@ def verify(
                 verified[one.id] = _judged(one, questions[one.question], best)
             advance(len(some))
     return [verified.get(one.id, one) for one in rationales]
+
+
+def example_prompt(question: Question, section: TeacherSection) -> str:
+    """What the verifier reads of a question, in front of a rationale: the worked examples, and the question."""
+    return _prompts(section).render(question, ()).partition("\n\n")[2]
 
 
 def _prompts(section: TeacherSection) -> Prompts:
