@@ -66,7 +66,7 @@ MEANINGS = {
     "student.epochs": "passes over the training examples",
     "student.lr": "peak learning rate",
     "student.weight_decay": "AdamW's weight decay",
-    "student.max_input_tokens": "longest prompt; passages are shortened to fit, a question never is",
+    "student.max_input_tokens": "longest prompt; passages are shortened to fit, then the question (`long_questions`)",
     "student.max_output_tokens": "longest continuation; where there are choices, room for the answer is kept in it",
     "evaluation.methods": "rows of the [methods table](how-it-works.md#methods)",
     "name": "shown in tables and reports; empty: the recipe file's name",

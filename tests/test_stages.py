@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from kard.pipeline import run_recipe
 from kard.prompt import examples_in
 from kard.recipe import Recipe
 from kard.recipe_file import load_recipe
-from tests.conftest import make_project
+from tests.conftest import make_project, write_rows
 
 METHODS = ["few_shot", "few_shot_cot", "ka_few_shot", "ka_few_shot_cot", "distill", "teacher_cot"]
 
@@ -23,7 +24,7 @@ METHODS = ["few_shot", "few_shot_cot", "ka_few_shot", "ka_few_shot_cot", "distil
 def prompted(tmp_path_factory, decoder_folder, encoder_folder) -> Recipe:
     """A finished run of the methods that are prompted, and of the rationale oracle."""
     path = make_project(tmp_path_factory.mktemp("prompted") / "p", decoder_folder, encoder_folder)
-    settings = [f"evaluation.methods={json.dumps(METHODS)}", "evaluation.shots=3", "student.max_input_tokens=220"]
+    settings = [f"evaluation.methods={json.dumps(METHODS)}", "evaluation.shots=3", "evaluation.prompt_tokens=220"]
     recipe = load_recipe(str(path), settings)
     assert recipe.output
     run_recipe(recipe, recipe.output)
@@ -84,6 +85,52 @@ def test_examples_that_do_not_fit_are_left_out_and_counted(prompted):
         assert sum(examples_in(row["prompt"]) for row in written) / len(written) == shots[method]
         assert all(len(tokenizer(row["prompt"]).input_ids) <= 220 for row in written)
     assert 0 < shots["ka_few_shot_cot"] < 3
+    without = {row["name"]: row["without_shots"] for row in results["methods"]}
+    assert without["few_shot"] == without["distill"] == 0
+
+
+def test_no_example_where_some_were_asked_for_is_said_aloud(prompted, capsys):
+    """A prompted student's limit is its own: student.max_input_tokens, for trained ones, is twice as long."""
+    path = prompted.output.parent / "recipe.yaml"
+    output = prompted.output.parent / "none fits"
+    settings = ["evaluation.methods=[few_shot]", "evaluation.shots=3", "evaluation.prompt_tokens=70"]
+    run_recipe(load_recipe(str(path), [*settings, "student.max_input_tokens=512"]), output)
+    said = capsys.readouterr()
+    assert re.search(r"few_shot: 0\.\d of 3 worked examples fit .* into \d+ of 12 none\. Raise", said.out + said.err)
+    [row] = json.loads((output / "results.json").read_text(encoding="utf-8"))["methods"]
+    assert row["without_shots"] > 0
+    assert f"none for {row['without_shots']} of 12 questions" in (output / "report" / "index.html").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_long_questions_are_cut_counted_and_shown(tmp_path, decoder_folder, encoder_folder, capsys):
+    path = make_project(tmp_path / "long", decoder_folder, encoder_folder)
+    questions = path.parent / "questions.jsonl"
+    rows = [json.loads(line) for line in questions.open(encoding="utf-8")]
+    for row in rows[::2]:
+        row["question"] = "Once upon a time. " * 40 + row["question"]
+    write_rows(questions, rows)
+    wanted = ["evaluation.methods=[kard_bm25]", "student.max_input_tokens=120"]
+    with pytest.raises(UserError, match=r"questions, id 'q\d+': .*longer than student\.max_input_tokens \(120\)"):
+        run_recipe(
+            load_recipe(str(path), [*wanted, "student.long_questions=stop"]), tmp_path / "stop", until="questions"
+        )
+    recipe = load_recipe(str(path), wanted)
+    run_recipe(recipe, tmp_path / "cut")
+    said = capsys.readouterr()
+    assert "questions to learn from do not fit into student.max_input_tokens: cut at the front" in said.out + said.err
+    [row] = json.loads((tmp_path / "cut" / "results.json").read_text(encoding="utf-8"))["methods"]
+    [file] = (tmp_path / "cut").glob("predictions/*/kard_bm25.jsonl")
+    written = [json.loads(line) for line in file.open(encoding="utf-8")]
+    assert 0 < row["questions_cut"] == sum(one["question_cut"] for one in written) < 12
+    kard = Kard.load(tmp_path / "cut")
+    asked = "Once upon a time. " * 40 + "Which colour has the stone of the north?"
+    answer = kard.answer(asked, ["red", "blue"])
+    assert answer.question_cut
+    assert "Which colour has the stone of the north?\nChoices:\n- red\n- blue" in answer.prompt
+    assert len(kard.student.tokenizer(answer.prompt).input_ids) <= 120
+    assert not kard.answer("Which colour \udce9 <eos>?", ["<eos>", "<pad>"]).question_cut
 
 
 def test_the_untrained_student_is_the_trimmed_base(prompted):
@@ -140,7 +187,7 @@ def test_too_few_examples_are_an_error(prompted):
 def test_the_number_of_examples_remakes_prompted_students_alone(prompted):
     from kard.pipeline import states
 
-    settings = [f"evaluation.methods={json.dumps(METHODS)}", "student.max_input_tokens=220", "evaluation.shots=2"]
+    settings = [f"evaluation.methods={json.dumps(METHODS)}", "evaluation.prompt_tokens=220", "evaluation.shots=2"]
     changed = load_recipe(str(prompted.output.parent / "recipe.yaml"), settings)
     todo = {row.name for row in states(changed, prompted.output) if row.state != "done"}
     assert todo == {"students/nothing", "predictions/nothing", "report"}

@@ -81,6 +81,7 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         "answer": answer.answer,
         "choice": answer.choice,
         "confidence": answer.confidence,
+        "question_cut": answer.question_cut,
         "rationale": answer.rationale,
         "passages": [found_row(item) for item in answer.passages],
         "text": answer.text,

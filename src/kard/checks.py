@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from kard.errors import UserError
 from kard.questions import Question
 from kard.recipe import Recipe, StudentSection, TeacherSection
 from kard.room import check_room
-from kard.weights import check_model, most_tokens
+from kard.weights import check_model, model_location, most_tokens
 
 
 def check_before(recipe: Recipe, folder: Path, to_do: set[str]) -> None:
@@ -34,11 +35,15 @@ def check_models(recipe: Recipe, to_do: set[str]) -> None:
         UserError: Names the key of the first that is not there, or cannot.
     """
     if recipe.teacher.verifier is not None and "rationales" in to_do:
-        _check_verifier(check_model(recipe.teacher.verifier, "teacher.verifier"), recipe.teacher)
+        _check_verifier(_check_writer(recipe.teacher.verifier, "teacher.verifier"), recipe.teacher)
+    if recipe.teacher.kind == "transformers" and recipe.teacher.model is not None and "rationales" in to_do:
+        _check_writer(recipe.teacher.model, "teacher.model")
+    if recipe.retriever.kind in ("dense", "hybrid") and "index" in to_do:
+        check_model(recipe.retriever.encoder, "retriever.encoder")
     if "reranker" in to_do:
         check_model(recipe.reranker.model, "reranker.model")
     if to_do & {"students", "predictions"}:
-        config = check_model(recipe.student.model, "student.model")
+        config = _check_writer(recipe.student.model, "student.model")
         if config is not None:
             _check_positions(config, recipe.student)
             if config.is_encoder_decoder and recipe.reranker.second_look:
@@ -64,6 +69,27 @@ def _check_verifier(config: Any, section: TeacherSection) -> None:
             f"teacher.verifier: '{section.verifier}' reads {reads:,} tokens; its worked examples and a rationale take about "
             f"{needed:,}, the question not counted. Choose one that reads more, or set it to null."
         )
+
+
+def _check_writer(name: str, key: str) -> Any:
+    """As `check_model`, of a model that writes: its tokenizer must know an end, and it must go on from what it has read."""
+    config = check_model(name, key)
+    if config is None:
+        return None
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    from kard.student.loading import base_tokenizer
+
+    base_tokenizer(model_location(name, key), key)
+    if not config.is_encoder_decoder:
+        known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+        takes = signature(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].forward).parameters if known else {}
+        if missing := sorted({"attention_mask", "cache", "logits_to_keep"} - set(takes)):
+            raise UserError(
+                f"{key}: '{name}' is a model of type '{config.model_type}', which "
+                f"{'takes no ' + ' and no '.join(missing) if known else 'writes no text'}. Choose another model."
+            )
+    return config
 
 
 def _check_positions(config: Any, section: StudentSection) -> None:

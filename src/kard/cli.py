@@ -211,6 +211,8 @@ def answer(
     for found in row["passages"]:
         scores = ", ".join(f"{name} {found[name]:.2f}" for name in ("retriever", "reranker") if found[name] is not None)
         typer.echo(f"Passage [{found['id']}] ({scores}; {found['source']})\n  {found['text']}")
+    if result.question_cut:
+        typer.echo("The question does not fit into student.max_input_tokens: only its end was read.")
     if result.rationale:
         typer.echo(f"Rationale: {result.rationale}")
     typer.echo(

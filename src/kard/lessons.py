@@ -15,7 +15,8 @@ from kard.errors import UserError
 from kard.knowledge import read_passages
 from kard.methods import METHODS, TrainedOn, Writes, methods_named
 from kard.model import Kard, load_readers
-from kard.prompt import WorkedExample, shown_answer, target
+from kard.progress import say
+from kard.prompt import WorkedExample, holds_question, shown_answer, target
 from kard.questions import Question, read_questions
 from kard.recipe import Recipe
 from kard.retrieval import load_retriever
@@ -71,6 +72,7 @@ def training_examples(
     writes = writes_of(trained_on)
     if questions is None:
         questions = read_questions(run / "questions" / "train.jsonl")[: section.train_questions]
+    cut: set[str] = set()
     for lesson in lessons(recipe, run, trained_on, questions):
         question = lesson.question
         assert question.answer is not None
@@ -82,10 +84,14 @@ def training_examples(
             lesson.passages,
             writes,
             section.answer_as,
+            long_questions=section.long_questions,
         )
+        cut |= set() if holds_question(prompt, question.question) else {question.id}
         answer = shown_answer(question.choices, question.answer, section.answer_as)
         asks = learns_questions(recipe, trained_on) and bool(lesson.passages)
         yield Example(prompt, target(lesson.rationale, answer, writes), question.id, asks)
+    if cut:
+        say(f"  {len(cut):,} questions to learn from do not fit into student.max_input_tokens: cut at the front")
 
 
 def learns_questions(recipe: Recipe, trained_on: str) -> bool:

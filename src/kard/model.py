@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +16,11 @@ from kard.errors import UserError
 from kard.knowledge import Passage, Passages, read_passages
 from kard.methods import Method, Writes, check_no_oracle, methods_named, without_passages
 from kard.priors import priors
-from kard.prompt import check_letters, extract, same_answer, shown_answer
+from kard.prompt import check_letters, extract, holds_question, same_answer, shown_answer
 from kard.questions import Question, check_asked
 from kard.recipe import Recipe
 from kard.recipe_file import recipe_from_run
+from kard.textfile import cleaned
 
 if TYPE_CHECKING:
     from kard.reranker.cross import CrossReranker
@@ -68,6 +70,7 @@ class Answer:
         seconds: Its share of the time of writing.
         confidence: How probable the student finds its answer among the choices, after its own explanation (0 to 1; None for
             open questions and where no answer was read off). Of several samples, the share that came to this one.
+        question_cut: The question did not fit into ``student.max_input_tokens``: only its end was read.
         candidates: All that was considered, best first; `passages` are its first ones.
         steps: Seconds that finding, reranking and writing took, for all questions that were answered together.
     """
@@ -82,6 +85,7 @@ class Answer:
     cut: bool
     seconds: float
     confidence: float | None = None
+    question_cut: bool = False
     candidates: tuple[Found, ...] = ()
     steps: Mapping[str, float] = field(default_factory=dict)
 
@@ -143,6 +147,7 @@ class Kard:
             asked: Questions and methods, of those that `methods` names.
             listeners: By place in `asked`.
         """
+        asked = [(_whole(question), method) for question, method in asked]
         for question, _ in asked:
             check_asked(question)
         steps = {"search": 0.0, "rerank": 0.0}
@@ -325,6 +330,7 @@ class Kard:
             prompt=written.prompt,
             text=texts[place],
             cut=written.cut,
+            question_cut=not holds_question(written.prompt, question.question),
             seconds=written.seconds,
             confidence=votes / len(texts) if written.samples else written.confidence if choice is not None else None,
         )
@@ -337,6 +343,12 @@ class Kard:
         # Equal scores keep BM25's order: Python's sort is stable.
         order = sorted(range(len(scores)), key=lambda place: -scores[place])
         return [Found(self.passages[hit.positions[i]], float(hit.scores[i]), float(scores[i])) for i in order]
+
+
+def _whole(question: Question) -> Question:
+    """The question as a text that any tokenizer takes: a command line may hand over bytes that are none."""
+    asked, *choices = cleaned([question.question, *question.choices], Counter())
+    return replace(question, question=asked, choices=tuple(choices))
 
 
 def _score(item: Found) -> float:

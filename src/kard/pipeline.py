@@ -397,7 +397,8 @@ def _prompted_step(
 ) -> Step:
     section, shots = recipe.student, recipe.evaluation.shots
     key = {
-        "section": [section.answer_as, section.dtype, section.max_input_tokens, section.max_output_tokens],
+        "section": [section.answer_as, section.dtype, section.max_output_tokens, section.long_questions],
+        "prompt_tokens": recipe.evaluation.prompt_tokens,
         "passages": section.passages,
         "shots": shots,
         "base": base_key,
@@ -417,7 +418,7 @@ def _predictions_step(recipe: Recipe, folder: Path, methods: list[Method], stude
     names += ["index", "candidates"] if searches else []
     names += ["reranker"] if "reranker" in reads else []
     names += ["rationales"] if "teacher_rationale" in reads else []
-    unused = ["shots", *(["temperature", "top_k", "top_p"] if recipe.evaluation.samples == 1 else [])]
+    unused = ["shots", "prompt_tokens", *(["temperature", "top_k", "top_p"] if recipe.evaluation.samples == 1 else [])]
     unused += [] if searches else ["passages"]
     key: dict[str, Any] = {
         "student": student.hash,

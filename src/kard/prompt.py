@@ -17,6 +17,7 @@ FORMAT = 1
 QUESTION_CUE = "Question:"
 RATIONALE_CUE = "Explanation:"
 ANSWER_CUE = "Answer:"
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no tokenizer takes it
 _NEXT_QUESTION = re.compile(rf"({ANSWER_CUE}[^\n]*)\n\s*(?:Passage|Question): .*", re.DOTALL)
 
 
@@ -90,6 +91,11 @@ def render(
     return "\n".join(lines)
 
 
+def holds_question(prompt: str, question: str) -> bool:
+    """Whether a prompt has the whole of a question, and not its end alone."""
+    return f"{QUESTION_CUE} {_one_line(question)}\n" in prompt
+
+
 def question_span(prompt: str) -> tuple[int, int]:
     """Where the question stands in a prompt with passages: from the space in front of it to its end, without the choices."""
     begin = prompt.index(f"\n{QUESTION_CUE}") + 1 + len(QUESTION_CUE)
@@ -147,6 +153,11 @@ def shorten_passages(passages: Sequence[str], words: int) -> list[str]:
         if tokens:
             kept.append(" ".join(tokens))
     return kept
+
+
+def shorten_question(question: str, words: int) -> str:
+    """The last `words` words: a question is asked at its end."""
+    return " ".join(question.split()[-words:])
 
 
 def check_letters(choices: Sequence[str], answer_as: AnswerAs, where: str) -> None:
@@ -217,4 +228,4 @@ def _without_case(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(_SURROGATE.sub("\ufffd", text).split())

@@ -415,6 +415,10 @@ class StudentSection(Section):
     dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the hardware computes in it")
     max_input_tokens: Size = 512
     max_output_tokens: Size = 128
+    long_questions: Literal["cut", "stop"] = Field(
+        "cut",
+        description="a question that does not fit into max_input_tokens: cut it at the front, counted; or stop the run",
+    )
     trim_vocabulary: bool = Field(False, description="keep only the tokens that questions, passages and rationales use")
     checkpoint_minutes: Positive = Field(2.0, description="how much training a killed run may lose")
 
@@ -435,7 +439,10 @@ class EvaluationSection(Section):
     )
     passages: Size = Field(1, description="k: passages in a test prompt")
     shots: Size = Field(
-        5, description="few_shot methods: worked examples in a prompt; fewer where student.max_input_tokens has no room"
+        5, description="few_shot methods: worked examples in a prompt; fewer where evaluation.prompt_tokens has no room"
+    )
+    prompt_tokens: Size | None = Field(
+        None, description="few_shot methods: longest prompt; null: what the model has positions for, at most 4096"
     )
     engine: Literal["transformers", "vllm"] = Field(
         "transformers", description="what writes; vllm: for decoders on a GPU, has to be installed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
@@ -17,7 +18,7 @@ from kard.methods import Method, TrainedOn
 from kard.model import Found, Kard, found_row, load_readers, load_student
 from kard.processes import process_count, rank, wait_until
 from kard.progress import say
-from kard.prompt import check_letters, same_answer, target, with_rationale
+from kard.prompt import check_letters, examples_in, holds_question, same_answer, target, with_rationale
 from kard.questions import SPLITS, Question, load_splits, read_questions, write_questions
 from kard.recipe import Recipe
 from kard.reranking import judge_second_look
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from kard.teacher.collect import Models
 
 SILVER_DEPTH = 10
+PROMPT_TOKENS = 4096  # a prompted student may read, unless the recipe says more
 
 
 def make_questions(recipe: Recipe, folder: Path) -> None:
@@ -39,11 +41,29 @@ def make_questions(recipe: Recipe, folder: Path) -> None:
         for question in splits[name]:
             check_letters(question.choices, recipe.student.answer_as, f"question '{question.id}' ({name})")
         write_questions(folder / f"{name}.jsonl", splits[name])
+    if recipe.student.long_questions == "stop":
+        _check_lengths(recipe, [question for name in SPLITS for question in splits[name]])
     if not splits[recipe.evaluation.split]:
         raise UserError(
             "evaluation.split: dev asked for, and there is no dev question. Give questions.dev or dev_size."
         )
     say("  " + ", ".join(f"{name} {len(splits[name]):,}" for name in SPLITS))
+
+
+def _check_lengths(recipe: Recipe, questions: Sequence[Question]) -> None:
+    """Raise UserError where a question cannot be read as a whole, before anything is paid for or learned."""
+    from kard.student.generation import fitting_prompt
+    from kard.student.loading import KEY, base_tokenizer
+    from kard.weights import model_location
+
+    section = recipe.student
+    tokenizer = base_tokenizer(model_location(section.model, KEY))
+    limit, form = section.max_input_tokens, section.answer_as
+    for question in questions:
+        try:
+            fitting_prompt(tokenizer, limit, question.question, question.choices, (), "rationale", form, (), "stop")
+        except UserError as error:
+            raise UserError(f"questions, id '{question.id}': {error}") from error
 
 
 def make_knowledge(recipe: Recipe, run: Path, folder: Path) -> None:
@@ -253,11 +273,27 @@ def make_prompted(recipe: Recipe, run: Path, folder: Path) -> None:
         adapters=False,
         answer_as=section.answer_as,
         dtype=str(compute_dtype(section.dtype)).removeprefix("torch."),
-        max_input_tokens=section.max_input_tokens,
+        max_input_tokens=prompt_tokens(recipe, base),
         max_output_tokens=section.max_output_tokens,
+        long_questions=section.long_questions,
         examples=worked_examples(recipe, run),
     )
     write_json(folder / "student.json", asdict(settings))
+
+
+def prompt_tokens(recipe: Recipe, base: str) -> int:
+    """How many tokens a prompted student may read (``evaluation.prompt_tokens``)."""
+    from transformers import AutoConfig
+
+    from kard.weights import most_tokens
+
+    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    written = 0 if config.is_encoder_decoder else recipe.student.max_output_tokens
+    reads = (most_tokens(config) or sys.maxsize) - written
+    wanted = recipe.evaluation.prompt_tokens
+    if wanted is not None and wanted > reads:
+        raise UserError(f"evaluation.prompt_tokens: {wanted:,} asked for, the model can read {reads:,}. Lower it.")
+    return wanted or min(reads, PROMPT_TOKENS)
 
 
 def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: Sequence[Method], folder: Path) -> None:
@@ -290,6 +326,7 @@ def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: 
     prompts = {
         method.name: _prompts(kard.with_method(method), questions, found[method.name], told) for method in methods
     }
+    _say_what_is_left_out(recipe, questions, prompts, trained_on)
     log = Log(_written_log(folder, rank()))
     known = {row["prompt"]: Written(**row) for row in log.read()}
     asked = [(question, method) for method in methods for question in questions]
@@ -316,6 +353,22 @@ def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: 
         given = told if method.reads == "teacher_rationale" else {}
         answers = (_prediction(answering, q, p, written[prompt], given.get(q.id, "")) for q, p, prompt in rows)
         write_jsonl(folder / f"{method.name}.jsonl", answers)
+
+
+def _say_what_is_left_out(
+    recipe: Recipe, questions: Sequence[Question], prompts: Mapping[str, Sequence[str]], trained_on: TrainedOn
+) -> None:
+    for name, texts in prompts.items():
+        if cut := sum(not holds_question(text, q.question) for q, text in zip(questions, texts, strict=True)):
+            say(
+                f"  {name}: {cut:,} of {len(texts):,} questions do not fit into student.max_input_tokens: cut at the front"
+            )
+        shown, wanted = [examples_in(text) for text in texts], recipe.evaluation.shots
+        if trained_on == "nothing" and min(shown) < wanted:
+            say(
+                f"  {name}: {sum(shown) / len(shown):.1f} of {wanted} worked examples fit into a prompt on average, into "
+                f"{shown.count(0):,} of {len(shown):,} none. Raise evaluation.prompt_tokens"
+            )
 
 
 def _written_log(folder: Path, process: int) -> Path:
@@ -371,6 +424,7 @@ def _prediction(kard: Kard, question: Question, found: Sequence[Found], written:
         "prompt": answer.prompt,
         "text": answer.text,
         "cut": answer.cut,
+        "question_cut": answer.question_cut,
         "confidence": answer.confidence,
         "seconds": round(answer.seconds, 4),
     }

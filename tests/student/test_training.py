@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -589,10 +590,15 @@ def test_prompts_fit_by_shortening_the_last_passage(decoder_folder):
     assert longer.count("second") > prompt.count("second")
 
 
-def test_a_question_that_does_not_fit_is_an_error(decoder_folder):
+def test_a_question_that_does_not_fit_is_cut_at_the_front_or_an_error(decoder_folder):
     tokenizer = base_tokenizer(str(decoder_folder))
-    with pytest.raises(UserError, match="max_input_tokens"):
-        fitting_prompt(tokenizer, 50, "why " * 100, [], [], "answer", "text")
+    question = "why " * 100 + "is it red?"
+    cut = fitting_prompt(tokenizer, 50, question, ["yes"], ["a passage"], "answer", "text")
+    assert re.fullmatch(r"Question: (why )+is it red\?\nChoices:\n- yes\nAnswer:", cut)
+    assert 45 <= len(tokenizer(cut).input_ids) <= 50
+    for given, choices, long in ((question, [], "stop"), ("why?", ["red " * 50], "cut"), ("why" * 100, [], "cut")):
+        with pytest.raises(UserError, match=r"max_input_tokens \(50\)"):
+            fitting_prompt(tokenizer, 50, given, choices, [], "answer", "text", (), long)
 
 
 def test_an_unknown_model_names_the_key():

@@ -157,6 +157,7 @@ def _method_row(run: Path, method: Method, rows: list[dict[str, Any]]) -> dict[s
     manifest = manifest_of(run / "students" / method.trained_on) if method.trained_on != "nothing" else None
     told = "rationale" if method.reads == "teacher_rationale" else "passages"
     correct = sum(row["correct"] for row in rows)
+    shown = [examples_in(row["prompt"]) for row in rows]
     return {
         "name": method.name,
         "n": len(rows),
@@ -165,7 +166,9 @@ def _method_row(run: Path, method: Method, rows: list[dict[str, Any]]) -> dict[s
         "unparsed": sum(not row["parsed"] for row in rows),
         "cut": sum(row["cut"] for row in rows),
         "without_passages": sum(not row[told] for row in rows) if method.reads != "nothing" else 0,
-        "shots": sum(examples_in(row["prompt"]) for row in rows) / len(rows),
+        "shots": sum(shown) / len(rows),
+        "without_shots": shown.count(0) if method.trained_on == "nothing" else 0,
+        "questions_cut": sum(row.get("question_cut", False) for row in rows),
         "train_seconds": float(manifest["seconds"]) if manifest else 0.0,
         "predict_seconds": round(sum(row["seconds"] for row in rows), 2),
     }

@@ -44,8 +44,9 @@ def open_reranker(
 
     from kard.reranker.cross import CrossReranker
     from kard.reranker.model import Reranker, passage_vectors
+    from kard.weights import reading_as_text
 
     if section.kind == "cross_encoder":
-        return CrossReranker(CrossEncoder(model, device=compute_device()), texts, temperature)
-    encoder = MultiVectorEncoder(model, device=compute_device())
+        return CrossReranker(reading_as_text(CrossEncoder(model, device=compute_device())), texts, temperature)
+    encoder = reading_as_text(MultiVectorEncoder(model, device=compute_device()))
     return Reranker(encoder, passage_vectors(encoder, store, texts, section.vectors), temperature)

@@ -31,7 +31,7 @@ from kard.precision import compute_dtype
 from kard.processes import compute_device
 from kard.recipe import RerankerSection
 from kard.reranker.vectors import Format, PassageVectors
-from kard.weights import loading_explained, model_location, most_tokens
+from kard.weights import loading_explained, model_location, most_tokens, read_as_text, reading_as_text
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -71,8 +71,9 @@ def new_encoder(section: RerankerSection, seed: int) -> MultiVectorEncoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             linear = Dense(size, size, activation_function=None, module_input_name="token_embeddings")
-        return MultiVectorEncoder(
-            modules=[both, linear, MultiVectorMask()], similarity_fn_name="maxsim", device=compute_device()
+        modules = [both, linear, MultiVectorMask()]
+        return reading_as_text(
+            MultiVectorEncoder(modules=modules, similarity_fn_name="maxsim", device=compute_device())
         )
     with loading_explained(name, KEY):
         # Questions are short: plain attention trains them faster than a fused kernel does (its backward pass is slow on CPUs).
@@ -84,8 +85,9 @@ def new_encoder(section: RerankerSection, seed: int) -> MultiVectorEncoder:
     for side, key, tokens in zip(sides, _LENGTH_KEYS, (question_tokens, passage_tokens), strict=True):
         check_length(side.auto_model, name, key, tokens)
     router = Router.for_query_document(*([side, Normalize("token_embeddings")] for side in sides))
-    return MultiVectorEncoder(
-        modules=[router, MultiVectorMask()], similarity_fn_name="meanmaxsim", device=compute_device()
+    modules = [router, MultiVectorMask()]
+    return reading_as_text(
+        MultiVectorEncoder(modules=modules, similarity_fn_name="meanmaxsim", device=compute_device())
     )
 
 
@@ -130,6 +132,7 @@ class QuestionEncoder(nn.Module):
             known = type(AutoConfig.from_pretrained(side)) in MODEL_FOR_TEXT_ENCODING_MAPPING
             kind = AutoModelForTextEncoding if known else AutoModel
             self.tokenizer = AutoTokenizer.from_pretrained(side)
+            read_as_text(self.tokenizer)
             model = kind.from_pretrained(side, use_safetensors=True)
         self.model = model.to(compute_device())
         self.dimension = int(self.model.config.hidden_size)
@@ -174,7 +177,7 @@ def trained_reranker(
     def whole() -> MultiVectorEncoder:
         from sentence_transformers import MultiVectorEncoder
 
-        return MultiVectorEncoder(str(folder), device=compute_device()).eval()
+        return reading_as_text(MultiVectorEncoder(str(folder), device=compute_device()).eval())
 
     if not (folder / _QUESTION_SIDE).is_dir():  # one model for both sides
         return Reranker(whole(), passage_vectors(whole(), store, texts, form), temperature)

@@ -32,10 +32,11 @@ class Encoder:
     def __init__(self, name: str) -> None:
         from sentence_transformers import SentenceTransformer
 
-        from kard.weights import loading_explained, model_location
+        from kard.weights import loading_explained, model_location, reading_as_text
 
         with loading_explained(name, "retriever.encoder"):
-            self.model = SentenceTransformer(model_location(name, "retriever.encoder"), device=compute_device())
+            location = model_location(name, "retriever.encoder")
+            self.model = reading_as_text(SentenceTransformer(location, device=compute_device()))
         self.dimension = int(self.model.get_embedding_dimension() or 0)
 
     def documents(self, texts: Sequence[str]) -> np.ndarray:

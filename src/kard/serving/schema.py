@@ -79,6 +79,7 @@ class AnswerReply(BaseModel):
         description="How probable the student finds its choice among the choices, after its rationale; null for open "
         "questions. With evaluation.samples: the share of the samples that came to the answer"
     )
+    question_cut: bool = Field(description="Whether the question was too long, so that only its end was read")
     rationale: str
     passages: list[Passage]
     text: str = Field(description="All that the student wrote")
@@ -150,6 +151,7 @@ def answer_reply(done: Done, model: str, show: int | None) -> dict[str, Any]:
         "answer": answer.answer,
         "choice": answer.choice,
         "confidence": None if answer.confidence is None else round(answer.confidence, 4),
+        "question_cut": answer.question_cut,
         "rationale": answer.rationale,
         "passages": passage_rows(done.found, read if show is None else show, read),
         "text": answer.text,

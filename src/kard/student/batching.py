@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,21 @@ class Collator:
         if not self.encoder_decoder:
             batch["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
         return batch
+
+
+def reads_alone(config: Any) -> bool:
+    """Whether a model of this configuration must read each text alone and without padding: RecurrentGemma keeps what it has read
+    in its modules, and its convolutions mix padding in."""
+    return bool(config.model_type == "recurrent_gemma")
+
+
+def unpadded(batch: Batch) -> list[Batch]:
+    """The rows of a decoder's batch, each a batch of its own without padding."""
+    rows = []
+    for row, mask in enumerate(batch["attention_mask"].bool()):
+        rows.append({name: values[row : row + 1, mask] for name, values in batch.items() if name != "labels"})
+        rows[-1]["labels"] = batch["labels"][row : row + 1, 1 - int(mask.sum()) :]  # none stands at the first token
+    return rows
 
 
 def aligned(tokens: _Number) -> _Number:

@@ -158,10 +158,11 @@ class RoomyLayer(DynamicLayer):
         """Go on with all rows, once each of them has been read in a group."""
         self.keys, self.values = self.key_buffer[:, :, :length], self.value_buffer[:, :, :length]
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Go on with these rows, each as often as it is named."""
         length = self.get_seq_length()
-        self.key_buffer = self._rows(self.key_buffer, indices)
-        self.value_buffer = self._rows(self.value_buffer, indices)
+        self.key_buffer = self._rows(self.key_buffer, beam_idx)
+        self.value_buffer = self._rows(self.value_buffer, beam_idx)
         self.keys, self.values = self.key_buffer[:, :, :length], self.value_buffer[:, :, :length]
 
     def end(self) -> None:

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from kard.cores import each_on_its_cores
 from kard.student.attention import attends_by_group
-from kard.student.batching import IGNORED, Batch, aligned
+from kard.student.batching import IGNORED, Batch, Collator, aligned, reads_alone, unpadded
 from kard.student.cache import Buffers, GroupLayer, RoomyLayer, end_cache, is_roomy, last_tokens_can_go, roomy_cache
 from kard.student.drafts import Drafts
 from kard.student.guide import AnswerGuide
@@ -157,6 +157,15 @@ def likelihoods(
     Returns:
         Natural logarithms, for each row in the order of its paths.
     """
+    if not _goes_on_by_several(model):
+        read = [ids[there].tolist() for ids, there in zip(inputs, mask.bool(), strict=True)]
+        rows = [
+            {"input_ids": [*before, *begun[row], *path], "labels": path}
+            for row, before in enumerate(read)
+            for path in paths[row]
+        ]
+        found = iter(label_likelihoods(model, Collator(0, False)(rows)))
+        return [[next(found) for _ in ways] for ways in paths]
     reader = _reader(model, inputs, mask, Buffers())
     first = reader.read(reader.first)[:, -1:]
     owner = torch.tensor([row for row, ways in enumerate(paths) for _ in ways], device=inputs.device)
@@ -177,12 +186,19 @@ def likelihoods(
 @torch.inference_mode()
 def label_likelihoods(model: PreTrainedModel, batch: Batch) -> list[float]:
     """The sum of the labels' log-probabilities of each row of a decoder's training batch, read at once."""
+    if reads_alone(model.config) and not batch["attention_mask"].all():
+        return [label_likelihoods(model, row)[0] for row in unpadded(batch)]
     labels = batch["labels"].to(model.device)
     inputs: dict[str, Any] = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
     logits = model(**inputs, logits_to_keep=labels.shape[1] + 1, use_cache=False).logits[:, :-1]
     is_label = labels != IGNORED
     logs = logits[is_label].float().log_softmax(dim=-1).gather(1, labels[is_label][:, None])[:, 0]
     return [float(row.sum()) for row in logs.split(is_label.sum(dim=1).tolist())]
+
+
+def _goes_on_by_several(model: PreTrainedModel) -> bool:
+    """Whether a model can read several tokens at once behind what it has read (some kinds of Mamba would start anew)."""
+    return model.config.is_encoder_decoder or is_roomy(roomy_cache(model.config, Buffers()))
 
 
 class _Reader(Protocol):
@@ -233,7 +249,9 @@ class _Decoder:
         self.step = tokens.shape[1]
         positions = self.length + torch.arange(self.step, device=tokens.device)
         self.length = self.length + self.step
-        return self._scores(tokens, self.mask, positions, self.step)
+        # Where nothing attends to the tokens before, there is nothing to mask: Mamba would take the mask for these tokens'.
+        mask = None if all(self.cache.is_linear) else self.mask
+        return self._scores(tokens, mask, positions, self.step)
 
     def _read_prompts(self, tokens: Tensor) -> Tensor:
         self.length, self.step = self.mask.sum(dim=1, keepdim=True), tokens.shape[1]
@@ -254,7 +272,7 @@ class _Decoder:
         return found
 
     def _scores(
-        self, tokens: Tensor, mask: Tensor, positions: Tensor, wanted: int, into: DynamicCache | None = None
+        self, tokens: Tensor, mask: Tensor | None, positions: Tensor, wanted: int, into: DynamicCache | None = None
     ) -> Tensor:
         return self.model(
             input_ids=tokens,
@@ -266,7 +284,7 @@ class _Decoder:
         ).logits
 
     def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
+        self.cache.reorder_cache(rows)  # unlike `batch_select_indices`, every kind of layer has it
         self.mask = self.mask[rows]
         assert self.length is not None
         self.length = self.length[rows]
@@ -320,7 +338,7 @@ class _EncoderDecoder:
         ).logits
 
     def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
+        self.cache.reorder_cache(rows)  # unlike `batch_select_indices`, every kind of layer has it
         self.encoded, self.mask = self.encoded[rows], self.mask[rows]
 
     def room(self, left: int) -> int:

@@ -8,22 +8,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.cores import each_on_its_cores
 from kard.errors import UserError
 from kard.methods import Writes
-from kard.prompt import question_span, render, shorten_passages, shown_answer, with_examples, without_rationale
+from kard.prompt import (
+    AnswerAs,
+    render,
+    shorten_passages,
+    shorten_question,
+    shown_answer,
+    with_examples,
+    without_rationale,
+)
 from kard.student.activation import gelu_by_sigmoid
 from kard.student.attention import attend_by_group
-from kard.student.batching import WIDTH, Collator, aligned, of_similar_length
+from kard.student.batching import IGNORED, Batch, Collator, aligned, of_similar_length, reads_alone
 from kard.student.cache import Buffers
 from kard.student.decoding import continuations, label_likelihoods, likelihoods
-from kard.student.guide import AnswerGuide, answer_paths, likeliest
+from kard.student.guide import AnswerGuide, likeliest
 from kard.student.loading import StudentSettings, trained_model
+from kard.student.reference import generated
 from kard.student.sampling import Sampling
+from kard.student.tokens import answer_paths, question_tokens, text_tokens
 
 AnswerBy = Literal["choices", "generate", "likelihood"]
 _RANKED_AT_ONCE = 8  # prompts; each of their choices has scores over the whole vocabulary for every token
@@ -112,9 +122,10 @@ class Student:
     ) -> str:
         """The prompt, its passages shortened where it would be longer than the student was trained to read; in front of it as
         many worked examples as there is room for, `with_passages` or without, where the student has any."""
-        form, limit = self.settings.answer_as, self.settings.max_input_tokens
-        examples = [one.shown(with_passages, writes, form) for one in self.settings.examples]
-        return fitting_prompt(self.tokenizer, limit, question, choices, passages, writes, form, examples)
+        settings = self.settings
+        form, limit, long = settings.answer_as, settings.max_input_tokens, settings.long_questions
+        examples = [one.shown(with_passages, writes, form) for one in settings.examples]
+        return fitting_prompt(self.tokenizer, limit, question, choices, passages, writes, form, examples, long)
 
     def takes_for_one(self, choices: Sequence[str]) -> bool:
         """Whether two of a question's choices are the same tokens, for want of a character in the vocabulary."""
@@ -164,11 +175,11 @@ class Student:
             Natural logarithms, summed over the question's tokens.
         """
         prompts = [self.prompt(question, (), [passage], "rationale", with_passages=True) for question, passage in pairs]
-        spans = [question_span(prompt) for prompt in prompts]
         rows = []
-        for prompt, (begin, end) in zip(prompts, spans, strict=True):
-            asked = self.tokenizer(prompt[begin:end], add_special_tokens=False).input_ids
-            rows.append({"input_ids": self.tokenizer(prompt[:begin]).input_ids + asked, "labels": asked})
+        for prompt in prompts:
+            ids, labels = question_tokens(self.tokenizer, prompt)
+            behind = next(place for place, token in enumerate(reversed(labels)) if token != IGNORED)
+            rows.append({"input_ids": ids[: len(ids) - behind], "labels": labels[: len(labels) - behind]})
         collate = Collator(int(self.tokenizer.pad_token_id), False)
         groups = list(of_similar_length([len(row["input_ids"]) for row in rows], _LOOKS_AT_ONCE, None))
 
@@ -190,13 +201,12 @@ class Student:
     def _continue(
         self, prompts: list[str], answers: list[Sequence[str]], how: Writing, hear: Mapping[str, Hear]
     ) -> list[Written]:
-        read, given = self._given(prompts, how)
-        inputs = self._encoded(read)
+        inputs, given, told = self._read(prompts, how)
         samples = how.sampling.samples if how.sampling else 1
         end = int(self.tokenizer.eos_token_id)
         guide = AnswerGuide(
             self.tokenizer,
-            [paths for row in answers for paths in [self._paths(row, how)] * samples],
+            [self._paths(*row, how) for row in zip(answers, told, strict=True) for _ in range(samples)],
             how.writes,
             self.settings.max_output_tokens,
             likeliest,
@@ -214,11 +224,13 @@ class Student:
                 text = self.tokenizer.decode(written[row][:upto], skip_special_tokens=True)
                 tell(text.rstrip("\ufffd").strip())
 
-        tokens = continuations(
-            self.model, inputs.input_ids, inputs.attention_mask, end, guide, samples, step, self.buffers
-        )
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        if reads_alone(self.model.config):
+            tokens = generated(self.model, ids, mask, end, guide, samples, step)
+        else:
+            tokens = continuations(self.model, ids, mask, end, guide, samples, step, self.buffers)
         if how.answer_by == "likelihood":
-            chosen, confidence = self._ranked(read, tokens, answers, samples)
+            chosen, confidence = self._ranked(inputs, tokens, answers, told, samples)
         else:
             chosen, confidence = [guide.answer(row, text) for row, text in enumerate(tokens)], guide.confidences()
             tokens = [text[: guide.begins[row]] if chosen[row] is not None else text for row, text in enumerate(tokens)]
@@ -239,29 +251,39 @@ class Student:
             for row, prompt in enumerate(prompts)
         ]
 
-    def _given(self, prompts: list[str], how: Writing) -> tuple[list[str], list[list[int]]]:
-        """What is read, and the tokens that each text begins with: an encoder-decoder has learned rationales as its own
-        writing, so one that is given stands in its decoder."""
-        if how.writes == "rationale" or not self.model.config.is_encoder_decoder:
-            return prompts, [[] for _ in prompts]
+    def _read(self, prompts: list[str], how: Writing) -> tuple[Batch, list[list[int]], list[Writes]]:
+        """What is read; the tokens that each text begins with; and what stands before each answer.
+
+        A rationale that is given was learned as the student's own writing: its tokens are those of a target, and in an
+        encoder-decoder they stand in the decoder.
+        """
+        none: list[list[int]] = [[] for _ in prompts]
+        if how.writes == "rationale":
+            return self._encoded(prompts, none), none, ["rationale" for _ in prompts]
         parts = [without_rationale(prompt) for prompt in prompts]
-        given = self.tokenizer([text for _, text in parts], add_special_tokens=False).input_ids
-        return [asked for asked, _ in parts], given
+        told: list[Writes] = ["rationale" if given else "answer" for _, given in parts]
+        given = text_tokens(self.tokenizer, [text for _, text in parts])
+        asked = [prompt for prompt, _ in parts]
+        if self.model.config.is_encoder_decoder:
+            return self._encoded(asked, none), given, told
+        return self._encoded(asked, given), none, told
 
-    def _encoded(self, prompts: list[str]) -> Any:
-        self.tokenizer.padding_side = "right" if self.model.config.is_encoder_decoder else "left"
-        inputs = self.tokenizer(prompts, padding=True, pad_to_multiple_of=WIDTH, return_tensors="pt")
-        return inputs.to(self.model.device)
+    def _encoded(self, prompts: list[str], behind: list[list[int]]) -> Batch:
+        """Prompts with more tokens behind each, padded."""
+        ids = [row + more for row, more in zip(self.tokenizer(prompts).input_ids, behind, strict=True)]
+        collate = Collator(int(self.tokenizer.pad_token_id), self.model.config.is_encoder_decoder)
+        batch = collate([{"input_ids": row, "labels": []} for row in ids])
+        return {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
-    def _paths(self, answers: Sequence[str], how: Writing) -> list[list[int]]:
+    def _paths(self, answers: Sequence[str], told: Writes, how: Writing) -> list[list[int]]:
         if not answers or how.answer_by == "generate":
             return []
         if how.answer_by == "likelihood":  # the text ends after "Answer:", and is ended by `_ranked`
             return [[int(self.tokenizer.eos_token_id)]]
-        return answer_paths(self.tokenizer, answers)
+        return answer_paths(self.tokenizer, answers, told)
 
     def _ranked(
-        self, prompts: list[str], tokens: list[list[int]], answers: list[Sequence[str]], samples: int
+        self, inputs: Batch, tokens: list[list[int]], answers: list[Sequence[str]], told: list[Writes], samples: int
     ) -> tuple[list[int | None], list[float | None]]:
         """The likeliest choice after each text, and its probability among the choices; None where there are none."""
         chosen: list[int | None] = [None] * len(tokens)
@@ -269,10 +291,10 @@ class Student:
         rows = [row for row in range(len(tokens)) if answers[row // samples]]
         for begin in range(0, len(rows), _RANKED_AT_ONCE):
             block = rows[begin : begin + _RANKED_AT_ONCE]
-            paths = [answer_paths(self.tokenizer, answers[row // samples]) for row in block]
-            inputs = self._encoded([prompts[row // samples] for row in block])
+            asked = [row // samples for row in block]
+            paths = [answer_paths(self.tokenizer, answers[row], told[row]) for row in asked]
             begun = [tokens[row] for row in block]
-            found = likelihoods(self.model, inputs.input_ids, inputs.attention_mask, begun, paths)
+            found = likelihoods(self.model, inputs["input_ids"][asked], inputs["attention_mask"][asked], begun, paths)
             for row, scores in zip(block, found, strict=True):
                 best = max(range(len(scores)), key=scores.__getitem__)
                 chosen[row] = best
@@ -300,33 +322,44 @@ def fitting_prompt(
     choices: Sequence[str],
     passages: Sequence[str],
     writes: Writes,
-    answer_as: Any,
+    answer_as: AnswerAs,
     examples: Sequence[str] = (),
+    long_questions: Literal["cut", "stop"] = "cut",
 ) -> str:
-    """`prompt.render` with as many worked examples as fit into `limit` tokens, then as many words of the passages.
+    """`prompt.render` with as many worked examples as fit into `limit` tokens, then as many words of the passages; of a question
+    that does not fit alone, as many of its last words.
 
     Raises:
-        UserError: The question alone is too long.
+        UserError: The question is too long and must not be cut, or its choices alone are too long.
     """
-
-    def rendered(words: int) -> str:
-        return render(question, choices, shorten_passages(passages, words), writes, answer_as)
 
     def fits(text: str) -> bool:
         # No tokenizer makes more tokens than bytes (and a few special ones): most prompts need no counting.
         return len(text.encode("utf-8")) + 2 <= limit or len(tokenizer(text).input_ids) <= limit
 
+    def most(rendered: Callable[[int], str], least: int, words: int) -> str:
+        low, high = least, words  # rendered(low) always fits
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(rendered(middle)) else (low, middle)
+        return rendered(low)
+
+    def with_words(words: int) -> str:
+        return render(question, choices, shorten_passages(passages, words), writes, answer_as)
+
+    def with_end(words: int) -> str:
+        return render(shorten_question(question, words), choices, (), writes, answer_as)
+
     whole = render(question, choices, passages, writes, answer_as)
     for shown in range(len(examples), -1, -1):
         if fits(text := with_examples(examples[:shown], whole)):
             return text
-    if not fits(rendered(0)):
+    if fits(with_words(0)):
+        return most(with_words, 0, sum(len(passage.split()) for passage in passages))
+    if long_questions == "stop" or not fits(with_end(1)):
+        key = "evaluation.prompt_tokens" if examples else "student.max_input_tokens"
         raise UserError(
-            f"question '{question[:60]}…': longer than student.max_input_tokens ({limit}) even without passages. "
-            "Raise student.max_input_tokens, or shorten the question."
+            f"question '{question[:60]}…': longer than {key} ({limit}) even without passages. "
+            f"Raise {key}, shorten the question, or set student.long_questions: cut."
         )
-    low, high = 0, sum(len(passage.split()) for passage in passages)
-    while high - low > 1:  # fits(low) always holds
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(rendered(middle)) else (low, middle)
-    return rendered(low)
+    return most(with_end, 1, len(question.split()))

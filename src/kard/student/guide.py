@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kard.methods import Writes
 from kard.prompt import ANSWER_CUE
+from kard.student.tokens import cue_tokens
 
 # From row numbers, how many tokens each of them has, and scores (rows, vocabulary) to the tokens to write (rows,).
 Pick = Callable[[Sequence[int], Sequence[int], Tensor], Tensor]
@@ -25,13 +26,6 @@ _CUE_TOKENS = 8  # more than "Answer:" ever has
 def likeliest(rows: Sequence[int], places: Sequence[int], scores: Tensor) -> Tensor:
     """Greedy: the token with the highest score."""
     return scores.max(dim=-1).indices  # the first of several; argmax takes five times as long in bfloat16
-
-
-def answer_paths(tokenizer: PreTrainedTokenizerFast, answers: Sequence[str]) -> list[list[int]]:
-    """The tokens of each answer after ``Answer:``, with the end token."""
-    return [
-        [*tokenizer(f" {answer}", add_special_tokens=False).input_ids, tokenizer.eos_token_id] for answer in answers
-    ]
 
 
 class AnswerGuide:
@@ -59,7 +53,7 @@ class AnswerGuide:
         self.tokenizer = tokenizer
         self.end = int(tokenizer.eos_token_id)
         self.paths = paths
-        self.cue: list[int] = tokenizer(f"\n{ANSWER_CUE}", add_special_tokens=False).input_ids
+        self.cue = cue_tokens(tokenizer)
         self.pick = pick
         self.cut: dict[int, int] = {}
         """Rows whose ``Answer:`` is written for them, and how many tokens they had written themselves."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -25,7 +25,7 @@ from kard.artifacts import read_json
 from kard.errors import UserError
 from kard.processes import compute_device
 from kard.prompt import AnswerAs, WorkedExample
-from kard.weights import loading_explained, model_location
+from kard.weights import loading_explained, model_location, read_as_text
 
 KEY = "student.model"
 # How peft names what it saves.
@@ -46,6 +46,7 @@ class StudentSettings:
     dtype: str
     max_input_tokens: int
     max_output_tokens: int
+    long_questions: Literal["cut", "stop"] = "cut"
     examples: tuple[WorkedExample, ...] = ()
 
     @classmethod
@@ -58,7 +59,7 @@ class StudentSettings:
 
 
 def base_tokenizer(location: str, key: str = KEY) -> PreTrainedTokenizerFast:
-    """The tokenizer, with a padding token (its end token where it has none of its own).
+    """The tokenizer, with a padding token (its end token where it has none of its own); it reads all of a text as text.
 
     Raises:
         UserError: It cannot be loaded, is no fast tokenizer, or knows no end of text.
@@ -69,6 +70,7 @@ def base_tokenizer(location: str, key: str = KEY) -> PreTrainedTokenizerFast:
         raise UserError(f"{key}: '{location}' has no fast tokenizer with an end-of-text token. Choose another model.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    read_as_text(tokenizer)
     return tokenizer
 
 

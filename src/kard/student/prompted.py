@@ -118,7 +118,11 @@ class PromptedModel:
     def _tokens(self, texts: Sequence[str], side: str = "right", add_special_tokens: bool = True) -> BatchEncoding:
         self.tokenizer.padding_side = side
         encoded = self.tokenizer(
-            list(texts), padding=True, return_tensors="pt", add_special_tokens=add_special_tokens
+            list(texts),
+            padding=True,
+            return_tensors="pt",
+            add_special_tokens=add_special_tokens,
+            split_special_tokens=add_special_tokens,
         ).to(self.model.device)
         encoded.pop("token_type_ids", None)
         return encoded

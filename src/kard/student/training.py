@@ -19,13 +19,13 @@ from kard.errors import UserError
 from kard.precision import compute_dtype
 from kard.processes import process_count, rank
 from kard.progress import say
-from kard.prompt import question_span
 from kard.recipe import StudentSection
 from kard.student.activation import gelu_by_sigmoid
-from kard.student.batching import IGNORED, Batch, Collator, of_similar_length, pieces
+from kard.student.batching import IGNORED, Batch, Collator, of_similar_length, pieces, reads_alone, unpadded
 from kard.student.dropout import quick_dropout
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.student.loss import token_loss
+from kard.student.tokens import question_tokens, text_tokens
 from kard.training import SCHEDULERS, EpochOrder, OrderedTrainer, is_out_of_memory, train, training_arguments
 from kard.weights import most_tokens
 
@@ -108,6 +108,7 @@ def train_student(
         dtype=str(dtype).removeprefix("torch."),
         max_input_tokens=section.max_input_tokens,
         max_output_tokens=section.max_output_tokens,
+        long_questions=section.long_questions,
     )
     if dev_accuracy is not None:
         of_now = replace(settings, base=base) if settings.adapters else settings
@@ -208,7 +209,7 @@ def student_trainer(
         data_collator=Collator(tokenizer.pad_token_id, encoder_decoder),
         callbacks=stop,
         order=order,
-        piece_rows=max(1, section.batch_size // process_count()),
+        piece_rows=1 if reads_alone(model.config) else max(1, section.batch_size // process_count()),
         piece_tokens=section.batch_tokens,
     )
 
@@ -290,26 +291,15 @@ def encode_examples(
     if not examples:
         raise UserError("students: there is no training example. See 'kard show RUN rationales' for why none was kept.")
     prompts = tokenizer([example.prompt for example in examples]).input_ids
-    targets = tokenizer([example.target for example in examples], add_special_tokens=False).input_ids
+    targets = text_tokens(tokenizer, [example.target for example in examples])
     ended = [[*ids, tokenizer.eos_token_id] for ids in targets]
     if encoder_decoder:
         return [{"input_ids": prompt, "labels": ids} for prompt, ids in zip(prompts, ended, strict=True)]
     rows = [{"input_ids": prompt + ids, "labels": ids} for prompt, ids in zip(prompts, ended, strict=True)]
     for row, example in zip(rows, examples, strict=True):
         if example.question:
-            row["labels"] = _question_labels(example.prompt, tokenizer) + row["labels"]
+            row["labels"] = question_tokens(tokenizer, example.prompt)[1] + row["labels"]
     return rows
-
-
-def _question_labels(prompt: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The prompt's tokens from its question on, all but the question's ignored."""
-    begin, end = question_span(prompt)
-    encoded = tokenizer(prompt, return_offsets_mapping=True)
-    asked = [first >= begin and last <= end for first, last in encoded.offset_mapping]
-    start = asked.index(True)
-    return [
-        token if wanted else IGNORED for token, wanted in zip(encoded.input_ids[start:], asked[start:], strict=True)
-    ]
 
 
 class StudentTrainer(OrderedTrainer):
@@ -406,9 +396,11 @@ class StudentTrainer(OrderedTrainer):
 
     def _total_loss(self, model: Any, inputs: Batch) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """The sum of the loss over a batch's targets, how many they are, and what the model gave."""
+        inner = self.accelerator.unwrap_model(model)
+        if reads_alone(inner.config):
+            [inputs] = unpadded(inputs)
         labels = inputs.pop("labels")
         is_target = labels != IGNORED
-        inner = self.accelerator.unwrap_model(model)
         if "position_ids" in inputs:
             # The logits before a token predict it: one place more is kept, and the last one is not looked at.
             width = labels.shape[1]

@@ -17,8 +17,8 @@ from kard.errors import UserError
 from kard.prompt import ANSWER_CUE
 from kard.student.cache import Buffers
 from kard.student.generation import Hear, Student, Writing, Written
-from kard.student.guide import answer_paths
 from kard.student.loading import StudentSettings, trained_model
+from kard.student.tokens import answer_paths
 
 _ANSWER_TOKENS = 64  # kept free for "Answer:" and a choice, at least
 
