@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Twice quiet: errors alone are shown.
+PIP = "$(BIN)/python" -m pip install --quiet --quiet --constraint constraints.txt
 OUTPUT ?= runs/quickstart
 
 .PHONY: setup quickstart test lint docs fuzz benchmark shape clean
@@ -10,13 +12,14 @@ OUTPUT ?= runs/quickstart
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt torch
-	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev,docs,serve]"
-	touch "$@"
+	@echo "Setting up $(VENV): some minutes, 2.2 GB"
+	@$(PYTHON) -m venv "$(VENV)"
+	@$(PIP) torch
+	@$(PIP) --editable ".[demo,dev,docs,serve]"
+	@touch "$@"
 
 quickstart: setup
-	"$(BIN)/kard" run quickstart --output "$(OUTPUT)"
+	@"$(BIN)/kard" run quickstart --output "$(OUTPUT)"
 
 test: setup
 	"$(BIN)/python" -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder

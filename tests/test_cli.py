@@ -7,6 +7,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -69,6 +70,9 @@ def run(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
     result = subprocess.run(command, cwd=recipe.parent, capture_output=True, text=True, encoding="utf-8")
     assert result.returncode == 0, result.stderr
     assert "index.html" in result.stdout
+    assert "A question that no training has seen: " in result.stdout
+    for word in ("on this machine", "stage 12 of 12: report – ", "First result: 12 test questions", "by question:"):
+        assert word in result.stderr
     return recipe.parent / "run"
 
 
@@ -77,9 +81,13 @@ def test_status_says_what_is_done(run):
     assert result.returncode == 0, result.stderr
     assert "Everything is there." in result.stdout
     assert "to do" not in result.stdout
+    rows = json.loads(kard("status", run, "--json").stdout)
+    assert {row["state"] for row in rows} == {"done"}
+    assert all(row["seconds"] >= 0 and not row["is_estimate"] for row in rows)
 
 
-def test_dry_run_runs_nothing(project):
+def test_dry_run_runs_nothing(project, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # names are whole
     result = kard("run", project, "--dry-run")
     assert result.returncode == 0, result.stderr
     for word in ("questions", "students/rationales_silver", "to do", "Still to do: about"):
@@ -93,6 +101,7 @@ def test_answer_shows_passages_and_answer(run):
     assert result.returncode == 0, result.stderr
     assert "Passage [" in result.stdout
     assert "Answer: " in result.stdout
+    assert re.search(r"Confidence: \d+% \(not calibrated", result.stdout)
     row = json.loads(kard(*arguments, "--json", "--method", "distill").stdout)
     assert row["passages"] == []
     assert row["answer"] in ("red", "blue", None)
@@ -130,6 +139,7 @@ def test_show_prints_samples(run, stage):
 
 def test_report_of_one_and_of_several(run):
     assert "index.html" in kard("report", run).stdout
+    assert json.loads(kard("report", run, "--json").stdout)["methods"]
     assert "distill" in kard("report", run, run.parent / "." / "run").stdout
 
 
@@ -168,6 +178,44 @@ def test_doctor_and_help():
     heavy = ("torch", "transformers", "openai", "matplotlib", "bm25s")
     code = f"import sys, kard.cli; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_help_is_whole_in_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert kard("--version").stdout.startswith("kard 0.")
+    shown = kard("-h").stdout
+    commands = [line.split()[0] for line in shown.partition("Commands:")[2].splitlines() if line.strip()]
+    assert len(commands) > 10
+    for page in (shown, *(kard(name, "-h").stdout for name in commands)):
+        assert "..." not in page.replace("}...", "")
+        assert "<list" not in page
+        assert max(map(len, page.splitlines())) <= 80
+
+
+def test_an_unknown_stage_is_found_by_the_dry_run_too(project):
+    fails(kard("run", project, "--until", "studnets", "--dry-run"), "--until studnets", "did you mean 'students'")
+
+
+def test_ctrl_c_is_one_line(monkeypatch, tmp_path):
+    def stopped(run: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kard.artifacts.check_stages", stopped)
+    result = kard("status", tmp_path)
+    assert (result.returncode, result.stderr) == (130, "stopped; the same command goes on where it was\n")
+
+
+def test_none_kept_says_why_and_can_be_read(project):
+    """By gold ids that name no document, and by what the filter said; the advised command shows the rejected ones."""
+    path = project.parent / "questions.jsonl"
+    good = path.read_text(encoding="utf-8")
+    path.write_text(good.replace('["p', '["doc-'), encoding="utf-8")
+    fails(kard("run", project, "--set", "teacher.kind=extractive"), "'doc-", "is no id of a document", "like 'p")
+    path.write_text(good, encoding="utf-8")
+    result = kard("run", project, "--set", "teacher.max_words=2", "--set", "teacher.min_words=1")
+    fails(result, "none was kept. ", "too_long")
+    shown = kard("show", project.parent / "run", "rationales")
+    assert "too_long: " in shown.stdout, shown.stderr
 
 
 def test_bad_questions_name_file_and_line(project):

@@ -23,7 +23,7 @@ def project(tmp_path):
 def test_the_recipe_loads_with_its_data(project):
     assert {item.name for item in project.iterdir()} == {"recipe.yaml", "questions.jsonl", "passages.jsonl"}
     recipe = load_recipe(str(project / "recipe.yaml"))
-    assert (recipe.name, recipe.output) == ("my-project", project / "run")
+    assert (recipe.name, recipe.output) == ("mein Projekt é", project / "run")
     splits = load_splits(recipe.questions, recipe.seed)
     assert {name: len(splits[name]) for name in splits} == {"train": 10, "dev": 2, "test": 4}
     passages = {passage.id: passage for passage in load_passages(recipe.knowledge)}

@@ -192,7 +192,7 @@ def build(
     if found is not None and found.get("key") == key and also():
         return Artifact(name, folder, key, float(found["seconds"]), skipped=True)
     partial = _partial_folder(folder, key)
-    earlier = _seconds_so_far(partial)
+    earlier = seconds_so_far(folder)
     start = time.monotonic()
     with disk_full_explained(folder):
         try:
@@ -264,8 +264,10 @@ def _partial_folder(folder: Path, key: str) -> Path:
     return partial
 
 
-def _seconds_so_far(partial: Path) -> float:
-    return float(read_json(partial / "begun.json")["seconds"])
+def seconds_so_far(folder: Path) -> float:
+    """How long earlier attempts at `folder` have worked on it."""
+    begun = folder.with_name(folder.name + ".partial") / "begun.json"
+    return float(read_json(begun)["seconds"]) if begun.exists() else 0.0
 
 
 def _remember_seconds(partial: Path, seconds: float) -> None:

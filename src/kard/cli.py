@@ -16,30 +16,34 @@ from kard.memory import keep_freed_memory
 
 app = typer.Typer(
     name="kard",
-    help="Knowledge-augmented reasoning distillation: teach a small language model to reason over your documents.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 rerank = typer.Typer(
-    help="Train and measure a reranker alone, on a file of candidates: JSONL with query (or queries), passages, scores.",
+    help="Train or measure a reranker alone, on a file of candidates (JSONL).",
     no_args_is_help=True,
 )
 app.add_typer(rerank, name="rerank")
+
+_STOPPED = 130  # what a shell calls Ctrl-C; typer turns it into this
 
 CandidateFile = Annotated[Path, typer.Argument(help="JSONL: query or queries, passages, scores; maybe relevant.")]
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (e.g. quickstart).")]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a key: section.key=value. May be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key. May be repeated."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder (default: runs/NAME).")]
 
 
 def main() -> None:
-    """Entry point: a UserError is one message and exit code 2 (Unfinished: 75), Ctrl-C is 130, anything else is a bug."""
+    """Entry point: a UserError is one message and exit code 2 (Unfinished: 75), Ctrl-C is one line and 130, anything else is a
+    bug."""
     # The libraries make millions of objects that stay: looking through them for garbage as often as Python does by itself
     # is a part of every command's start that one can feel.
     gc.set_threshold(100_000, 50, 100)
@@ -53,17 +57,37 @@ def main() -> None:
     except UserError as error:
         typer.echo(printable(f"error: {error}"), err=True)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on", err=True)
-        raise SystemExit(130) from None
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != _STOPPED:
+            raise
+        typer.echo("stopped; the same command goes on where it was", err=True)
+        raise SystemExit(_STOPPED) from None
 
 
 def _quieten_libraries() -> None:
     """Their bars and hints would tear our progress lines apart; a user who sets these variables has the last word."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"kard {version('kard')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Teach a small language model to reason over your documents (knowledge-augmented reasoning distillation)."""
 
 
 @app.command()
@@ -98,15 +122,19 @@ def run(
         return
     loaded = load_recipe(recipe, override)
     folder = output or loaded.output or Path("runs") / loaded.name
-    if dry_run:
-        _show_states(loaded, folder)
-        return
-    from kard.pipeline import run_recipe
+    from kard.pipeline import check_stage, run_recipe
 
+    check_stage(until)
+    if dry_run:
+        _show_states(loaded, folder, until)
+        return
     results = run_recipe(loaded, folder, until)
     if results is not None:
+        from kard.show import last_lines
+
         _show_results(results)
-        typer.echo(f"Report: {folder / 'report' / 'index.html'}")
+        for line in last_lines(folder):
+            typer.echo(line)
 
 
 @app.command()
@@ -115,7 +143,8 @@ def sweep(
     vary: Annotated[
         list[str] | None,
         typer.Option(
-            help="A key and its values: section.key=1,2,3 (key,key=1,2,3: both change together). Repeated: a grid."
+            metavar="KEY=VALUES",
+            help="A key and its values: section.key=1,2,3 (key,key=1,2,3: both change together). Repeated: a grid.",
         ),
     ] = None,
     seeds: Annotated[
@@ -125,7 +154,10 @@ def sweep(
     override: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The folder (default: sweeps/NAME).")] = None,
 ) -> None:
-    """Run a recipe under several settings and seeds, sharing what they have in common, or go on where a sweep stopped."""
+    """Run a recipe under several settings and seeds.
+
+    What runs have in common is made once; the same command goes on where a sweep stopped.
+    """
     from kard.sweep import plan_sweep, run_sweep, sweep_command
 
     typed = sweep_command(recipe, vary or [], seeds, override or [], output)
@@ -144,13 +176,13 @@ def sweep(
 
 
 @app.command()
-def status(run: RunFolder) -> None:
-    """Show which stages of a run are done, begun, outdated or still to do."""
+def status(run: RunFolder, as_json: AsJson = False) -> None:
+    """Show what of a run is done, and how long the rest will take."""
     from kard.artifacts import check_stages
     from kard.recipe_file import recipe_from_run
 
     check_stages(run)
-    _show_states(recipe_from_run(run), run)
+    _show_states(recipe_from_run(run), run, as_json=as_json)
 
 
 @app.command()
@@ -160,7 +192,10 @@ def show(
     count: Annotated[int, typer.Option("--count", "-n", help="How many samples.")] = 5,
     seed: Annotated[int, typer.Option(help="Which samples.")] = 0,
 ) -> None:
-    """Read samples of what a stage wrote: questions, passages, rationales, silver passages, predictions, mistakes."""
+    """Read samples of what a stage wrote.
+
+    Also of one that is not finished, as far as it has written anything: rationales with the reason why each was rejected.
+    """
     from kard.show import sample_lines
 
     for line in sample_lines(run, stage, count, seed):
@@ -169,16 +204,20 @@ def show(
 
 @app.command()
 def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="One run, several to put side by side (seeds of a recipe together), or a sweep."),
-    ],
+    runs: Annotated[list[Path], typer.Argument(hidden=True)],
+    as_json: AsJson = False,
 ) -> None:
-    """Print the results of one run, of several side by side, or of a sweep."""
+    """Print results: of a run, of several side by side, or of a sweep.
+
+    RUNS are folders: one run, several to put side by side (seeds of a recipe together), or one sweep.
+    """
     from kard.evaluation.several import read_results, side_by_side
     from kard.sweep import is_sweep, read_sweep
 
-    if len(runs) > 1:
+    if as_json:
+        swept = len(runs) == 1 and is_sweep(runs[0])
+        _print_json(side_by_side(runs) if len(runs) > 1 else read_sweep(runs[0]) if swept else read_results(runs[0]))
+    elif len(runs) > 1:
         _show_several(side_by_side(runs))
     elif is_sweep(runs[0]):
         _show_several(read_sweep(runs[0]))
@@ -193,20 +232,27 @@ def report(
 def answer(
     run: RunFolder,
     question: Annotated[str, typer.Argument(help="The question.")],
-    choice: Annotated[list[str] | None, typer.Option("--choice", "-c", help="An option; repeat for each.")] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option("--choice", "-c", metavar="TEXT", help="An option; repeat for each.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="One of the run's methods (default: its best that is no oracle).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Answer a question with a finished run, and show the passages that were read."""
-    from kard.batch import answer_row
-    from kard.model import Kard
+    """Answer a question with a finished run, and show what was read."""
+    from kard.progress import waiting
 
-    result = Kard.load(run, method).answer(question, choice)
+    with waiting(f"loading the models of {run} …"):
+        from kard.batch import answer_row
+        from kard.model import Kard
+
+        loaded = Kard.load(run, method)
+    with waiting("finding passages and writing the answer …"):
+        result = loaded.answer(question, choice)
     row = answer_row(result)
     if as_json:
-        typer.echo(json.dumps(row, ensure_ascii=False, indent=1))
+        _print_json(row)
         return
     for found in row["passages"]:
         scores = ", ".join(f"{name} {found[name]:.2f}" for name in ("retriever", "reranker") if found[name] is not None)
@@ -218,11 +264,18 @@ def answer(
     typer.echo(
         f"Answer: {result.answer if result.answer is not None else '(no answer could be read off: ' + result.text + ')'}"
     )
+    if result.confidence is not None:
+        typer.echo(
+            f"Confidence: {result.confidence:.0%} (not calibrated: how sure the student is, not how often it is right)"
+        )
 
 
 @app.command()
 def index(recipe: RecipeName, override: Overrides = None, output: Output = None) -> None:
-    """Build a recipe's passages and index alone, or go on where an earlier build stopped."""
+    """Build a recipe's passages and index alone.
+
+    The same command goes on where an earlier build stopped.
+    """
     from kard.knowledge import described, report_of
     from kard.pipeline import index_recipe
     from kard.recipe_file import load_recipe
@@ -244,14 +297,17 @@ def search(
     run: RunFolder,
     query: Annotated[str, typer.Argument(help="What to look for.")],
     count: Annotated[int, typer.Option("--count", "-k", min=1, help="How many passages.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Search the index of a run: passages with scores, the query's words marked, and where they come from."""
+    """Search the index of a run.
+
+    Shows passages with scores, the query's words marked, and where they come from.
+    """
     from kard.lookup import search_run
 
     found = search_run(run, query, count)
     if as_json:
-        typer.echo(json.dumps([row.as_json() for row in found], ensure_ascii=False, indent=1))
+        _print_json([row.as_json() for row in found])
         return
     if not found:
         typer.echo("Nothing found: no passage has a word of the query.")
@@ -283,11 +339,14 @@ def rerank_train(
     dev: Annotated[Path | None, typer.Option(help="Another file of candidates, ranked before and after.")] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A key of the recipe's section reranker: key=value. May be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of the recipe's section reranker. May be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Order of the examples.", min=0, max=2**32 - 1)] = 0,
 ) -> None:
-    """Train a reranker on candidates with target scores (KARD equation 4), or go on where an earlier attempt stopped."""
+    """Train a reranker on candidates with target scores.
+
+    By KARD equation 4; the same command goes on where an earlier attempt stopped.
+    """
     from kard.artifacts import read_json
     from kard.recipe_file import reranker_section
     from kard.rerank import train_file
@@ -329,7 +388,7 @@ def serve(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds until a request is given up.")] = 120.0,
     max_bytes: Annotated[int, typer.Option(min=1024, help="Longer request bodies are refused.")] = 65536,
 ) -> None:
-    """Serve a run or an export: a page to ask on, and an API for any OpenAI client."""
+    """Serve a page to ask on, and an API for any OpenAI client."""
     from importlib.util import find_spec
 
     if not all(find_spec(name) for name in ("fastapi", "uvicorn", "prometheus_client")):
@@ -354,7 +413,10 @@ def export(
     ] = "all",
     push: Annotated[str | None, typer.Option(help="Upload it to the model hub as OWNER/NAME.")] = None,
 ) -> None:
-    """Write all that answers questions into one folder that works anywhere, offline, and check that it answers the same."""
+    """Write a folder that answers anywhere, offline.
+
+    Test questions are answered again from it, to check that it answers the same.
+    """
     from kard.export import export_run, push_export
 
     count = export_run(run, folder, method, vectors)
@@ -367,13 +429,18 @@ def export(
 def doctor(
     recipe: Annotated[str | None, typer.Argument(help="Also say what building this recipe's index will take.")] = None,
     override: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show what this machine has, and what kard would use."""
     from kard.doctor import findings, index_needs
     from kard.recipe_file import load_recipe
 
     needs = index_needs(load_recipe(recipe, override, without_questions=True)) if recipe else []
-    for name, value in [*needs, *findings()]:
+    found = [*needs, *findings()]
+    if as_json:
+        _print_json(dict(found))
+        return
+    for name, value in found:
         typer.echo(f"{name:<24} {value}")
 
 
@@ -389,14 +456,22 @@ def _run_memorization(recipe: Any, output: Path | None, is_partial: bool) -> Non
     typer.echo(f"Report: {folder / 'report' / 'index.html'}")
 
 
-def _show_states(recipe: Any, folder: Path) -> None:
+def _show_states(recipe: Any, folder: Path, until: str | None = None, as_json: bool = False) -> None:
     from rich.console import Console
 
-    from kard.dryrun import states_table, teacher_lines
+    from kard.dryrun import state_rows, states_table, teacher_lines
 
-    Console().print(states_table(recipe, folder))
+    rows = state_rows(recipe, folder, until)
+    if as_json:
+        _print_json(rows)
+        return
+    Console().print(states_table(recipe, folder, rows))
     for line in teacher_lines(recipe, folder):
         typer.echo(line)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1, default=str))
 
 
 def _show_results(results: dict[str, Any]) -> None:

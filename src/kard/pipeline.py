@@ -5,10 +5,11 @@ questions → knowledge → index → rationales → candidates → reranker →
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from kard import lessons, prompt, reranking, stages
@@ -23,18 +24,22 @@ from kard.artifacts import (
     open_run,
     partial_key,
     read_json,
+    seconds_so_far,
     write_jsonl,
 )
 from kard.checks import check_before
 from kard.errors import UserError, nearest
+from kard.estimate import estimates
+from kard.first_look import first_look
 from kard.inputs import content_hash, published, question_files
 from kard.memory import release_memory
 from kard.methods import Method, methods_named
 from kard.processes import alone, rank, wait_until
-from kard.progress import duration, say
+from kard.progress import say
 from kard.recipe import QuestionsSection, Recipe, RetrieverSection, Section
 from kard.recipe_file import dump_recipe
 from kard.teacher.collect import deciding_settings
+from kard.timetable import Timetable
 from kard.weights import model_identity
 
 STAGES = (
@@ -105,7 +110,7 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
     Raises:
         UserError: Something that the user can mend.
     """
-    _check_stage(until)
+    check_stage(until)
     steps = plan(recipe, folder)
     if rank() > 0:
         for step in steps:
@@ -126,24 +131,45 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
         check_before(recipe, folder, to_do)
         with disk_full_explained(folder):
             (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        table = timetable(recipe, folder, steps, until)
+        table.begin(recipe.name, folder)
         for step in steps:
             if until is not None and STAGES.index(step.stage) > STAGES.index(until):
                 break
-            done.append(_run_step(step, folder))
+            done.append(_run_step(step, folder, table))
+            if step.name == "candidates" and not done[-1].skipped:
+                for line in first_look(recipe, folder):
+                    say(line)
         if until is not None and until != STAGES[-1]:
             return None
-        return _report(recipe, folder, done)
+        return _report(recipe, folder, done, table)
 
 
-def _run_step(step: Step, folder: Path) -> Artifact:
+def timetable(recipe: Recipe, folder: Path, steps: Sequence[Step], until: str | None = None) -> Timetable:
+    """The time that the steps, and the report behind them, will take here; of those that are not done."""
+    names = [step.name for step in steps]
+    to_do = [step.name for step in steps if _state(step, folder) != "done"]
+    if steps[-1].stage == "predictions":
+        names.append("report")
+        to_do += ["report"] if to_do or manifest_of(folder / "report") is None else []
+    if until is not None:
+        to_do = [name for name in to_do if STAGES.index(name.split("/")[0]) <= STAGES.index(until)]
+    begun = {name: seconds_so_far(folder / name) for name in to_do}
+    found = estimates(recipe, folder, to_do) if to_do else {}
+    left = {name: None if all_ is None else max(all_ - begun[name], 0.1 * all_) for name, all_ in found.items()}
+    return Timetable(names, left)
+
+
+def _run_step(step: Step, folder: Path, table: Timetable) -> Artifact:
     path = folder / step.name
     if _state(step, folder) != "done":
-        say(step.name)
+        table.at(step.name)
     with nullcontext() if step.shared else alone():
+        start = monotonic()
         artifact = build(step.name, path, step.key, step.make)
     if not artifact.skipped:
         release_memory()
-    say(f"{step.name}: {'is there' if artifact.skipped else 'took ' + duration(artifact.seconds)}")
+    table.over(step.name, monotonic() - start, artifact.skipped)
     return artifact
 
 
@@ -165,7 +191,7 @@ def _join(step: Step, folder: Path) -> None:
     wait_until(lambda: not partial.exists() and state() == "done")
 
 
-def _report(recipe: Recipe, folder: Path, done: list[Artifact]) -> dict[str, Any]:
+def _report(recipe: Recipe, folder: Path, done: list[Artifact], table: Timetable) -> dict[str, Any]:
     from kard.evaluation.results import build_results
     from kard.report.sheet import make_report
 
@@ -184,8 +210,9 @@ def _report(recipe: Recipe, folder: Path, done: list[Artifact]) -> dict[str, Any
         write_jsonl(target / "mistakes.jsonl", mistakes)
         make_report(recipe, folder, results, mistakes, target)
 
+    table.at("report")
     artifact = build("report", folder / "report", key, make, also=results_path.exists)
-    say(f"report: {folder / 'report' / 'index.html'}" + (" (is there)" if artifact.skipped else ""))
+    table.over("report", artifact.seconds, artifact.skipped)
     results: dict[str, Any] = read_json(results_path)
     return results
 
@@ -317,8 +344,11 @@ def index_recipe(recipe: Recipe, folder: Path) -> Path:
         with disk_full_explained(folder):
             (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
         needed = [_questions_step(recipe)] if recipe.knowledge.distractors == "rest" else []
-        for step in (*needed, *_knowledge_steps(recipe, folder)):
-            _run_step(step, folder)
+        steps = [*needed, *_knowledge_steps(recipe, folder)]
+        table = timetable(recipe, folder, steps)
+        table.begin(recipe.name, folder)
+        for step in steps:
+            _run_step(step, folder, table)
     return folder / "index"
 
 
@@ -459,7 +489,8 @@ def _evaluated(recipe: Recipe) -> str:
     return f"{recipe.evaluated_size or 'all'} {recipe.evaluation.split} questions"
 
 
-def _check_stage(until: str | None) -> None:
+def check_stage(until: str | None) -> None:
+    """Raise UserError unless this is a stage, or None."""
     if until is not None and until not in STAGES:
         raise UserError(f"--until {until}: no such stage{nearest(until, STAGES)}. Stages: {', '.join(STAGES)}.")
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Timer
 
 from rich.console import Console
 
@@ -13,6 +14,7 @@ from kard.errors import printable
 from kard.processes import rank
 
 LINE_EVERY_SECONDS = 10.0
+SILENT_SECONDS = 1.0
 
 console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True, quiet=rank() > 0)
 
@@ -32,6 +34,18 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Say what is waited for, where it takes longer than a second."""
+    timer = Timer(SILENT_SECONDS, say, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -53,8 +53,8 @@ def passages_of(section: KnowledgeSection) -> int:
     path = Path(DATASET) if section.kind == "wikipedia" and Path(DATASET).is_dir() else section.path
     if section.kind == "wikipedia" and path is None:
         return _WIKIPEDIA * 100 // section.passage_words
-    if path is None:
-        return 10_000
+    if path is None:  # Wikipedia's vital articles, their summaries
+        return max(10_033, 1_140_000 // section.passage_words)
     if not path.exists():
         raise UserError(f"{path}: no such file (knowledge.path). Mend the path.")
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from kard.artifacts import write_jsonl
 from kard.errors import UserError
 
 RECIPE = """\
 # A recipe says everything about a run. Paths are meant from this file's folder.
 # Try: kard run recipe.yaml --dry-run, then kard run recipe.yaml
-name: my-project
+name: NAME
 
 questions:
   kind: jsonl
@@ -120,7 +122,8 @@ def write_project(folder: Path) -> None:
         if (folder / name).exists():
             raise UserError(f"{folder / name}: is there already. Name a new folder, or remove the file.")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    name = yaml.safe_dump({"name": folder.resolve().name or "my-project"}, allow_unicode=True, width=1000)
+    (folder / "recipe.yaml").write_text(RECIPE.replace("name: NAME\n", name), encoding="utf-8")
     titles = [title for title, _, _ in _SAMPLES]
     questions, passages = [], []
     for number, (title, fact, subject) in enumerate(_SAMPLES):

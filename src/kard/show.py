@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from kard.artifacts import check_stages, read_json, read_jsonl
 from kard.errors import UserError, nearest
 from kard.methods import METHODS
-from kard.model import finished
+from kard.model import PREFERRED, finished
 from kard.report.numbers import ranking_gains, reranking
 
 SHOWN = ("questions", "knowledge", "rationales", "candidates", "reranker", "students", "predictions", "mistakes")
@@ -67,13 +68,21 @@ def _passages(run: Path, count: int, chance: random.Random) -> Iterator[str]:
     yield from (f"  [{row['id']}] {row['title']}\n    {row['text']}" for row in _some(rows, count, chance))
 
 
+def _written(run: Path, stage: str) -> Path:
+    """A stage's file, of a stage that ended in an error as well: that is when it is read."""
+    written = [run / folder / f"{stage}.jsonl" for folder in (f"{stage}.partial", stage)]
+    there = [path for path in written if path.exists()]
+    return max(there, key=lambda path: path.stat().st_mtime) if there else finished(run, stage)
+
+
 def _rationales(run: Path, count: int, chance: random.Random) -> Iterator[str]:
-    rows = list(read_jsonl(finished(run, "rationales") / "rationales.jsonl"))
+    rows = list(read_jsonl(_written(run, "rationales")))
     questions = _all_questions(run)
     counts = Counter(row["status"] for row in rows)
     yield f"{len(rows):,} rationales: " + ", ".join(f"{number:,} {status}" for status, number in counts.most_common())
     kinds = Counter(row.get("kind", "") for row in rows if row["status"] == "kept")
-    yield "kept: " + ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
+    if kinds:
+        yield "kept: " + ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
     words = sorted(len(row["text"].split()) for row in rows if row["status"] == "kept")
     if words:
         yield f"words of the kept ones: {words[0]} to {words[-1]}, median {words[len(words) // 2]}"
@@ -150,6 +159,27 @@ def _student_lines(run: Path) -> Iterator[str]:
 def _curve(loss: Sequence[dict[str, float]]) -> Iterator[str]:
     some = loss[:: max(1, len(loss) // 10)]
     yield "  loss by step: " + "  ".join(f"{row['step']:.0f}: {row['loss']:.3f}" for row in some)
+
+
+def last_lines(run: Path) -> Iterator[str]:
+    """What a finished run ends with: one of its answers, and what can be done with it now."""
+    best = next((name for name in PREFERRED if list(run.glob(f"predictions/*/{name}.jsonl"))), None)
+    if best is not None:
+        [path] = run.glob(f"predictions/*/{best}.jsonl")
+        row = next(read_jsonl(path))
+        asked = next(
+            (line for line in read_jsonl(run / "questions" / "test.jsonl") if line["id"] == row["question"]), row
+        )
+        yield f"\nA question that no training has seen: {asked['question']}"
+        for found in row["passages"][:1]:
+            yield f"  it read [{found['id']}] {found['text'][:100]}"
+        yield f"  {best} answered: {row['answer']} ({'right' if row['correct'] else 'wrong: ' + str(row['gold'])})"
+        choices = asked.get("choices") or []
+        options = " ".join(["--choice", shlex.quote(choices[0]), "…"]) if choices else ""
+        yield f"\nAsk it:  kard answer {shlex.quote(str(run))} {shlex.quote(str(asked['question']))} {options}".rstrip()
+        yield f"         kard serve {shlex.quote(str(run))}"
+        yield f"Mistakes: kard show {shlex.quote(str(run))} mistakes"
+    yield f"Report: {run / 'report' / 'index.html'}"
 
 
 def _mistake_lines(run: Path, count: int, seed: int) -> Iterator[str]:

