@@ -60,8 +60,18 @@ class RerankerSpeed:
     query: float
 
 
-@cache
-@torch.random.fork_rng()
+# Settings that leave a step's time as it is: one trial serves all of their values.
+_ANY_STUDENT = {
+    "epochs": 1.0,
+    "lr": 1.0,
+    "warmup": 0.0,
+    "weight_decay": 0.0,
+    "train_questions": None,
+    "rationales": None,
+}
+_ANY_RERANKER = {"epochs": 1.0, "lr": 1.0, "train_questions": None, "tau_rationale": 1.0, "tau_question": 1.0}
+
+
 def student_speed(section: StudentSection, read: int, written: int, vocabulary: int | None) -> StudentSpeed | None:
     """Train and write a few tokens with two layers of the student's model.
 
@@ -74,6 +84,12 @@ def student_speed(section: StudentSection, read: int, written: int, vocabulary: 
     Returns:
         None where the model's configuration is not on this machine yet.
     """
+    return _student_speed(section.model_copy(update=_ANY_STUDENT), read, written, vocabulary)
+
+
+@cache
+@torch.random.fork_rng()
+def _student_speed(section: StudentSection, read: int, written: int, vocabulary: int | None) -> StudentSpeed | None:
     whole = model_config(section.model)
     if whole is None:
         return None
@@ -204,8 +220,6 @@ def _written(model: Any, read: int, layers: int, head: Callable[[int], float]) -
     return layers / _LAYERS * found[1][0], found[0][1], found[1][1]
 
 
-@cache
-@torch.random.fork_rng()
 def reranker_speed(section: RerankerSection, query: int, passage: int, queries: int) -> RerankerSpeed | None:
     """Train and encode with two layers of the reranker's encoder.
 
@@ -218,6 +232,12 @@ def reranker_speed(section: RerankerSection, query: int, passage: int, queries: 
     Returns:
         None where the encoder's configuration is not on this machine yet.
     """
+    return _reranker_speed(section.model_copy(update=_ANY_RERANKER), query, passage, queries)
+
+
+@cache
+@torch.random.fork_rng()
+def _reranker_speed(section: RerankerSection, query: int, passage: int, queries: int) -> RerankerSpeed | None:
     whole = model_config(section.model)
     if whole is None:
         return None
