@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import random
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -35,6 +36,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """What the tests have imported stays: the many collections in them need not walk through it."""
     gc.freeze()
+
+
+CHROMIUM = os.environ.get("KARD_CHROMIUM") or shutil.which("chromium")
+_BROWSER = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, one for all tests of a process."""
+    from playwright.sync_api import expect, sync_playwright
+
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: install Debian's package chromium, or name a binary in KARD_CHROMIUM")
+    expect.set_options(timeout=20_000)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*_BROWSER.split(), "--disable-sync"])
+        yield browser
+        browser.close()
+
+
+def barriers(page) -> list[str]:
+    """What axe-core finds on a page that keeps people from using it: contrast, names, keyboard (serious and critical)."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        f"{fault['id']}: {node['html'][:200]}"
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    ]
 
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow", "brown", "grey")

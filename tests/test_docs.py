@@ -201,6 +201,14 @@ def test_methods_table_is_the_real_one():
     assert rows == [[name, method.trained_on, method.reads, method.writes] for name, method in METHODS.items()]
 
 
+def test_the_glossary_is_the_one_of_report_and_page_and_knows_every_method():
+    from kard.report.glossary import GLOSSARY
+
+    assert [tuple(row) for row in table(TEXTS["docs/glossary.md"], "word")] == list(GLOSSARY.items())
+    assert set(METHODS) <= {*GLOSSARY, *spans(" ".join(GLOSSARY.values()))}
+    assert "docs/glossary.md" in (cli.app.info.epilog or "")
+
+
 def test_classes_of_mistakes_are_the_real_ones():
     from kard.evaluation.diagnosis import CLASSES
 

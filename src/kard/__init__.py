@@ -7,8 +7,9 @@ import os
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from kard.errors import UserError
-from kard.model import Answer, Kard
+from kard.knowledge import Passage
+from kard.model import Answer, Found, Kard
 from kard.questions import Question
 
-__all__ = ["Answer", "Kard", "Question", "UserError"]
+__all__ = ["Answer", "Found", "Kard", "Passage", "Question", "UserError"]
 __version__ = "0.1.0"

@@ -16,6 +16,7 @@ from kard.memory import keep_freed_memory
 
 app = typer.Typer(
     name="kard",
+    epilog="Words such as silver, oracle and second look are explained in docs/glossary.md and at the end of every report.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,

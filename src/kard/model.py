@@ -89,6 +89,12 @@ class Answer:
     candidates: tuple[Found, ...] = ()
     steps: Mapping[str, float] = field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        """The answer as notebooks show it: what it is, how sure, why, and what was read."""
+        from kard.notebook import answer_html
+
+        return answer_html(self)
+
 
 @dataclass(frozen=True)
 class Listener:

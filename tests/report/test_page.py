@@ -9,7 +9,7 @@ import pytest
 from kard.report import write_report
 from kard.report.numbers import plain
 from kard.report.page import highlight, render_page
-from tests.report.conftest import make_results
+from tests.report.conftest import leaked, make_results
 
 HOSTILE = "<script>alert('x')</script>"
 VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
@@ -74,7 +74,9 @@ def test_hostile_text_is_text(page):
 
 def test_nothing_comes_from_outside(html, page):
     linked = {attrs[key] for _, attrs in page.tags for key in ("src", "href", "srcset", "data") if key in attrs}
-    assert linked == {"data:,"}
+    outside = {link for link in linked if not link.startswith("#")}
+    assert outside == {"data:,"}
+    assert {link[1:] for link in linked - outside} <= {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     assert "url(" not in html
     assert "@import" not in html
     assert all(attrs["xlink:href"].startswith("#") for _, attrs in page.tags if "xlink:href" in attrs)
@@ -94,8 +96,11 @@ def test_sections_come_in_order(page):
         "Test questions to read",
         "Where the time went",
         "Environment and recipe",
+        "Words",
         "Credits",
     ]
+    listed = [" ".join(data.split()) for where, data in page.texts if "nav" in where]
+    assert [text for text in listed if text] == headings[:-1]
 
 
 def test_the_top_says_what_came_out_and_who_explained(page, data):
@@ -125,7 +130,7 @@ def test_oracles_and_the_best_method_are_marked(html):
     assert marked["KARD, silver passages"] == ["oracle"]
     assert marked["KARD, passages by reranker"] == ["best"]
     assert marked["reasoning distillation"] == []
-    assert '<span class="tag">oracle</span>' in html
+    assert '<a class="tag" href="#word-oracle">oracle</a>' in html
 
 
 def test_methods_that_were_not_run_say_why(page):
@@ -200,13 +205,13 @@ def test_light_and_dark_phone_and_paper_have_their_styles(html):
     ],
 )
 def test_a_run_without_some_results_has_a_page(data, change):
-    assert Page(render_page(replace(data, results=data.results | change))).count("section") == 10
+    assert Page(render_page(replace(data, results=data.results | change))).count("section") == 11
 
 
 def test_results_of_an_earlier_version_have_a_page(data):
     new = ("diagnosis", "costs", "leaks")
     results = {key: value for key, value in data.results.items() if key not in new}
-    assert Page(render_page(replace(data, results=results, mistakes=[]))).count("section") == 7
+    assert Page(render_page(replace(data, results=results, mistakes=[]))).count("section") == 8
 
 
 def test_mistakes_are_counted_and_advised_on(page):
@@ -231,6 +236,23 @@ def test_a_leak_is_loud_and_shown(html, page):
     )
     assert "0.0 % of the test questions (0 of 300) share 8 words in a row with a passage." in text
     assert "(288 are left): KARD, passages by reranker 73.1 %." in text
+    top = page.text(inside="header").replace("\u00a0", " ")
+    assert "Test questions share words with training questions. The accuracy may owe something to memory: see" in top
+
+
+@pytest.mark.parametrize(
+    ("loud", "says"),
+    [
+        ((), None),
+        (("passages",), "share words with passages. Their passages are easier to find"),
+        (("train", "passages"), "share words with training questions and with passages. The accuracy may owe"),
+    ],
+)
+def test_a_leak_is_told_beside_the_headline(data, loud, says):
+    leaks = {key: leaked(key, 12, key in loud) for key in ("train", "passages")}
+    results = data.results | {"leaks": data.results["leaks"] | leaks}
+    top = Page(render_page(replace(data, results=results))).text(inside="header")
+    assert "Test questions share" not in top if says is None else says in top
 
 
 def test_costs_are_in_the_table_and_the_chart(page):

@@ -47,13 +47,14 @@ def test_the_page_has_its_sections_and_is_the_same_every_time(page):
         "Which settings differ from the first",
         "How often the right passage is found",
         "How to make it again",
+        "Words",
     ]
     assert render_sweep(make_sweep()) == render_sweep(make_sweep())
 
 
 def test_numbers_stand_with_spread_interval_and_unparsed(page):
     text = text_of(page)
-    assert "KARD, passages by reranker 74.3 ± 1.0 69.1–78.9 % 74.3 4 of 300" in text
+    assert "KARD, passages by reranker kard_reranker 74.3 ± 1.0 69.1–78.9 % 74.3 4 of 300" in text
     assert "mean ± standard deviation over 3 seeds" in text
     assert "torch 2, dtype float32" in text
     assert "kard sweep quickstart --seeds 3" in text
@@ -71,7 +72,7 @@ def test_ties_are_called_ties_and_the_best_of_many_is_doubted(page):
 def test_charts_speak(page):
     charts = [attrs["aria-label"].replace("\u00a0", " ") for _, attrs in page.tags if attrs.get("role") == "img"]
     assert len(charts) == 2  # accuracy and Hits@1; Hits@10 is the same everywhere
-    assert "kard_reranker: 1 74.3 %, all 74.3 %" in charts[0]
+    assert "KARD, passages by reranker: 1 74.3 %, all 74.3 %" in charts[0]
     assert "reranker: 1 30.0 %, all 60.0 %" in charts[1]
 
 

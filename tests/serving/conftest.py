@@ -15,10 +15,12 @@ import uvicorn
 from kard.model import Kard
 from kard.questions import Question, read_questions
 from kard.serving.app import Settings, create_app
+from kard.serving.server import HeadLimit
 
 ASKED = "Which colour has the ship of the north?"
 COLOURS = ["red", "green", "blue"]
 DEFAULT = Settings()
+POISON = "a word that no student stands"
 
 
 @contextmanager
@@ -27,7 +29,7 @@ def serving(kard: Kard, settings: Settings = DEFAULT, examples=()) -> Iterator[s
     app = create_app(kard, settings, examples)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=20))
+        server = uvicorn.Server(uvicorn.Config(app, http=HeadLimit, log_level="warning", timeout_graceful_shutdown=20))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -65,7 +67,7 @@ def client(address) -> Iterator[httpx.Client]:
 
 
 class SlowStudent:
-    """Stands in for a loaded run's student: each batch takes until the test lets it go on."""
+    """Stands in for a loaded run's student: each batch takes until the test lets it go on, and one with `POISON` in it fails."""
 
     def __init__(self, student) -> None:
         self.student = student
@@ -78,6 +80,8 @@ class SlowStudent:
     def write(self, prompts, *args, **kwargs):
         self.batches.append(len(prompts))
         assert self.may_go_on.wait(30)
+        if any(POISON in prompt for prompt in prompts):
+            raise IndexError("poisoned")
         return self.student.write(prompts, *args, **kwargs)
 
 

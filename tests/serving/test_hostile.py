@@ -150,7 +150,7 @@ def test_every_reply_carries_the_policy(client, path):
 
 def test_the_page_brings_all_that_it_needs(client):
     """No inline script or style, no asset from elsewhere, nothing that makes markup of text."""
-    for path in [*ASSETS, "/docs"]:
+    for path in [*ASSETS, "/docs", "/glossary"]:
         text = client.get(path).text
         addresses = text.replace("http://www.w3.org/2000/svg", "")
         assert "http://" not in addresses, path

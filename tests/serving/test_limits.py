@@ -14,6 +14,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
 
 import httpx2 as httpx
 import pytest
@@ -22,7 +24,7 @@ from kard.errors import UserError
 from kard.export import export_run
 from kard.serving.app import Settings
 from kard.serving.guard import BODY_SECONDS, read_keys
-from tests.serving.conftest import ASKED, COLOURS, serving
+from tests.serving.conftest import ASKED, COLOURS, POISON, serving, sse
 
 BODY = {"question": ASKED, "choices": COLOURS}
 KEYS = ("a-key-of-sixteen-letters", "another-key-for-somebody")
@@ -33,6 +35,10 @@ def wait_for(condition, seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def metrics(address: str) -> str:
+    return httpx.get(f"{address}/metrics").text
 
 
 def test_head_is_get_without_a_body(address):
@@ -104,6 +110,92 @@ def test_one_bad_question_leaves_the_others_of_its_batch_alone(slow):
         wait_for(lambda: "kard_queue 3.0" in httpx.get(f"{address}/metrics").text)
         student.may_go_on.set()
         assert [reply.result().status_code for reply in [first, *replies]] == [200, 200, 400, 200]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_question_that_the_student_fails_at_leaves_the_others_of_its_batch_alone(slow, caplog, stream):
+    kard, student = slow
+    bodies = [{"question": f"{ASKED} ({n})", "choices": COLOURS, "stream": stream and n % 2 == 0} for n in range(8)]
+    bodies[5]["question"] += POISON
+    with serving(kard, Settings(batch_size=8, gather_seconds=5.0)) as address, ThreadPoolExecutor(8) as threads:
+        replies = list(threads.map(lambda body: httpx.post(f"{address}/v1/answer", json=body, timeout=60), bodies))
+    assert sorted(student.batches[1:]) == [1, 1, 2, 2, 4, 4, 8], "the batch, then halves of what failed"
+    assert [reply.status_code for reply in replies] == [200] * 5 + [500] + [200] * 2
+    assert "failed at this question" in replies[5].json()["error"]["message"]
+    assert caplog.text.count("IndexError: poisoned") == 1
+    for body, reply in zip(bodies, replies, strict=True):
+        if body["stream"]:
+            names = [name for name, _ in sse(reply)]
+            assert (names.count("passages"), names[0], names[-1]) == (1, "passages", "answer")
+
+
+def test_what_was_told_of_a_failed_batch_is_not_told_twice(kard):
+    """The batch fails once the first half of each text is written."""
+    whole = kard.answer(ASKED, COLOURS).text
+
+    class Interrupted:
+        def __init__(self, student) -> None:
+            self.student, self.failures = student, 1
+
+        def __getattr__(self, name):
+            return getattr(self.student, name)
+
+        def write(self, prompts, *args, hear=MappingProxyType({}), **kwargs):
+            def half(prompt: str, text: str) -> None:
+                hear[prompt](text)
+                if self.failures and len(text) > len(whole) // 2:
+                    self.failures -= 1
+                    raise IndexError("interrupted")
+
+            return self.student.write(prompts, *args, hear={p: partial(half, p) for p in hear}, **kwargs)
+
+    asked = [{"question": ASKED, "choices": COLOURS, "stream": True}, {"question": "Which else?", "choices": COLOURS}]
+    kard = replace(kard, student=Interrupted(kard.student))
+    with serving(kard, Settings(batch_size=2, gather_seconds=5.0)) as address, ThreadPoolExecutor(2) as threads:
+        streamed, other = threads.map(lambda body: httpx.post(f"{address}/v1/answer", json=body, timeout=60), asked)
+    events = sse(streamed)
+    assert events[-1][1]["text"].startswith("".join(data for name, data in events if name == "text"))
+    assert events[-1][1]["text"] == whole
+    assert other.status_code == 200
+
+
+def test_who_hangs_up_keeps_no_place_in_the_queue(slow):
+    kard, student = slow
+    with serving(kard, Settings(batch_size=1, queue=1)) as address, ThreadPoolExecutor(1) as threads:
+        student.may_go_on.clear()
+        first = threads.submit(httpx.post, f"{address}/v1/answer", json=BODY, timeout=60)
+        wait_for(lambda: len(student.batches) == 2)
+        for body in (BODY, {**BODY, "stream": True}):
+            with pytest.raises(httpx.TimeoutException):
+                httpx.post(f"{address}/v1/answer", json=body, timeout=0.3)
+        wait_for(lambda: 'kard_requests_total{path="/v1/answer",status="499"} 2.0' in metrics(address))
+        student.may_go_on.set()
+        assert first.result().status_code == 200
+        assert httpx.post(f"{address}/v1/answer", json=BODY).status_code == 200
+    assert len(student.batches) == 3, "warm-up, the first, the last: nothing was written for those who had gone"
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"POST /v1/answer HTTP/1.1\r\nHost: x\r\n", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET"]
+)
+def test_a_head_that_does_not_come_to_its_end_closes_the_connection(kard, monkeypatch, sent):
+    """Also of the second request of a connection, and where a byte comes now and then."""
+    monkeypatch.setattr("kard.serving.server.HEAD_SECONDS", 0.6)
+    with serving(kard) as address:
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            start = time.monotonic()
+            connection.sendall(sent)
+            with contextlib.suppress(OSError):
+                while time.monotonic() - start < 3:
+                    connection.sendall(b"x" if sent else b"")
+                    time.sleep(0.1)
+                    connection.settimeout(0.05)
+                    with contextlib.suppress(TimeoutError):
+                        if not connection.recv(4096):
+                            break
+            assert 0.5 < time.monotonic() - start < 3
+        assert httpx.get(f"{address}/health").status_code == 200
 
 
 def failing(kard, error: Exception):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
+import re
+import shlex
 import shutil
 import subprocess
 
+import httpx2 as httpx
 import openai
 import pytest
 
@@ -36,6 +40,21 @@ def test_a_completion(official):
     assert reply.kard["answer"] in COLOURS
     assert reply.model == "kard_reranker"
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens > 20
+
+
+def test_passages_stand_where_clients_keep_them(official):
+    """As citations of the message; and in the text, for clients that keep nothing but that."""
+    [read] = official.chat.completions.create(**ASK).kard["passages"]
+    body = {**ASK["extra_body"], "sources": True}
+    message = official.chat.completions.create(**{**ASK, "extra_body": body}).choices[0].message
+    text, _, listed = message.content.partition("\n\nSources:\n")
+    assert listed == f"[1] {read['title']}. {read['text']} ({read['source']})"
+    [cited] = [annotation.url_citation for annotation in message.annotations]
+    assert (cited.title, cited.text, cited.source) == (read["title"], read["text"], read["source"])
+    assert (cited.start_index, cited.end_index, cited.url) == (0, len(text), f"passage:{read['id']}")
+    chunks = list(official.chat.completions.create(**{**ASK, "extra_body": body}, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == message.content
+    assert chunks[-1].choices[0].delta.annotations == [annotation.model_dump() for annotation in message.annotations]
 
 
 def test_a_stream_is_the_completion_in_pieces(official):
@@ -121,6 +140,18 @@ def test_a_message_in_parts_is_read(official):
     parts = [{"type": "text", "text": "Which colour has"}, {"type": "text", "text": "the ship of the north?"}]
     reply = official.chat.completions.create(**{**ASK, "messages": [{"role": "user", "content": parts}]})
     assert reply.kard["answer"] in COLOURS
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_examples_of_the_reference_work(address):
+    page = httpx.get(f"{address}/docs").text
+    assert "whole number from 1 to 50" in page
+    commands = [html.unescape(text) for text in re.findall(r"<code>(curl .*?)</code>", page, re.DOTALL)]
+    assert len(commands) == len(httpx.get(f"{address}/openapi.json").json()["paths"])
+    for command in commands:
+        asked = shlex.split(command.replace("localhost:8000", address).replace("\\\n", " "))
+        done = subprocess.run([*asked, "-sS", "--fail-with-body"], capture_output=True, text=True)
+        assert done.returncode == 0, (command, done.stdout)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

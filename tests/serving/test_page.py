@@ -5,32 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from kard.serving.app import Settings
+from tests.conftest import barriers
 from tests.serving.conftest import ASKED, COLOURS, serving
 from tests.serving.test_hostile import HOSTILE, hostile_kard
 
-CHROMIUM = os.environ.get("KARD_CHROMIUM") or shutil.which("chromium")
 KEY = "a-key-of-sixteen-letters"
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium: install Debian's package chromium, or name a binary in KARD_CHROMIUM"
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    expect.set_options(timeout=20_000)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -92,17 +78,26 @@ def test_a_question_is_answered_with_its_passages_highlighted(page, address, kar
 
 def test_words_that_the_rationale_took_are_marked_in_both(page, address):
     """With an answer of known words: case and punctuation do not matter, stop words and the unread passage do not count."""
-    scores = {"source": "s", "retriever": 1.0, "retriever_rank": 2, "reranker": 0.5, "likelihood": -8.25}
+    scores = {"retriever": 1.0, "retriever_rank": 2, "reranker": 0.5, "likelihood": -8.25}
     passages = [
         {
             "id": "1",
             "title": "Ships",
             "text": "The Ship of the north <b>is</b> GREEN, 船舶.",
+            "source": "javascript:alert(1)",
             "rank": 1,
             "read": True,
             **scores,
         },
-        {"id": "2", "title": "Other", "text": "A lamp is green.", "rank": 2, "read": False, **scores},
+        {
+            "id": "2",
+            "title": "Other",
+            "text": "A lamp is green.",
+            "source": "https://example.org/lamp?a=1, line 3",
+            "rank": 2,
+            "read": False,
+            **scores,
+        },
     ]
     reply = {
         "model": "kard_reranker", "answer": "green", "choice": 1, "confidence": 0.75, "passages": passages,
@@ -120,7 +115,45 @@ def test_words_that_the_rationale_took_are_marked_in_both(page, address):
     assert page.locator(".others mark").all_inner_texts() == ["lamp", "green"]
     assert page.locator(".passages .text").first.inner_text() == passages[0]["text"]
     assert "-8.25 (log)" in page.locator(".passages .scores").first.inner_text()
-    assert page.get_by_label("Confidence 75 %").count() == 1
+    assert page.get_by_label("Confidence 75 %, not calibrated").count() == 1
+    assert page.locator(".sure").inner_text() == "75 %: how sure the student is of this choice, not calibrated"
+    [file, address] = page.locator(".scores div:has(dt:text-is('source')) dd").all()
+    assert file.locator("a").count() == 0
+    assert address.locator("a").get_attribute("href") == "https://example.org/lamp?a=1"
+    assert address.inner_text() == "https://example.org/lamp?a=1, line 3"
+    page.locator(".sources a").click()
+    assert page.locator(":target .text").inner_text() == passages[0]["text"]
+
+
+@pytest.mark.parametrize("way", ["button", "Escape", "another question"])
+def test_there_is_a_sign_of_life_and_a_stop_that_gives_the_place_up(page, slow, way):
+    kard, student = slow
+    with serving(kard, Settings(batch_size=1, queue=1)) as address:
+        page.goto(address)
+        student.may_go_on.clear()
+        ask(page)
+        expect(page.locator(".wait .seconds")).to_have_text("1 s")
+        assert page.locator(".wait .doing").inner_text() in ("Waiting for its turn", "Reading the passages, writing")
+        assert page.locator("[role=status]").inner_text() == "Asking …"
+        assert page.locator(".card").get_attribute("aria-busy") == "true"
+        if way == "another question":
+            page.get_by_role("radio", name="No passages").click()
+        elif way == "Escape":
+            page.keyboard.press("Escape")
+        else:
+            expect(page.get_by_role("button", name="Stop")).to_be_focused()
+            page.keyboard.press("Enter")
+        if way != "another question":
+            expect(page.locator("[role=status]")).to_have_text("Stopped.")
+            expect(page.get_by_role("button", name="Ask")).to_be_focused()
+            assert page.locator(".wait").inner_text().startswith("Stopped after")
+            assert page.get_by_role("button", name="Stop").is_hidden()
+            assert page.locator("#history li").count() == 0
+            ask(page, choices=())
+        student.may_go_on.set()
+        cards(page)
+        assert page.locator(".wait").is_hidden()
+        assert page.locator("#error").is_hidden(), "429 would say that who stopped keeps the place"
 
 
 def test_the_switch_shows_what_it_would_say_otherwise(page, address):
@@ -130,6 +163,7 @@ def test_the_switch_shows_what_it_would_say_otherwise(page, address):
     page.get_by_role("radio", name="No passages").click()
     page.wait_for_selector(".card[data-model=no_passages]:not(.busy)")
     assert not page.locator(".evidence").is_visible()
+    assert re.fullmatch(r"queue [\d.]+ m?s · write [\d.]+ m?s", page.locator(".times").inner_text())
     page.get_by_role("radio", name="Side by side").click()
     expect(page.locator(".card")).to_have_count(3)
     assert cards(page) == ["kard_reranker", "kard_bm25", "no_passages"]
@@ -304,7 +338,7 @@ def test_hostile_text_is_shown_as_text(page, kard):
         page.locator("summary").click()
         shown = page.locator(".card").inner_text()
         assert HOSTILE["html"] in shown
-        assert page.locator(".card img, .card script, .card a, #history img").count() == 0
+        assert page.locator(".card img, .card script, .passages a, #history img").count() == 0
         isolated = page.locator(".passages .text").evaluate_all("all => all.map(e => getComputedStyle(e).unicodeBidi)")
         assert set(isolated) == {"isolate"}
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -360,8 +394,20 @@ def test_light_and_dark_wide_and_phone(browser, address, scheme, size, tmp_path)
         "[...document.querySelectorAll('button')].filter((b) => b.offsetParent && b.getBoundingClientRect().height < 24).length"
     )
     assert small == 0
+    assert barriers(page) == []
     folder = Path(os.environ.get("KARD_SCREENSHOTS") or tmp_path)
     page.screenshot(path=folder / f"page-{scheme}-{size[0]}.png", full_page=True)
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_reference_and_words_keep_nobody_out(browser, address, scheme):
+    context = browser.new_context(color_scheme=scheme, viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    for path in ("docs", "glossary"):
+        page.goto(f"{address}/{path}")
+        assert barriers(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     context.close()
 
 

@@ -78,7 +78,8 @@ def leaks_of(recipe: Recipe, run: Path, predictions: Mapping[str, Sequence[dict[
         side = found[kind]
         if side["loud"]:
             count = f"{len(side['questions']):,} of {len(test):,} {recipe.evaluation.split} questions"
-            say(f"  LEAK: {count} share {found['n']} words in a row with {text}. See the report.")
+            advice = "Where questions are made from one template, that may be all they share: the report has examples."
+            say(f"  {count} share {found['n']} words in a row with {text}, and may be answered from memory. {advice}")
     leaked = set(found["train"]["questions"])
     clean = {
         name: [row["correct"] for row in rows if row["question"] not in leaked] for name, rows in predictions.items()

@@ -12,7 +12,8 @@ from markupsafe import Markup, escape
 
 from kard.progress import duration
 from kard.report import ReportData, numbers
-from kard.report.plots import axis_range, cost_chart, hits_chart, methods_chart
+from kard.report.glossary import GLOSSARY, anchor, marked
+from kard.report.plots import axis_range, cost_chart, hits_chart, hits_legend, methods_chart
 
 # Drawn width of the charts in CSS pixels, by the class of the stylesheet that shows them.
 WIDTHS = {"wide": 704, "narrow": 340}
@@ -37,6 +38,8 @@ def render_page(data: ReportData) -> str:
         found_by=numbers.retriever(shown_hits[0]["name"]) if shown_hits else "retriever",
         reranking=numbers.reranking(shown_hits),
         hits_charts={size: Markup(hits_chart(shown_hits, px)) for size, px in WIDTHS.items() if shown_hits},
+        legend=hits_legend(shown_hits),
+        leaking=[kind for kind in ("train", "passages") if results.get("leaks", {}).get(kind, {}).get("loud")],
         cost_charts={
             size: Markup(cost_chart(results, best, px)) for size, px in WIDTHS.items() if results.get("costs")
         },
@@ -73,8 +76,15 @@ def render(template: str, *, autoescape: bool, **values: Any) -> str:
         "verdict": numbers.verdict,
         "highlight": highlight,
     }
+    environment.filters |= {"anchor": anchor, "marked": marked, "contents": contents}
+    environment.globals["glossary"] = GLOSSARY
     environment.tests |= {"oracle": numbers.is_oracle, "significant": lambda p: p < numbers.SIGNIFICANT}
     return environment.get_template(template).render(values)
+
+
+def contents(sections: str) -> list[tuple[str, Markup]]:
+    """Place and text of the headings of some sections; the texts of a run are escaped, so they cannot look like one."""
+    return [(place, Markup(text)) for place, text in re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', sections)]
 
 
 def highlight(text: str, rationale: str) -> Markup:

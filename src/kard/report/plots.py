@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +18,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from kard.report.numbers import is_oracle, label, operations, percent, retriever
+from kard.report.numbers import is_oracle, label, operations, percent, retriever, short_label
 
 # matplotlib knows no CSS, so it draws in colours that nobody uses, and these are replaced in the SVG's text.
 INK, MUTED, ACCENT, RULE, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
 _CSS = {INK: "currentColor", MUTED: "var(--muted)", ACCENT: "var(--accent)", RULE: "var(--rule)", PAPER: "var(--paper)"}
 _ROW, TEXT, SMALL = 46, 13, 11.5
-_NAME = 125  # width of the longest name of a method
-_CURVES, _LABELS, _APART = 250, 112, 15  # height, room for names on the right, between two names
+_LINE, _LETTER = 15, 0.56  # height of a line of small text in pixels, width of a letter as a share of its size
+_NAME, _NAME_LETTERS = 140, 22  # room for the name of a method at the right, where it is broken into lines
+_CURVES = 250  # height
 _EDGE = 0.3  # of the unit between two values, to the left and right of them
 _MARKERS = "osD^vP"
 _BARS = ((MUTED, 0.5), (ACCENT, 0.45), (ACCENT, 1.0), (INK, 0.85), (MUTED, 1.0))
@@ -39,7 +41,11 @@ def methods_chart(methods: Sequence[dict[str, Any]], best: str, width: int) -> s
         width: Width in CSS pixels.
     """
     low, high = axis_range(methods)
-    height = _ROW * len(methods)
+    names = [_in_lines(label(method["name"]), int((width - 60) / (_LETTER * TEXT))) for method in methods]
+    tops = [0]
+    for name in names:
+        tops.append(tops[-1] + _ROW + 17 * name.count("\n"))
+    height = tops.pop()
     figure, axes = canvas(width, height, bottom=26)
     axes.set(xlim=(low, high), ylim=(height, 0), yticks=[])
     ticks = range(low, high + 1, 10 if (high - low) / width < 0.1 else 20)
@@ -47,18 +53,22 @@ def methods_chart(methods: Sequence[dict[str, Any]], best: str, width: int) -> s
     axes.get_xticklabels()[0].set_horizontalalignment("left")  # the outer labels stay inside
     if ticks[-1] == high:
         axes.get_xticklabels()[-1].set_horizontalalignment("right")
-    for number, method in enumerate(methods):
-        _method_row(axes, method, top=_ROW * number, stressed=method["name"] == best)
+    for method, name, top in zip(methods, names, tops, strict=True):
+        _method_row(axes, method, name, top, stressed=method["name"] == best)
     return svg(figure, f"methods {width}")
 
 
-def _method_row(axes: Axes, method: dict[str, Any], top: float, stressed: bool) -> None:
-    line = top + 30
+def _in_lines(text: str, letters: int) -> str:
+    return "\n".join(textwrap.wrap(text, max(letters, 12)))
+
+
+def _method_row(axes: Axes, method: dict[str, Any], name: str, top: float, stressed: bool) -> None:
+    line = top + 30 + 17 * name.count("\n")
     colour = ACCENT if stressed else INK
-    style = {"color": colour, "size": TEXT, "weight": "bold" if stressed else "normal", "va": "center"}
+    style = {"color": colour, "size": TEXT, "weight": "bold" if stressed else "normal", "va": "top"}
     place = axes.get_yaxis_transform()
-    axes.text(0, top + 12, label(method["name"]), style, ha="left", transform=place)
-    axes.text(1, top + 12, percent(method["accuracy"]), style, ha="right", transform=place)
+    axes.text(0, top + 4, name, style, ha="left", transform=place)
+    axes.text(1, top + 4, percent(method["accuracy"]), style, ha="right", transform=place)
     axes.vlines(axes.get_xticks(), line - 8, line + 8, color=RULE, linewidth=1, clip_on=False)
     axes.hlines(line, *(100 * end for end in method["ci95"]), color=colour, linewidth=2.5, clip_on=False)
     fill = PAPER if is_oracle(method["name"]) else colour
@@ -73,39 +83,45 @@ def axis_range(methods: Sequence[dict[str, Any]]) -> tuple[int, int]:
 
 
 def hits_chart(retrieval: Sequence[dict[str, Any]], width: int) -> str:
-    """Hits@k of each retriever as bars, grouped by k.
+    """Hits@k of each retriever as bars, grouped by k; they lie where there is no room for numbers on standing ones. `hits_legend`
+    says whose they are.
 
     Args:
         retrieval: The rows of results.json that are measured against the same passages.
         width: Width in CSS pixels.
     """
     cutoffs = list(retrieval[0]["hits"])
-    figure, axes = canvas(width, 200, bottom=26, top=38)
-    axes.set(xlim=(-0.5, len(cutoffs) - 0.5), ylim=(0, 1), yticks=[])
-    axes.set_xticks(range(len(cutoffs)), [f"top {cutoff}" for cutoff in cutoffs])
-    axes.axhline(0, color=RULE, linewidth=1, clip_on=False)
     share = 0.84 / len(retrieval)  # of the unit between two groups
+    lie = share * width / len(cutoffs) < 1.2 * 3 * _LETTER * SMALL
+    figure, axes = canvas(width, len(cutoffs) * (30 + 17 * len(retrieval)) if lie else 200, bottom=26, top=14)
+    groups = (len(cutoffs) - 0.5, -0.5) if lie else (-0.5, len(cutoffs) - 0.5)
+    marks = [f"top {cutoff}" for cutoff in cutoffs]
+    if lie:
+        axes.set(ylim=groups, xlim=(0, 1.1), xticks=[], yticks=[])
+        for k, mark in enumerate(marks):
+            axes.text(0, k - 0.5, mark, color=MUTED, size=SMALL, va="top")
+    else:
+        axes.set(xlim=groups, ylim=(0, 1), yticks=[])
+        axes.set_xticks(range(len(cutoffs)), marks)
+        axes.axhline(0, color=RULE, linewidth=1, clip_on=False)
     for number, row in enumerate(retrieval):
-        places = [k - 0.42 + share * (number + 0.5) for k in range(len(cutoffs))]
+        places = [k - 0.42 + share * (number + 0.5) + (0.08 if lie else 0) for k in range(len(cutoffs))]
         heights = [row["hits"][cutoff] for cutoff in cutoffs]
         colour, alpha = _BARS[number % len(_BARS)]
-        bars = axes.bar(places, heights, 0.92 * share, color=colour, alpha=alpha, label=retriever(row["name"]))
+        draw, thick = (axes.barh, 0.85 * share) if lie else (axes.bar, 0.92 * share)
+        bars = draw(places, heights, thick, color=colour, alpha=alpha)
         for bar in bars:
             bar.set_clip_on(False)
         axes.bar_label(bars, [f"{100 * height:.0f}" for height in heights], padding=3, color=INK, fontsize=SMALL)
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1.07),
-        ncols=len(retrieval),
-        fontsize=SMALL,
-        labelcolor=INK,
-        frameon=False,
-        handlelength=0.9,
-        columnspacing=1.2,
-        borderpad=0,
-        borderaxespad=0,
-    )
     return svg(figure, f"hits {width}")
+
+
+def hits_legend(retrieval: Sequence[dict[str, Any]]) -> list[tuple[str, str, float]]:
+    """Name, CSS colour and opacity of each row's bars."""
+    styles = (_BARS[number % len(_BARS)] for number in range(len(retrieval)))
+    return [
+        (retriever(row["name"]), _CSS[colour], alpha) for row, (colour, alpha) in zip(retrieval, styles, strict=True)
+    ]
 
 
 def cost_chart(results: dict[str, Any], best: str, width: int) -> str:
@@ -118,13 +134,16 @@ def cost_chart(results: dict[str, Any], best: str, width: int) -> str:
     """
     accuracy = {row["name"]: row["accuracy"] for row in results["methods"]}
     dots = [(row["method"], row["answer_flops"], 100 * accuracy[row["method"]]) for row in results["costs"]]
-    height = max(220, 20 * len(dots))
+    names = [_in_lines(short_label(name), _NAME_LETTERS) for name, _, _ in dots]
+    gap = _LINE * max(name.count("\n") + 1 for name in names) + 4
+    height = max(220, gap * len(dots))
     figure, axes = canvas(width, height, bottom=46)
     low, high = axis_range(results["methods"])
     left, names_at = min(x for _, x, _ in dots) / 1.6, max(x for _, x, _ in dots) * 1.25
     right = left * (names_at / left) ** (width / (width - _NAME))  # the axis is logarithmic
     axes.set(xscale="log", ylim=(low, high), xlim=(left, right))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    room = (width - _NAME) / math.log10(names_at / left)  # pixels between a number and its tenfold
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if room > 120 else (1,)))
     axes.xaxis.set_major_formatter(lambda flops, _: operations(flops))
     axes.minorticks_off()
     axes.set_xlabel("operations an answer", color=MUTED, size=SMALL, loc="left")
@@ -133,12 +152,12 @@ def cost_chart(results: dict[str, Any], best: str, width: int) -> str:
     axes.set_yticks(axes.get_yticks(), [f"{tick:.0f} %" for tick in axes.get_yticks()], ha="left", va="bottom")
     axes.tick_params(axis="y", pad=0, direction="in")
     axes.set_ylim(low, high)
-    places = _apart([y for _, _, y in dots], 16 * (high - low) / height)
-    for (name, flops, y), place in zip(dots, places, strict=True):
+    places = _apart([y for _, _, y in dots], gap * (high - low) / height)
+    for (name, flops, y), shown, place in zip(dots, names, places, strict=True):
         colour = ACCENT if name == best else INK
         axes.plot(flops, y, "o", ms=8, mfc=PAPER if is_oracle(name) else colour, mec=colour, mew=2, clip_on=False)
         axes.annotate(
-            name, (flops, y), (names_at, place), size=SMALL, color=colour, va="center",
+            shown, (flops, y), (names_at, place), size=SMALL, color=colour, va="center",
             arrowprops={"arrowstyle": "-", "color": RULE, "shrinkB": 6},
         )  # fmt: skip
     return svg(figure, f"costs {width}")
@@ -181,17 +200,20 @@ def curves_chart(values: Sequence[str], lines: Sequence[Line], width: int, salt:
         width: In CSS pixels.
         salt: Makes the names inside the picture its own on a page.
     """
-    figure, axes = canvas(width, _CURVES, bottom=30, top=12)
+    names = [_in_lines(line.name, _NAME_LETTERS) for line in lines]
+    apart = _LINE * (max(name.count("\n") for name in names) + 1)
+    height = max(_CURVES, apart * len(lines))
+    figure, axes = canvas(width, height, bottom=30, top=12)
     span = len(values) - 1 + 2 * _EDGE
     low, high = _curves_range(lines)
-    axes.set(xlim=(-_EDGE, -_EDGE + span * width / (width - _LABELS)), ylim=(low, high), yticks=[])
+    axes.set(xlim=(-_EDGE, -_EDGE + span * width / (width - _NAME)), ylim=(low, high), yticks=[])
     axes.set_xticks(range(len(values)), list(values))
     for tick in range(low, high + 1, 10 if high - low <= 50 else 20):
         axes.hlines(tick, -_EDGE, -_EDGE + span, color=RULE, linewidth=1, clip_on=False)
         axes.text(-_EDGE, tick + (high - low) * 0.012, f"{tick} %", color=MUTED, size=9.5, va="bottom")
     for number, line in enumerate(lines):
         _curve(axes, line, _MARKERS[number % len(_MARKERS)], shift=0.035 * (number - (len(lines) - 1) / 2))
-    _name_ends(axes, lines, len(values) - 1, (high - low) / _CURVES)
+    _name_ends(axes, lines, names, len(values) - 1, apart * (high - low) / height)
     return svg(figure, f"{salt} {width}")
 
 
@@ -219,16 +241,16 @@ def _curve(axes: Axes, line: Line, marker: str, shift: float) -> None:
             axes.vlines(at, 100 * low, 100 * high, color=colour, linewidth=1, alpha=0.55, clip_on=False)
 
 
-def _name_ends(axes: Axes, lines: Sequence[Line], last: int, unit: float) -> None:
-    """Names at the right ends of the lines, moved apart where lines end close together; `unit` is a pixel's height."""
+def _name_ends(axes: Axes, lines: Sequence[Line], names: Sequence[str], last: int, apart: float) -> None:
+    """Names at the right ends of the lines, moved `apart` where lines end close together."""
     ends = sorted(((_end(line), number) for number, line in enumerate(lines)), reverse=True)
     height = math.inf
     for end, number in ends:
-        height = min(height - _APART * unit, end)
+        height = min(height - apart, end)
         line = lines[number]
         style = {"size": SMALL, "weight": "bold" if line.stressed else "normal", "va": "center"}
         colour = ACCENT if line.stressed else MUTED if line.hollow else INK
-        axes.text(last + _EDGE * 0.75, height, line.name, style, color=colour)
+        axes.text(last + _EDGE * 0.75, height, names[number], style, color=colour)
 
 
 def _end(line: Line) -> float:

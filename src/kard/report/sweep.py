@@ -40,6 +40,7 @@ def render_sweep(results: dict[str, Any]) -> str:
         accuracy_figures=list(_accuracy_figures(results, best[0])),
         hits_figures=list(_hits_figures(results)),
         environments=list({numbers.plain(environment): None for environment in known}),
+        rankers=_SHORT,
         mixed=any(setting["environment_differs"] for setting in settings),
     )
 
@@ -70,7 +71,7 @@ def _accuracy_figures(results: dict[str, Any], stressed: str) -> Iterator[Figure
 def _line(name: str, rows: Sequence[dict[str, Any] | None], stressed: bool) -> Line:
     shares = [row["accuracy"] if row else None for row in rows]
     intervals = [row["ci95"] if row else None for row in rows]
-    return Line(name, shares, intervals, stressed, METHODS[name].is_oracle)
+    return Line(numbers.short_label(name), shares, intervals, stressed, METHODS[name].is_oracle)
 
 
 def _row(setting: dict[str, Any], name: str) -> dict[str, Any] | None:

@@ -27,8 +27,8 @@ from kard.serving import schema
 from kard.serving.chat import ChatRequest, Completion, question_of
 from kard.serving.guard import Guard, error_body
 from kard.serving.metrics import Metrics
-from kard.serving.reference import reference_page
-from kard.serving.worker import Done, Job, QueueFull, Stopping, Worker
+from kard.serving.reference import glossary_page, reference_page
+from kard.serving.worker import Done, Failed, Job, QueueFull, Stopping, Worker
 
 ASSETS = {
     "/": ("index.html", "text/html"),
@@ -152,13 +152,13 @@ class Desk:
         self._submit(job)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(job.future), self.timeout)
-        except UserError as error:
-            raise Refusal(400, str(error), "bad_question") from error
-        except TimeoutError as error:
-            raise self._late() from error
+        except (UserError, Failed, TimeoutError) as error:
+            raise self._refusal(error) from error
 
     async def events(self, question: Question, method: Method) -> AsyncIterator[Any]:
         """What happens to a question: the passages found, each state of the text, and in the end what came of it.
+
+        A question that is answered once more, because another one failed its batch, is told nothing twice.
 
         Raises:
             Refusal: Before anything was yielded, where the question cannot be answered.
@@ -171,16 +171,19 @@ class Desk:
         job = Job(question, method, listener=Listener(found=put, text=put))
         job.future.add_done_callback(put)
         self._submit(job)
-        deadline = loop.time() + self.timeout
+        deadline, found, told = loop.time() + self.timeout, False, ""
         try:
             # No asyncio.timeout here: a stream is begun by one task and carried on by another.
             while (event := await asyncio.wait_for(queue.get(), deadline - loop.time())) is not job.future:
-                yield event
+                if not isinstance(event, str):
+                    if not found:
+                        yield event
+                    found = True
+                elif event.startswith(told):
+                    yield (told := event)
             yield job.future.result()
-        except UserError as error:
-            raise Refusal(400, str(error), "bad_question") from error
-        except TimeoutError as error:
-            raise self._late() from error
+        except (UserError, Failed, TimeoutError) as error:
+            raise self._refusal(error) from error
         finally:
             job.future.cancel()
 
@@ -192,10 +195,13 @@ class Desk:
         except Stopping as error:
             raise Refusal(503, "the server is stopping. Try again later.", "stopping") from error
 
-    def _late(self) -> Refusal:
-        return Refusal(
-            504, f"no answer within {self.timeout:g} s. Try again later, or shorten the question.", "timeout"
-        )
+    def _refusal(self, error: Exception) -> Refusal:
+        if isinstance(error, UserError):
+            return Refusal(400, str(error), "bad_question")
+        if isinstance(error, Failed):
+            return Refusal(500, str(error), "failed")
+        late = f"no answer within {self.timeout:g} s. Try again later, or shorten the question."
+        return Refusal(504, late, "timeout")
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -304,6 +310,8 @@ async def _chat_events(
         if isinstance(event, list):
             continue
         text = completion.cut(event, whole=False) if isinstance(event, str) else completion.cut(event.answer.text)
+        if not text.startswith(sent):
+            raise Refusal(500, "what was written anew came out otherwise. Ask again.", "failed")
         piece = text.removeprefix(sent)
         if piece:
             yield "", completion.piece(piece, first=not yielded)
@@ -374,7 +382,8 @@ def _add_rest(app: FastAPI, desk: Desk, metrics: Metrics, examples: list[dict[st
         """Counters in Prometheus's format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
-    pages = {"/docs": (reference_page(app.openapi()).encode("utf-8"), "text/html")}
+    made = {"/docs": reference_page(app.openapi()), "/glossary": glossary_page()}
+    pages = {path: (page.encode("utf-8"), "text/html") for path, page in made.items()}
     folder = resources.files("kard") / "serving" / "page"
     for path, (name, kind) in ASSETS.items():
         pages[path] = ((folder / name).read_bytes(), kind)

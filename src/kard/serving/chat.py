@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from transformers import PreTrainedTokenizerFast
 
 from kard.errors import UserError
+from kard.notebook import ADDRESS
 from kard.serving.schema import AnswerRequest, Choices, answer_reply
 from kard.serving.worker import Done
 
@@ -18,6 +20,13 @@ Stops = Annotated[list[Stop], Field(max_length=4)]
 _CHOICES = "Choices:"
 # Asked for with these, another thing than the student's answer would be expected: better to refuse than to ignore them.
 _NOT_OFFERED = ("tools", "functions", "logprobs", "audio", "prediction", "web_search_options")
+
+
+_EXAMPLE = {
+    "model": "kard_reranker",
+    "messages": [{"role": "user", "content": "Which of these has the longest neck?\nChoices:\n- Giraffe\n- Zebra"}],
+    "sources": True,
+}
 
 
 def _as_list(sent: Any) -> Any:
@@ -43,7 +52,7 @@ class ChatRequest(BaseModel):
     """A conversation. The last user message is the question: the student answers one question at a time, always as its recipe
     says, so earlier turns, temperature and the like are accepted and change nothing."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [_EXAMPLE]})
     model: str = Field(max_length=200)
     messages: list[Message] = Field(min_length=1, max_length=200)
     stream: bool = False
@@ -55,6 +64,10 @@ class ChatRequest(BaseModel):
         [], description="The text ends before the first of these"
     )
     response_format: dict[str, Any] | None = None
+    sources: bool = Field(
+        False,
+        description="Our own: the text ends with the passages that were read, for clients that keep nothing but the text",
+    )
     choices: Choices = Field([], description="Our own: options; or write them as lines '- …' after a line 'Choices:'")
 
     @property
@@ -134,7 +147,8 @@ class Completion:
     def whole(self, done: Done) -> dict[str, Any]:
         """The completion of a request that does not stream."""
         assert done.answer is not None
-        message = {"role": "assistant", "content": self.cut(done.answer.text), "refusal": None}
+        content = self.cut(done.answer.text) + self._listed(done)
+        message = {"role": "assistant", "content": content, "refusal": None, "annotations": self._annotations(done)}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason(done)}
         return {
             **self._head("chat.completion"),
@@ -149,7 +163,9 @@ class Completion:
 
     def end(self, done: Done) -> list[dict[str, Any]]:
         """The last chunks of a stream: why it ended with the whole answer beside it, and the usage where it was asked for."""
-        last = [{**self._chunk({}, self._reason(done)), "kard": self._ours(done)}]
+        listed = [self.piece(text, first=False)] if (text := self._listed(done)) else []
+        cited = {"annotations": self._annotations(done)}
+        last = [*listed, {**self._chunk(cited, self._reason(done)), "kard": self._ours(done)}]
         if self.request.stream_options and self.request.stream_options.include_usage:
             last.append({**self._head("chat.completion.chunk"), "choices": [], "usage": self.usage(done)})
         return last
@@ -162,6 +178,30 @@ class Completion:
             "completion_tokens": written,
             "total_tokens": done.prompt_tokens + written,
         }
+
+    def _listed(self, done: Done) -> str:
+        """The passages that were read as text, where they were asked for."""
+        assert done.answer is not None
+        found = [item.passage for item in done.answer.passages] if self.request.sources else []
+        lines = [f"[{number}] {passage.full_text} ({passage.source})" for number, passage in enumerate(found, start=1)]
+        return "\n\nSources:\n" + "\n".join(lines) if lines else ""
+
+    def _annotations(self, done: Done) -> list[dict[str, Any]]:
+        """The passages that were read as OpenAI cites sources; a passage without an address has its id for one."""
+        assert done.answer is not None
+        cited = []
+        for passage in (item.passage for item in done.answer.passages):
+            url = ADDRESS.search(passage.source)
+            address = url.group() if url else f"passage:{quote(passage.id)}"
+            place = {
+                "start_index": 0,
+                "end_index": len(self.cut(done.answer.text)),
+                "url": address,
+                "title": passage.title,
+            }
+            own = {"id": passage.id, "source": passage.source, "text": passage.text}
+            cited.append({"type": "url_citation", "url_citation": {**place, **own}})
+        return cited
 
     def _ours(self, done: Done) -> dict[str, Any]:
         return answer_reply(done, self.request.model, None)

@@ -84,7 +84,7 @@ class Guard:
 
     async def _checked(self, scope: Any, receive: Any, send: Any) -> None:
         refusal = self._refusal(scope)
-        body, length = b"", 0
+        body, length = bytearray(), 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 more = True
@@ -96,7 +96,8 @@ class Guard:
                     length += len(part)
                     # A refused body is read to its end all the same, unkept: a connection closed over unread bytes is
                     # reset, and the asker may never see why. One that does not end is cut off.
-                    body = body + part if refusal is None and length <= self.most_bytes else b""
+                    if refusal is None and length <= self.most_bytes:
+                        body += part
                     more = more and length <= self.most_bytes + LINGER_BYTES
         except TimeoutError:
             await refuse(send, 408, "the body did not arrive in time. Send it again.", "timeout")
@@ -107,14 +108,33 @@ class Guard:
         if length > self.most_bytes:
             await refuse(send, 413, f"the body is longer than {self.most_bytes:,} bytes. Shorten it.", "too_long")
             return
-        rest = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def replay() -> Any:
-            return rest.pop() if rest else await receive()
-
         # HEAD is GET without its body, which uvicorn leaves out: balancers ask like this whether a server is there.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        await self.app({**scope, "method": method}, replay, send)
+        await self._until_gone({**scope, "method": method}, bytes(body), receive, send)
+
+    async def _until_gone(self, scope: Any, body: bytes, receive: Any, send: Any) -> None:
+        """Let the application answer, for as long as the asker is there: who has gone keeps no place in the queue."""
+        rest = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def left() -> Any:
+            while (message := await receive())["type"] != "http.disconnect":
+                pass  # the body was read to its end
+            return message
+
+        leaving = asyncio.ensure_future(left())
+
+        async def replay() -> Any:
+            return rest.pop() if rest else await asyncio.shield(leaving)
+
+        working = asyncio.ensure_future(self.app(scope, replay, send))
+        try:
+            await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            working.cancel()
+            leaving.cancel()
+        await asyncio.wait((working,))
+        if not working.cancelled():
+            working.result()
 
     def _refusal(self, scope: Any) -> tuple[int, str, str, dict[str, str]] | None:
         """Why a request is refused before its body is looked at: status, message, code, headers."""

@@ -1,4 +1,4 @@
-"""The page at /docs: the OpenAPI description as plain HTML, without scripts or assets from elsewhere."""
+"""The pages at /docs and /glossary: plain HTML, without scripts or assets from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,9 +7,29 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from kard.report.glossary import GLOSSARY, anchor, marked
+
+_ADDRESS = "localhost:8000"
+
 
 def reference_page(openapi: dict[str, Any]) -> str:
     """Render an OpenAPI description."""
+    operations = [
+        (method.upper(), path, operation)
+        for path, methods in openapi["paths"].items()
+        for method, operation in methods.items()
+    ]
+    schemas = {name: part for name, part in openapi["components"]["schemas"].items() if "properties" in part}
+    calls = {(method, path): _curl(openapi, method, path, operation) for method, path, operation in operations}
+    return _render("reference.html.jinja", api=openapi, operations=operations, schemas=schemas, calls=calls)
+
+
+def glossary_page() -> str:
+    """The words of answers and reports."""
+    return _render("glossary.html.jinja", glossary=GLOSSARY)
+
+
+def _render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("kard", "serving"),
         autoescape=True,
@@ -17,14 +37,19 @@ def reference_page(openapi: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"kind": _kind, "name": lambda reference: reference.rpartition("/")[2]}
-    operations = [
-        (method.upper(), path, operation)
-        for path, methods in openapi["paths"].items()
-        for method, operation in methods.items()
-    ]
-    schemas = {name: part for name, part in openapi["components"]["schemas"].items() if "properties" in part}
-    return environment.get_template("reference.html.jinja").render(api=openapi, operations=operations, schemas=schemas)
+    named = {"kind": _kind, "name": lambda reference: reference.rpartition("/")[2], "anchor": anchor, "marked": marked}
+    environment.filters |= named
+    return environment.get_template(template).render(values)
+
+
+def _curl(openapi: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> str:
+    """A command that asks the route, as one types it."""
+    call = f"curl {_ADDRESS}{path.replace('{model}', 'kard_reranker')}"
+    if "requestBody" not in operation:
+        return call
+    reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    [example] = openapi["components"]["schemas"][reference.rpartition("/")[2]]["examples"]
+    return f"{call} -H 'Content-Type: application/json' \\\n  -d '{json.dumps(example, ensure_ascii=False)}'"
 
 
 def _kind(part: dict[str, Any]) -> str:
@@ -41,7 +66,7 @@ def _kind(part: dict[str, Any]) -> str:
     least, most = (
         part.get(key, part.get(other)) for key, other in (("minimum", "minLength"), ("maximum", "maxLength"))
     )
-    limits = [f"from {least}"] * (least is not None) + [f"to {most}"] * (most is not None)
+    limits = [f"{word} {limit:g}" for word, limit in (("from", least), ("to", most)) if limit is not None]
     unit = ["characters"] * ("maxLength" in part)
     words = {"string": "text", "integer": "whole number", "boolean": "true or false"}
     return " ".join([words.get(part.get("type", ""), part.get("type", "anything")), *limits, *unit])

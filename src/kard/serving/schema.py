@@ -27,6 +27,12 @@ Choices = Annotated[
 Shown = Annotated[int, Field(ge=0, le=MOST_SHOWN, description="How many of the considered passages to return")]
 
 
+_EXAMPLE: dict[str, Any] = {
+    "question": "Which of these is described as “Long-necked African mammal”?",
+    "choices": ["Giraffe", "Zebra", "Hippopotamus", "Rhinoceros"],
+}
+
+
 class Request(BaseModel):
     """Base of our own requests: an unknown key is an error."""
 
@@ -36,6 +42,7 @@ class Request(BaseModel):
 class AnswerRequest(Request):
     """A question."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE | {"show": 5}]})
     question: Text
     choices: Choices = []
     model: str | None = Field(None, max_length=200, description="One of /v1/models; by default the first")
@@ -46,6 +53,7 @@ class AnswerRequest(Request):
 class SearchRequest(Request):
     """A question to find passages for."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"query": _EXAMPLE["question"], "k": 3}]})
     query: Text
     choices: Choices = []
     model: str | None = Field(None, max_length=200, description="One of /v1/models that reads passages")
@@ -76,14 +84,17 @@ class AnswerReply(BaseModel):
     answer: str | None = Field(description="Null where none could be read off the text")
     choice: int | None = Field(description="Index of the answer into the choices")
     confidence: float | None = Field(
-        description="How probable the student finds its choice among the choices, after its rationale; null for open "
-        "questions. With evaluation.samples: the share of the samples that came to the answer"
+        description="How sure the student is of its choice, among the choices and after its rationale. Not calibrated: no "
+        "measured share of right answers. Null for open questions. With evaluation.samples: the share of the samples that "
+        "came to the answer"
     )
     question_cut: bool = Field(description="Whether the question was too long, so that only its end was read")
     rationale: str
     passages: list[Passage]
     text: str = Field(description="All that the student wrote")
-    milliseconds: dict[str, float] = Field(description="queue, search, rerank, write: of the batch that it was part of")
+    milliseconds: dict[str, float] = Field(
+        description="queue, and of the batch that it was part of: search, rerank, write, as far as the model does them"
+    )
 
 
 class SearchReply(BaseModel):

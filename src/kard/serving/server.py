@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kard.artifacts import read_jsonl
 from kard.errors import UserError
@@ -17,6 +20,29 @@ from kard.progress import say
 from kard.serving.app import Settings, create_app
 
 EXAMPLES = 4
+HEAD_SECONDS = 20.0
+
+
+class HeadLimit(H11Protocol):
+    """uvicorn's protocol, which lets a connection wait for ever for the rest of a request's head; this one closes it."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._closing: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        has_head = self.cycle is not None and not self.cycle.response_complete
+        if self._closing is not None and has_head:
+            self._closing.cancel()
+            self._closing = None
+        elif self._closing is None and not has_head:  # the next request on a connection that is kept
+            self._closing = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+        super().connection_lost(exc)
 
 
 def serve(run: Path, method: str | None, host: str, port: int, settings: Settings) -> None:
@@ -54,7 +80,9 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
     for stopping in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stopping, lambda number, frame: sys.exit(0))
     server = Server(
-        uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+        uvicorn.Config(
+            app, host=host, port=port, http=HeadLimit, log_level="warning", access_log=False, server_header=False
+        )
     )
     try:
         server.run()

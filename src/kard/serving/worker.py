@@ -38,6 +38,10 @@ class Stopping(Exception):
     """The server is stopping and takes no more requests."""
 
 
+class Failed(Exception):
+    """A question at which the server failed; why is in its log alone."""
+
+
 @dataclass(frozen=True)
 class Done:
     """What came of a job.
@@ -176,24 +180,41 @@ class Worker:
     def _answer(self, jobs: Sequence[Job], start: float) -> list[Done | Exception]:
         """What came of each job; a question that cannot be put to the student is its own asker's error alone."""
         errors = [self._error(job) for job in jobs]
-        good = [job for job, error in zip(jobs, errors, strict=True) if error is None]
-        try:
-            done = iter(self._done(good, start))
-        except Exception as error:
-            # Whatever went wrong, these askers must hear of it and the thread must go on with the next batch. It is no fault of
-            # their questions, also where it is a UserError, such as a full disk: that is the server's own user's.
-            _log.exception("a batch of %d failed", len(good))
-            failed = RuntimeError("the batch failed")
-            failed.__cause__ = error
-            return [own or failed for own in errors]
+        done = iter(self._halved([job for job, error in zip(jobs, errors, strict=True) if error is None], start))
         return [error or next(done) for error in errors]
 
-    def _error(self, job: Job) -> UserError | None:
+    def _error(self, job: Job) -> Exception | None:
         try:
             self.kard.with_method(job.method).check(job.question)
         except UserError as error:
             return error
+        except Exception:
+            return self._failed(job)
         return None
+
+    def _halved(self, jobs: Sequence[Job], start: float) -> list[Done | Exception]:
+        """What came of jobs that are answered together, and where that fails, each half alone: in the end only the question
+        fails that the others failed for."""
+        if not jobs:
+            return []
+        try:
+            return list(self._done(jobs, start))
+        except Exception:
+            # Whatever went wrong, these askers must hear of it and the thread must go on with the next batch. It is no fault of
+            # a question's asker, also where it is a UserError, such as a full disk: that is the server's own user's.
+            if len(jobs) == 1:
+                return [self._failed(jobs[0])]
+            _log.warning("a batch of %d failed; each half of it is answered alone", len(jobs))
+        half = len(jobs) // 2
+        return [*self._halved(jobs[:half], start), *self._halved(jobs[half:], start)]
+
+    def _failed(self, job: Job) -> Failed:
+        """Write the exception at hand into the log, and say what its asker is told."""
+        question = job.question
+        _log.exception(
+            "a question failed (%s): %.300r, choices %.300r", job.method.name, question.question, question.choices
+        )
+        return Failed("the server failed at this question; its log says why. Ask it in other words.")
 
     def _done(self, jobs: Sequence[Job], start: float) -> list[Done]:
         found = {id(job): self._searched(job, start) for job in jobs if job.only_search}
@@ -202,7 +223,7 @@ class Worker:
         answers = self.kard.answer_each([(job.question, job.method) for job in asked], listeners) if asked else []
         for job, answer in zip(asked, answers, strict=True):
             tokens = [len(self.kard.student.tokenizer(text).input_ids) for text in (answer.prompt, answer.text)]
-            steps = {name: _ms(seconds) for name, seconds in answer.steps.items()}
+            steps = {name: _ms(answer.steps[name]) for name in _steps(job.method)}
             times = {"queue": _ms(start - job.accepted), **steps}
             found[id(job)] = Done(answer.candidates, times, answer, *tokens)
             self.metrics.answered(times, tokens)
@@ -213,6 +234,13 @@ class Worker:
         [found] = self.kard.with_method(job.method).candidates([job.question], steps)
         times = {"queue": _ms(start - job.accepted), **{name: _ms(seconds) for name, seconds in steps.items()}}
         return Done(found, times)
+
+
+def _steps(method: Method) -> tuple[str, ...]:
+    """The steps that a method takes; others of its batch may take more."""
+    if not method.reads_passages:
+        return ("write",)
+    return ("search", "rerank", "write") if method.reads == "reranker" else ("search", "write")
 
 
 def _ms(seconds: float) -> float:

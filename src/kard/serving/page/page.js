@@ -17,7 +17,7 @@ const STOP_WORDS = new Set(
 );
 
 const at = (selector, root = document) => root.querySelector(selector);
-const state = { models: [], retriever: "", passages: 1, asked: null, answers: new Map(), history: [] };
+const state = { models: [], retriever: "", passages: 1, asked: null, answers: new Map(), history: [], stop: new AbortController() };
 
 function element(name, text = "", className = "") {
   const made = document.createElement(name);
@@ -37,7 +37,7 @@ async function request(path, options) {
   try {
     return await fetch(path, options);
   } catch {
-    throw new Error("The server cannot be reached. Try again when it runs.");
+    throw new Error("The server cannot be reached. Try again when it runs."); // or it was stopped: then nobody reads this
   }
 }
 
@@ -102,6 +102,16 @@ function score(list, name, value, moved = false) {
   list.append(row);
 }
 
+// A text whose addresses are links; nothing but http and https is one.
+function withLinks(text) {
+  return text.split(/(https?:\/\/[^\s<>"]*[^\s<>",])/).map((piece, place) => {
+    if (place % 2 === 0) return document.createTextNode(piece);
+    const link = element("a", piece);
+    Object.assign(link, { href: piece, target: "_blank", rel: "noopener noreferrer" });
+    return link;
+  });
+}
+
 function passageItem(passage, shared) {
   const item = at("#passage").content.cloneNode(true);
   at("h4", item).textContent = passage.title || passage.id;
@@ -111,7 +121,8 @@ function passageItem(passage, shared) {
   if (passage.reranker !== null)
     score(list, "reranker", `${passage.reranker.toFixed(3)}, place ${passage.rank}`, passage.rank < passage.retriever_rank);
   if (passage.likelihood !== null) score(list, "likelihood", `${passage.likelihood.toFixed(2)} (log)`);
-  score(list, "source", passage.source);
+  score(list, "source", "");
+  at("div:last-child dd", list).replaceChildren(...withLinks(passage.source));
   if (passage.id !== passage.title) score(list, "id", passage.id);
   return item;
 }
@@ -121,6 +132,15 @@ function showPassages(card, passages, rationale) {
   const shared = wordSet([rationale]);
   at(".evidence", card).hidden = passages.length === 0;
   at(".evidence > .passages", card).replaceChildren(...read.map((passage) => passageItem(passage, shared)));
+  const items = [...at(".evidence > .passages", card).children];
+  items.forEach((item, place) => (item.id = `${card.dataset.model}-${place + 1}`));
+  const links = read.map((passage, place) => {
+    const link = element("a", passage.title || passage.id);
+    link.href = `#${items[place].id}`;
+    return link;
+  });
+  at(".sources", card).replaceChildren("Sources: ", ...links);
+  at(".sources", card).hidden = read.length === 0;
   const others = passages.filter((passage) => !passage.read);
   at(".others", card).hidden = others.length === 0;
   at(".others .passages", card).replaceChildren(...others.map((passage) => passageItem(passage, shared)));
@@ -132,6 +152,7 @@ function newCard(question, model) {
   card.dataset.model = model.id;
   card.classList.add("busy");
   card.setAttribute("aria-busy", "true");
+  at(".doing", card).textContent = "Waiting for its turn";
   at("h2", card).textContent = nameOf(model);
   at(".read", card).textContent = model.label;
   at(".question", card).textContent = question.question;
@@ -141,9 +162,14 @@ function newCard(question, model) {
   return card;
 }
 
-function showAnswer(card, question, reply) {
+function quiet(card) {
   card.classList.remove("busy");
   card.removeAttribute("aria-busy");
+}
+
+function showAnswer(card, question, reply) {
+  quiet(card);
+  at(".wait", card).hidden = true;
   const answer = at(".answer strong", card);
   answer.textContent = reply.answer === null ? "none could be read off" : reply.answer;
   answer.classList.toggle("none", reply.answer === null);
@@ -151,13 +177,13 @@ function showAnswer(card, question, reply) {
   if (!reply.rationale && reply.answer !== null) at(".rationale", card).textContent = "This student writes no explanation.";
   at(".sure", card).hidden = reply.confidence === null;
   if (reply.confidence !== null) {
-    const percent = `${Math.round(100 * reply.confidence)} %`;
-    at("meter", card).value = reply.confidence;
-    at("meter", card).setAttribute("aria-label", `Confidence ${percent}`);
-    at(".sure span", card).textContent = `${percent}: how probable it finds this among the choices`;
+    const percent = reply.confidence > 0.99 ? "over 99 %" : `${Math.round(100 * reply.confidence)} %`;
+    at("meter", card).value = Math.min(reply.confidence, 0.99);
+    at("meter", card).setAttribute("aria-label", `Confidence ${percent}, not calibrated`);
+    at(".percent", card).textContent = `${percent}: how sure the student is of this choice,`;
   }
-  const times = Object.entries(reply.milliseconds).map(([step, time]) => `${step} ${Math.round(time)}`);
-  at(".times", card).textContent = `${times.join(" · ")} ms`;
+  const times = Object.entries(reply.milliseconds).map(([step, time]) => `${step} ${inWords(time)}`);
+  at(".times", card).textContent = times.join(" · ");
   const sent = body(question, reply.model);
   const copies = { ".copy-json": () => JSON.stringify(reply, null, 1), ".copy-curl": () => curl(sent) };
   for (const [button, text] of Object.entries(copies)) {
@@ -165,6 +191,8 @@ function showAnswer(card, question, reply) {
     at(button, card).onclick = () => copy(text(), at(button, card));
   }
 }
+
+const inWords = (milliseconds) => (milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(1)} s`);
 
 function curl(sent) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -198,9 +226,10 @@ function wanted() {
   return chosen === COMPARE ? state.models : state.models.filter((model) => model.id === chosen);
 }
 
-async function answer(question, model, card) {
+async function answer(question, model, card, signal) {
   const response = await request("/v1/answer", {
     method: "POST",
+    signal,
     headers: headers(),
     body: JSON.stringify({ ...body(question, model.id), stream: true }),
   });
@@ -212,6 +241,7 @@ async function answer(question, model, card) {
     if (name === "error") throw new Error(data.error.message);
     if (name === "answer") reply = data;
     if (name === "passages") passages = data;
+    at(".doing", card).textContent = passages.some((passage) => passage.read) ? "Reading the passages, writing" : "Writing";
     if (name === "text") text += data;
     showPassages(card, passages, text.split("\nAnswer:")[0]);
   }
@@ -222,6 +252,8 @@ async function answer(question, model, card) {
 async function ask(question) {
   if (!state.asked || JSON.stringify(state.asked) !== JSON.stringify(question)) state.answers.clear();
   state.asked = question;
+  state.stop.abort(); // what is still being answered is no longer wanted: the server gives its place to others
+  const stop = (state.stop = new AbortController());
   const models = wanted();
   const results = at("#results");
   results.classList.toggle("side-by-side", models.length > 1);
@@ -230,23 +262,45 @@ async function ask(question) {
   at("#error").hidden = true;
   const cards = models.map((model) => newCard(question, model));
   results.replaceChildren(...cards);
-  at("#status").textContent = "Asking …";
-  at("#go").disabled = true;
+  busy(true);
+  const begun = Date.now();
+  const clock = setInterval(() => tick(cards, Math.round((Date.now() - begun) / 1000)), 1000);
+  tick(cards, 0);
   const finished = await Promise.allSettled(
     models.map(async (model, place) => {
-      const reply = state.answers.get(model.id) || (await answer(question, model, cards[place]));
+      const reply = state.answers.get(model.id) || (await answer(question, model, cards[place], stop.signal));
       if (state.asked === question) state.answers.set(model.id, reply);
       showAnswer(cards[place], question, reply);
       return `${nameOf(model)}: ${reply.answer === null ? "no answer could be read off" : reply.answer}`;
     })
   );
-  if (!results.contains(cards[0])) return; // another question came in the meantime
-  at("#go").disabled = false;
-  finished.forEach((outcome, place) => outcome.status === "rejected" && cards[place].remove());
-  const wrong = finished.find((outcome) => outcome.status === "rejected");
-  if (wrong) say(wrong.reason.message);
-  at("#status").textContent = finished.map((outcome) => outcome.value || "").join(". ");
-  if (!wrong) remember(question);
+  clearInterval(clock);
+  if (stop !== state.stop) return; // another question came in the meantime
+  busy(false);
+  const stopped = stop.signal.aborted;
+  const missing = finished.flatMap((outcome, place) => (outcome.status === "rejected" ? [[cards[place], outcome.reason]] : []));
+  missing.forEach(([card]) => (stopped ? showStopped(card) : card.remove()));
+  if (missing.length && !stopped) say(missing[0][1].message);
+  at("#status").textContent = stopped ? "Stopped." : finished.map((outcome) => outcome.value || "").join(". ");
+  if (!missing.length) remember(question);
+}
+
+function busy(asking) {
+  const held = [at("#go"), at("#stop")].includes(document.activeElement);
+  at("#go").disabled = asking;
+  at("#stop").hidden = !asking;
+  if (held) at(asking ? "#stop" : "#go").focus(); // a button that goes would take the focus with it
+}
+
+// A sign of life: each second for the eye, each ten for a screen reader.
+function tick(cards, seconds) {
+  for (const card of cards) at(".seconds", card).textContent = `${seconds} s`;
+  if (seconds % 10 === 0) at("#status").textContent = seconds ? `Still at it after ${seconds} seconds.` : "Asking …";
+}
+
+function showStopped(card) {
+  quiet(card);
+  at(".doing", card).textContent = "Stopped after";
 }
 
 function say(message) {
@@ -387,6 +441,8 @@ at("#question").onkeydown = (event) => {
     submit();
   }
 };
+at("#stop").onclick = () => state.stop.abort();
+document.addEventListener("keydown", (event) => event.key === "Escape" && state.stop.abort());
 at("#add-choice").onclick = () => addChoice("", true);
 at("#clear").onclick = () => {
   fill({ question: "", choices: [] });

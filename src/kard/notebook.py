@@ -1,0 +1,35 @@
+"""Answers as notebooks show them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup, escape
+
+if TYPE_CHECKING:
+    from kard.model import Answer
+
+ADDRESS = re.compile(r"""(https?://[^\s<>"]*[^\s<>",])""")  # in a source, which may go on with a comma and a place
+
+
+def answer_html(answer: Answer) -> str:
+    """Answer, confidence, rationale and passages as HTML; every text of theirs is escaped, and addresses of sources are links."""
+    said = "no answer could be read off" if answer.answer is None else answer.answer
+    sure = "" if answer.confidence is None else f"{percent(answer.confidence)} sure (not calibrated)"
+    row = Markup("<li><b>{}</b> {}<br><small>{}</small></li>")
+    read = [(found.passage.title, found.passage.text, linked(found.passage.source)) for found in answer.passages]
+    passages = Markup("<ol>{}</ol>").format(Markup("").join(row.format(*parts) for parts in read)) if read else ""
+    return str(Markup("<p><b>{}</b> <small>{}</small></p><p>{}</p>{}").format(said, sure, answer.rationale, passages))
+
+
+def percent(confidence: float) -> str:
+    """A confidence in words; it is never called certain."""
+    return "over 99 %" if confidence > 0.99 else f"{100 * confidence:.0f} %"
+
+
+def linked(source: str) -> Markup:
+    """A source whose web address, if it has one, is a link."""
+    link = Markup('<a href="{0}" rel="noopener noreferrer">{0}</a>')
+    parts = ADDRESS.split(source)
+    return Markup("").join(link.format(part) if place % 2 else escape(part) for place, part in enumerate(parts))

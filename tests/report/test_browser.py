@@ -1,0 +1,78 @@
+"""Report and sweep in a real browser: nothing is cut off or collides, and nobody is kept out, by day, by night, on a phone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kard.methods import METHODS
+from kard.report.page import render_page
+from kard.report.sweep import render_sweep
+from tests.conftest import barriers
+from tests.report.conftest import cost, hits, make_data, make_results, method
+from tests.report.test_sweep_page import make_sweep
+
+# Text that lies on other text of the same picture, and text that leaves the window.
+COLLISIONS = """() => {
+    const shown = [...document.querySelectorAll('svg')].filter((svg) => svg.getBoundingClientRect().width);
+    return shown.flatMap((svg) => {
+        const texts = [...svg.querySelectorAll('text')].map((e) => [e.textContent, e.getBoundingClientRect()]);
+        const there = texts.filter(([text]) => text.trim());
+        const cut = ([, box]) => box.left < -1 || box.right > window.innerWidth + 1;
+        const out = there.filter(cut).map(([text]) => `cut: ${text}`);
+        const both = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+            && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3;
+        const under = (a, n) => there.slice(n + 1).filter(([, b]) => both(a, b)).map(([text]) => text);
+        const over = there.flatMap(([text, a], n) => under(a, n).map((other) => `${text} on ${other}`));
+        return [...out, ...over];
+    });
+}"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> Path:
+    """A report with all methods and rankers, and a sweep."""
+    rankers = ("bm25", "reranker_untrained", "reranker", "reranker_priors", "reranker_likelihood")
+    row = hits("bm25", "gold", 0.551, 0.71, 0.778, 1.0)
+    results = make_results() | {
+        "methods": [method(name, 0.3 + n / 20, 0.25 + n / 20, 0.37 + n / 20) for n, name in enumerate(METHODS)],
+        "retrieval": [row | {"name": name, "gains": None} for name in rankers],
+        "costs": [cost(name, 1.9e9 * 2**n, 60, 4) for n, name in enumerate(METHODS)],
+    }
+    folder = tmp_path_factory.mktemp("reports")
+    data = make_data()
+    (folder / "report.html").write_text(
+        render_page(replace(data, results=results, samples=data.samples[:4])), encoding="utf-8"
+    )
+    (folder / "sweep.html").write_text(render_sweep(make_sweep()), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 400), ("dark", 400)])
+def test_report_and_sweep_can_be_read_by_everybody(browser, pages, scheme, width, tmp_path):
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+    page = context.new_page()
+    for name in ("report", "sweep"):
+        page.goto((pages / f"{name}.html").as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        assert barriers(page) == []
+        assert page.evaluate(COLLISIONS) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        folder = Path(os.environ.get("KARD_SCREENSHOTS") or tmp_path)
+        page.screenshot(path=folder / f"{name}-{scheme}-{width}.png", full_page=True)
+    context.close()
+
+
+def test_contents_and_words_lead_somewhere_by_keyboard_alone(browser, pages):
+    page = browser.new_page()
+    page.goto((pages / "report.html").as_uri())
+    page.keyboard.press("Tab")  # the warning's link
+    page.keyboard.press("Enter")
+    assert page.locator(":target").inner_text() == "Whether the test leaks"
+    page.locator(".contents a").last.focus()
+    page.keyboard.press("Enter")
+    assert page.locator(":target").inner_text() == "Words"
+    page.close()

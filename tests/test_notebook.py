@@ -1,0 +1,19 @@
+"""Answers in notebooks: texts are text, addresses are links, and no confidence looks like certainty."""
+
+from kard import Answer, Found, Passage
+
+
+def test_an_answer_shows_itself():
+    passage = Passage("p", "<b>T", "x & y", "d", "rows.jsonl, row 3, https://example.org/a?b=1&c, javascript:alert(1)")
+    answer = Answer("q", "<script>", 0, "why", (Found(passage, 1.0),), "prompt", "text", False, 0.1, confidence=1.0)
+    html = answer._repr_html_()
+    assert "<script>" not in html
+    assert "<b>&lt;script&gt;</b> <small>over 99 % sure (not calibrated)</small>" in html
+    assert "<b>&lt;b&gt;T</b> x &amp; y" in html
+    assert html.count("<a ") == 1
+    assert 'href="https://example.org/a?b=1&amp;c"' in html
+
+
+def test_no_answer_and_no_passages():
+    html = Answer("q", None, None, "", (), "prompt", "text", False, 0.1)._repr_html_()
+    assert html == "<p><b>no answer could be read off</b> <small></small></p><p></p>"
