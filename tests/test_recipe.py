@@ -129,6 +129,12 @@ def test_every_mistake_is_shown_at_once(write):
     assert {line.split(": ")[1] for line in message.splitlines()} == {"student.lr", "student.epochs", "seed"}
 
 
+# A short text that is ten million values with its aliases written out.
+ALIASES = "teacher:\n  extra_body:\n    k0: &k0 x\n" + "".join(
+    f"    k{n}: &k{n} [{', '.join([f'*k{n - 1}'] * 10)}]\n" for n in range(1, 8)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -138,6 +144,8 @@ def test_every_mistake_is_shown_at_once(write):
         ("a: !!python/object:os.system {}", "not valid YAML"),
         ("name: 2026-13-01", "not valid YAML"),
         ("[" * 600, "not valid YAML"),
+        (ALIASES, "its aliases make more than 100,000 values"),
+        ("teacher: {extra_body: &a {x: *a}}", "its aliases make more than 100,000 values"),
         (b"name: caf\xe9", "not UTF-8"),
         ("- a\n- b", "a recipe is a mapping of sections, this is a list"),
         ("just words", "this is a str"),
@@ -182,6 +190,8 @@ def test_what_is_no_recipe_says_why(write, content, says):
         ("teacher: {kind: openai, model: m, rationales: 2, temperature: 0}", "teacher"),
         ("teacher: {kind: openai, model: m, base_url: localhost}", "teacher"),
         ("teacher: {max_usd: 1}", "teacher"),
+        ("teacher: {extra_body: {max_tokens: -1}}", "teacher"),
+        ("teacher: {extra_body: {user: 2026-01-01}}", "teacher"),
     ],
 )
 def test_a_bad_value_names_file_key_and_what_was_found(write, content, key):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -181,7 +182,7 @@ class TeacherSection(Section):
     timeout: Positive = Field(120.0, description="openai: seconds for one request")
     retries: Annotated[int, Field(ge=0)] = Field(8, description="openai: how often a failed request is sent again")
     max_wait: Positive = Field(
-        60.0, description="openai: longest pause before that, in seconds, unless the endpoint asks"
+        60.0, description="openai: longest pause before that, in seconds, also where the endpoint asks for a longer one"
     )
     requests_per_minute: Positive | None = Field(None, description="openai: the endpoint's limit; null: none")
     tokens_per_minute: Positive | None = Field(None, description="openai: the endpoint's limit, in and out together")
@@ -258,6 +259,13 @@ class TeacherSection(Section):
             raise ValueError("base_url must begin with http:// or https://")
         if fixed := {"model", "messages", "prompt", "n", "stream"} & set(self.extra_body):
             raise ValueError(f"extra_body cannot set {', '.join(sorted(fixed))}: use the keys of this section")
+        for name in ("max_tokens", "max_completion_tokens"):
+            if (value := self.extra_body.get(name)) is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"extra_body.{name} must be a whole number above 0: a budget counts with it")
+        try:
+            json.dumps(self.extra_body)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"extra_body must hold what JSON can ({error}): quote it") from error
         if self.extra_body.get("max_tokens", 1) is None and not self.extra_body.get("max_completion_tokens"):
             raise ValueError(
                 "extra_body takes max_tokens out: put max_completion_tokens in, so that a reply has an end"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from kard.errors import UserError, nearest
 from kard.recipe import NamedRecipe, Recipe, RerankerSection, Section
 
 Named = TypeVar("Named", bound=NamedRecipe)
+_MOST_NODES = 100_000
 
 
 def shipped_recipes() -> list[str]:
@@ -108,7 +110,19 @@ def _read(name_or_path: str) -> tuple[str, str, Path]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice: the first of two sections would be lost in silence."""
+    """YAML in which no key stands twice: the first of two sections would be lost in silence.
+
+    Aliases may repeat what stands elsewhere, up to a size: aliases of aliases grow to any.
+    """
+
+    def compose_document(self) -> yaml.Node | None:
+        root = super().compose_document()
+        sizes: dict[int, float] = {}
+        if root is not None and _size(root, sizes) > _MOST_NODES:
+            raise yaml.composer.ComposerError(
+                None, None, f"its aliases make more than {_MOST_NODES:,} values", root.start_mark
+            )
+        return root
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -117,6 +131,16 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' is there twice", key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
+    """Values in a node with its aliases written out; of one that holds itself, no number is large enough."""
+    if id(node) not in sizes:
+        sizes[id(node)] = math.inf
+        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        parts = [] if isinstance(node, yaml.ScalarNode) else inner
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in parts)
+    return sizes[id(node)]
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
@@ -142,7 +166,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             raise UserError(f"--set {override}: '{section}' holds a value, not keys. See 'kard init' for the layout.")
     try:
-        target[last] = yaml.safe_load(value)
+        target[last] = yaml.load(value, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"--set {override}: the value is not valid YAML. Quote it.") from error
 

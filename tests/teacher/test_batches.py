@@ -1,5 +1,6 @@
 """The batch API: submitted once, collected later, what failed asked again, nothing paid twice."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -94,6 +95,46 @@ def test_what_fails_in_two_batches_is_an_error_with_its_reason(run, provider):
     provider.finish()
     with pytest.raises(UserError, match=r"teacher\.max_failures"):
         run(20)
+
+
+def test_odd_lines_of_a_batch_cost_no_other_line(run, provider, tmp_path):
+    odd = iter(
+        [
+            b"[" * 200_000,
+            b'"text"',
+            b'{"custom_id": 7, "response": []}',
+            b"\xff\xfe",
+            b'{"response": {"status_code": "200", "body": {"error": [1]}}, "error": "no"}',
+        ]
+    )
+
+    def lines(name):
+        made = [json.dumps(good_line(line)[1]).replace("leads", "leads\\ud83d").encode() for line in submitted]
+        return b"\n".join([*odd, *made])
+
+    with pytest.raises(Unfinished):
+        run()
+    submitted = provider.lines("file0")
+    provider.finish()
+    provider.files[provider.batches["batch0"]["output_file_id"]] = lines("file0")
+    assert Counter(r.status for r in run()) == {"kept": 20}
+    assert ReplyCache(tmp_path / "c.sqlite").spent().requests == 20
+
+
+def test_a_line_without_usage_counts_with_the_most_it_can_have_cost(run, provider, tmp_path):
+    def answer(line):
+        kind, row = good_line(line)
+        row["response"]["body"]["usage"] = {"prompt_tokens": -5}
+        return kind, row
+
+    provider.answer = answer
+    with pytest.raises(Unfinished):
+        run()
+    provider.finish()
+    run()
+    spent = ReplyCache(tmp_path / "c.sqlite").spent()
+    assert spent.prompt_tokens > 20 * 1000
+    assert spent.completion_tokens == 20 * 256
 
 
 def test_an_expired_batch_keeps_what_it_holds(run, provider):

@@ -1,6 +1,7 @@
 """The filter: every status, conclusions in many wordings, and the final statement that is cut off."""
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,16 @@ from hypothesis import strategies as st
 
 from kard.questions import Question, question_from_row
 from kard.recipe import TeacherSection
-from kard.teacher.filter import Draft, judge, of_wanted_kind, settle, sift, stated_answer, without_conclusion
+from kard.teacher.filter import (
+    LONGEST_TEXT,
+    Draft,
+    judge,
+    of_wanted_kind,
+    settle,
+    sift,
+    stated_answer,
+    without_conclusion,
+)
 from kard.teacher.replies import readable
 
 QUESTION = Question("q", "Which of these is a gas at room temperature?", ("iron", "oxygen", "salt water", "wood"), 1)
@@ -148,6 +158,9 @@ def test_a_rejected_text_does_not_make_the_next_one_a_duplicate():
     assert [r.status for r in settle(sift(QUESTION, drafts, SECTION, ""), SECTION)] == ["truncated", "kept"]
 
 
+HARMONY = "<|channel|>analysis<|message|>Is it (A)?<|end|><|start|>assistant<|channel|>"
+
+
 @pytest.mark.parametrize(
     ("reply", "finish_reason", "text", "status"),
     [
@@ -155,6 +168,15 @@ def test_a_rejected_text_does_not_make_the_next_one_a_duplicate():
         ("Hm, the answer is (A).\n</think>Oxygen boils early.", "stop", "Oxygen boils early.", "kept"),
         ("<think>Is it iron? It may well be", "length", "", "truncated"),
         ("<think>Is it iron?</think>", "stop", "", "error"),
+        ("<Thinking>\nIs it iron?\n</Thinking>\nOxygen boils early.", "stop", "Oxygen boils early.", "kept"),
+        ("<reasoning>Is it?</reasoning>Oxygen boils early.", "stop", "Oxygen boils early.", "kept"),
+        ("[THINK]Is it iron?[/THINK]Oxygen boils early.", "stop", "Oxygen boils early.", "kept"),
+        (f"{HARMONY}final<|message|>Oxygen boils early.<|return|>", "stop", "Oxygen boils early.", "kept"),
+        (f"{HARMONY}final <|constrain|>text<|message|>Oxygen boils early.", "stop", "Oxygen boils early.", "kept"),
+        ("analysisIs it iron?assistantfinalOxygen boils early.", "stop", "Oxygen boils early.", "kept"),
+        ("<|channel|>analysis<|message|>Is it iron?", "length", "", "truncated"),
+        ("<|channel|>analysis<|message|>Is it iron?<|end|>", "stop", "", "error"),
+        ("The analysis of air shows oxygen.", "stop", "The analysis of air shows oxygen.", "kept"),
         ("Two <b> tags </b> do not matter.", "stop", "Two <b> tags </b> do not matter.", "kept"),
     ],
 )
@@ -163,6 +185,15 @@ def test_thinking_aloud_is_cut_off_or_kept(reply, finish_reason, text, status):
     assert (cut.text, cut.status) == (text, status)
     (kept,) = sift(QUESTION, [Draft(reply, finish_reason)], TeacherSection(thinking="keep"), "")
     assert kept.text == reply
+
+
+@pytest.mark.parametrize("piece", ["the answer is ", "Option (A) is wrong. ", "word ", "<think>", "\n", "oxygen as "])
+def test_a_reply_of_five_megabytes_takes_no_time(piece):
+    start = time.process_time()
+    [rationale] = sift(QUESTION, [Draft(piece * (5_000_000 // len(piece)))], TeacherSection(rewrite="keep"), "")
+    assert time.process_time() - start < 5
+    assert rationale.status in ("too_long", "error")
+    assert len(rationale.text) <= LONGEST_TEXT
 
 
 ELIMINATING = "Oxygen boils early. Option (A) is incorrect. Option (C) is incorrect. Option (D) is incorrect."

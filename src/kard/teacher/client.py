@@ -288,7 +288,9 @@ def cost_of(outcome: Outcome, most: Spent) -> Spent:
 def in_the_servers_words(outcome: Outcome, section: TeacherSection) -> str:
     """Why an endpoint takes no request, with what to do."""
     what = _advice(outcome, section)
-    return f"teacher: {request_url(section)} answers {outcome.failure}. {what} The replies so far are kept."
+    return (
+        f"teacher: {request_url(section)} answers {outcome.failure.rstrip('. ')}. {what} The replies so far are kept."
+    )
 
 
 def _advice(outcome: Outcome, section: TeacherSection) -> str:

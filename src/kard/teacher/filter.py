@@ -67,8 +67,9 @@ _LEADING = frozenset(_LEADING_WORDS.split())
 
 # How models mark what they think aloud, and what may stand in place of the marks of OpenAI's open models ("harmony").
 _THINKING = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|seed:think)"
-_OPENED = re.compile(rf"<{_THINKING}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>", re.IGNORECASE)
-_CLOSED = re.compile(rf"</{_THINKING}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>", re.IGNORECASE)
+# The first characters stand in front, so that a long text without any of them takes no time.
+_OPENED = re.compile(rf"[<\[◁](?i:{_THINKING}>|think\]|think▷|\|begin_of_thought\|>)")
+_CLOSED = re.compile(rf"[<\[◁](?i:/{_THINKING}>|/think\]|/think▷|\|end_of_thought\|>)")
 _CHANNEL = re.compile(r"<\|channel\|>|^analysis(?=.*?assistant(?:final|commentary|analysis))", re.DOTALL)
 _FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]{0,99}(?:<\|constrain\|>[^<]{0,99})?<\|message\|>|assistantfinal")
 _MESSAGE_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
@@ -223,8 +224,8 @@ def judge(question: Question, text: str, finish_reason: str, section: TeacherSec
 
 
 _EMPTY = {
-    REASONING_ONLY: "reasoning only, and no text after it",
-    TOOL_CALLS: "calls a tool, and has no text",
+    REASONING_ONLY: "reasoning only, no text: raise teacher.max_tokens, or turn its reasoning off",
+    TOOL_CALLS: "calls a tool, no text: ask a model without tools",
 }
 
 
