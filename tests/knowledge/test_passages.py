@@ -71,6 +71,10 @@ def test_a_sentence_beyond_the_limit_is_cut_between_words():
     assert cut("Short one. " + " ".join(words), 10)[0] == "Short one."
 
 
+def test_what_is_too_long_for_a_word_is_cut_all_the_same():
+    assert [len(piece) for piece in cut("x" * 3500, 2)] == [2000, 1500]
+
+
 @pytest.mark.parametrize("text", ["", " ", "\n\n\t ", "\u3000"])
 def test_nothing_gives_nothing(text):
     assert sentences(text) == []

@@ -17,11 +17,11 @@ from kard.textfile import MARKUP_BYTES, PACKED, open_bytes, read_text, too_large
 
 _NOT_TEXT = ("script", "style", "template", "noscript", "nav", "select", "datalist", "title")
 _FRAME = ("header", "footer", "aside")  # of the page; an article's own are text
-_BLOCKS = [
+_BLOCKS = frozenset([
     "address", "article", "aside", "blockquote", "body", "caption", "dd", "details", "div", "dl", "dt", "figcaption", "footer",
     "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "html", "legend", "li", "main", "ol", "p", "pre", "section", "summary",
     "table", "td", "th", "tr", "ul",
-]  # fmt: skip
+])  # fmt: skip
 _FRONT_MATTER = re.compile(r"(---|\+\+\+)[ \t]*\n(.{0,65536}?)^(?:\1|\.\.\.)[ \t]*$\n?", re.DOTALL | re.MULTILINE)
 _KEY = re.compile(r"^[\w-]+[ \t]*[:=]", re.MULTILINE)
 _TITLE = re.compile(r"^title[ \t]*[:=][ \t]*(.+)$", re.MULTILINE | re.IGNORECASE)
@@ -115,6 +115,8 @@ def _html(path: Path, left_out: LeftOut) -> tuple[str, Parts]:
     if len(content) > MARKUP_BYTES:
         raise too_large(str(path), MARKUP_BYTES)
     soup = _soup(content)
+    if soup.contains_replacement_characters:
+        left_out.add("undecodable", str(path), "some bytes are no characters of its encoding, and became U+FFFD")
     titles = [element for element in soup("title") if not element.find_parent("svg")]
     headings = soup("h1")
     for element in soup(_FRAME):
@@ -142,7 +144,7 @@ def _html_blocks(soup: Any) -> Iterator[tuple[str, int]]:
     block: Any = None
     texts: list[str] = []
     for text in soup.strings:
-        own = text.find_parent(_BLOCKS)
+        own = next((parent for parent in text.parents if parent.name in _BLOCKS), None)
         if own is not block:
             yield " ".join("".join(texts).split()), block.sourceline if block else 1
             block, texts = own, []

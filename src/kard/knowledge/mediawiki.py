@@ -26,7 +26,7 @@ _LEFT_OUT_LINKS = """
 _PICTURES, _CATEGORIES = "6", "14"
 _CHUNK = 1 << 16
 # MediaWiki itself takes no more than 2 MB; what is longer is no article, and its markup would take minutes to parse.
-PAGE_CHARACTERS = 8 * 2**20
+PAGE_CHARACTERS = 2 * 2**20
 
 
 def mediawiki_documents(path: Path, left_out: LeftOut) -> Iterator[Document]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 # A sentence ends at . ! ? (with closing quotes or brackets) before white space and something that can begin a sentence, at a
 # line break, or at an ideographic full stop. Initials and common abbreviations do not end one.
@@ -19,8 +20,10 @@ _SPACELESS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _HAS_SPACELESS = re.compile(f"[{_SPACELESS}]")
-_WORD = re.compile(r"\S+")
-_SPACELESS_WORD = re.compile(rf"[{_SPACELESS}]{{1,2}}|[^\s{_SPACELESS}]+")
+# What goes on for longer than this is no word but data, and counts as several.
+_LONGEST_WORD = 1000
+_WORD = re.compile(rf"\S{{1,{_LONGEST_WORD}}}")
+_SPACELESS_WORD = re.compile(rf"[{_SPACELESS}]{{1,2}}|[^\s{_SPACELESS}]{{1,{_LONGEST_WORD}}}")
 
 
 def sentences(text: str) -> list[str]:
@@ -71,6 +74,7 @@ def cut(text: str, words: int) -> list[tuple[int, str]]:
 
 def _windows(text: str, start: int, end: int, words: int, word: re.Pattern[str]) -> list[tuple[int, int, int]]:
     """First and last character and number of words of a sentence, or of its parts where it is too long."""
-    spans = [found.span() for found in word.finditer(text, start, end)]
-    parts = (spans[i : i + words] for i in range(0, len(spans), words))
-    return [(part[0][0], part[-1][1], len(part)) for part in parts]
+    found, windows = word.finditer(text, start, end), []
+    while part := list(islice(found, words)):
+        windows.append((part[0].start(), part[-1].end(), len(part)))
+    return windows
