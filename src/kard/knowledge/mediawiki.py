@@ -137,9 +137,7 @@ def _paragraphs(page: _Page) -> list[tuple[int, str]]:
     if not page.title:
         raise ValueError("has no title")
     code = mwparserfromhell.parse("".join(page.values.get("text", ())))
-    unwanted = [node for node in code.filter_wikilinks() if _unwanted_link(node, page.links)]
-    for node in [*code.filter_tags(matches=_unwanted_tag), *unwanted]:
-        _remove(code, node)
+    _leave_out(code, page.links)
     plain = code.strip_code(normalize=True, collapse=True)
     found, offset = [], 0
     for line in plain.split("\n"):
@@ -149,16 +147,21 @@ def _paragraphs(page: _Page) -> list[tuple[int, str]]:
     return found
 
 
-def _unwanted_tag(node: Any) -> bool:
-    return str(node.tag).strip().lower() in _LEFT_OUT_TAGS
+def _leave_out(code: Any, links: frozenset[str]) -> None:
+    """Take tables, references, pictures and categories out of wikitext, at any depth, each level in one go."""
+    from mwparserfromhell.nodes import Tag, Wikilink
 
+    def unwanted(node: Any) -> bool:
+        if isinstance(node, Tag):
+            return str(node.tag).strip().lower() in _LEFT_OUT_TAGS
+        # A link that begins with a colon is an ordinary one.
+        space, colon, _ = (
+            str(node.title).replace("_", " ").partition(":") if isinstance(node, Wikilink) else ("", "", "")
+        )
+        return bool(colon) and space.strip().casefold() in links
 
-def _unwanted_link(node: Any, names: frozenset[str]) -> bool:
-    """Whether a link shows a picture or puts the article in a category; one that begins with a colon is an ordinary link."""
-    space, colon, _ = str(node.title).strip().replace("_", " ").partition(":")
-    return bool(colon) and space.strip().casefold() in names
-
-
-def _remove(code: Any, node: Any) -> None:
-    if code.contains(node):  # it may have stood in another one that is gone
-        code.remove(node)
+    code.nodes = [node for node in code.nodes if not unwanted(node)]
+    for node in code.nodes:
+        inner = node.contents if isinstance(node, Tag) else node.text if isinstance(node, Wikilink) else None
+        if inner is not None:
+            _leave_out(inner, links)
