@@ -111,7 +111,9 @@ def test_a_bad_line_is_found_before_anything_is_answered(tmp_path, files, line, 
 
 def test_a_question_that_is_too_long_is_found_before_anything_is_answered(tmp_path, answering_run):
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    source.write_text(QUESTIONS + json.dumps({"id": "long", "question": "x " * 9000}), encoding="utf-8")
+    source.write_text(
+        QUESTIONS + json.dumps({"id": "long", "question": "x x", "choices": ["y", "z " * 9000]}), encoding="utf-8"
+    )
     message = complaint(answering_run, source, output)
     assert message.startswith(f"{source}: id 'long': question 'x x")
     assert "longer than student.max_input_tokens" in message
@@ -162,6 +164,7 @@ def test_an_answer_as_json():
         "answer": "Iron",
         "choice": 1,
         "confidence": None,
+        "question_cut": False,
         "rationale": "It rusts.",
         "passages": [
             {

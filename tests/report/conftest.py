@@ -22,6 +22,8 @@ def method(name, accuracy, low, high, unparsed=0, train=151.2, predict=48.0, cut
         "unparsed": unparsed,
         "cut": cut,
         "shots": 0,
+        "without_shots": 0,
+        "questions_cut": 0,
         "train_seconds": train,
         "predict_seconds": predict,
     }

@@ -321,7 +321,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_only(page, kard):
 
 def test_errors_are_said_where_they_are_seen(page, address):
     page.goto(address)
-    ask(page, question="long " * 1500, choices=())
+    ask(page, question="long" * 1500, choices=())
     page.wait_for_selector("#error:not([hidden])")
     assert "longer than student.max_input_tokens" in page.locator("#error").inner_text()
     assert page.locator(".card").count() == 0
