@@ -191,6 +191,9 @@ def test_what_is_no_recipe_says_why(write, content, says):
         ("teacher: {kind: openai, model: m, base_url: localhost}", "teacher"),
         ("teacher: {max_usd: 1}", "teacher"),
         ("teacher: {extra_body: {max_tokens: -1}}", "teacher"),
+        ("teacher: {base_url: 'http://[bad/v1'}", "teacher"),
+        ("teacher: {base_url: 'http://host:99999/v1'}", "teacher"),
+        ("teacher: {base_url: 'http:///v1'}", "teacher"),
         ("teacher: {extra_body: {user: 2026-01-01}}", "teacher"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -255,8 +256,10 @@ class TeacherSection(Section):
             raise ValueError("temperature 0 writes the same rationale every time: raise it, or set rationales: 1")
         if self.max_usd is not None and self.input_price + self.output_price == 0:
             raise ValueError("max_usd needs input_price and output_price, in US dollars a million tokens")
-        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
-            raise ValueError("base_url must begin with http:// or https://")
+        if self.base_url is not None:
+            url = urlsplit(self.base_url)  # a ValueError says what is wrong with brackets and ports
+            if url.scheme not in ("http", "https") or not url.hostname or url.port == 0:
+                raise ValueError("base_url must begin with http:// or https://, and name a host")
         if fixed := {"model", "messages", "prompt", "n", "stream"} & set(self.extra_body):
             raise ValueError(f"extra_body cannot set {', '.join(sorted(fixed))}: use the keys of this section")
         for name in ("max_tokens", "max_completion_tokens"):

@@ -1,6 +1,7 @@
 """The batch API: submitted once, collected later, what failed asked again, nothing paid twice."""
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -119,6 +120,17 @@ def test_odd_lines_of_a_batch_cost_no_other_line(run, provider, tmp_path):
     provider.files[provider.batches["batch0"]["output_file_id"]] = lines("file0")
     assert Counter(r.status for r in run()) == {"kept": 20}
     assert ReplyCache(tmp_path / "c.sqlite").spent().requests == 20
+
+
+@pytest.mark.parametrize("content", ["<html>hi</html>", "nonsense", "[]", "{}", '{"id": null}', "[" * 200_000])
+@pytest.mark.parametrize("kind", ["application/json", "text/html"])
+def test_what_is_no_provider_of_batches_is_named(httpserver, questions, tmp_path, monkeypatch, content, kind):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    httpserver.expect_request(re.compile(".*")).respond_with_data(content, content_type=kind)
+    url = httpserver.url_for("/v1")
+    section = TeacherSection(kind="openai", model="tester", base_url=url, mode="batch", retries=0)
+    with pytest.raises(UserError, match=f"{url} answers what is no answer"):
+        collect_rationales(questions(2), no_passages, section, 7, tmp_path / "c.sqlite")
 
 
 def test_a_line_without_usage_counts_with_the_most_it_can_have_cost(run, provider, tmp_path):

@@ -6,12 +6,14 @@ import io
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import openai
+from openai.types import Batch, BatchRequestCounts, FileObject
+from pydantic import BaseModel
 
 from kard.errors import Unfinished, UserError
 from kard.progress import say
@@ -90,11 +92,11 @@ def _collect_all(client: openai.OpenAI, section: TeacherSection, cache: ReplyCac
     while open_batches:
         counts = []
         for name, identity in list(open_batches.items()):
-            batch = client.batches.retrieve(identity) if identity else None
+            batch = _understood(client.batches.retrieve, identity) if identity else None
             if batch is None or batch.status in _FINAL:
                 _collect(name, batch, client, cache, hide)
                 del open_batches[name]
-            elif batch.request_counts is not None:
+            elif isinstance(batch.request_counts, BatchRequestCounts):
                 counts.append(batch.request_counts)
         done, total = sum(one.completed for one in counts), sum(one.total for one in counts)
         if open_batches and time.monotonic() >= until:
@@ -109,8 +111,19 @@ def _collect_all(client: openai.OpenAI, section: TeacherSection, cache: ReplyCac
 
 def _find(name: str, client: openai.OpenAI) -> str:
     """The id of a batch whose submission was cut off, or nothing where it never got there."""
-    found = (batch.id for batch in client.batches.list() if (batch.metadata or {}).get(_METADATA) == name)
-    return next(found, "")
+    batches = _understood(lambda: list(client.batches.list()), of=list)
+    return next((batch.id for batch in batches if batch.metadata and batch.metadata.get(_METADATA) == name), "")
+
+
+def _understood(call: Callable[..., Any], *arguments: Any, of: type = BaseModel, **named: Any) -> Any:
+    """What the provider answers; openai's client hands on what is no JSON, or something else than was asked for."""
+    try:
+        found = call(*arguments, **named)
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise openai.OpenAIError(f"what is no answer to a request about batches ({error})") from error
+    if not isinstance(found, of) or (isinstance(found, FileObject | Batch) and not isinstance(found.id, str)):
+        raise openai.OpenAIError("what is no answer to a request about batches. Check teacher.base_url")
+    return found
 
 
 def _collect(name: str, batch: Any, client: openai.OpenAI, cache: ReplyCache, hide: Hide) -> None:
@@ -180,15 +193,17 @@ def _submit_all(requests: Sequence[Request], client: openai.OpenAI, section: Tea
 def _submit(requests: Sequence[Request], client: openai.OpenAI, section: TeacherSection, cache: ReplyCache) -> None:
     """Submit one batch; it is noted before, so that a submission that is cut off is found again and not repeated."""
     path = f"/v1{PATHS[section.endpoint]}"
-    file = client.files.create(file=("kard.jsonl", io.BytesIO(_lines(requests, path))), purpose="batch")
+    lines = ("kard.jsonl", io.BytesIO(_lines(requests, path)))
+    file = _understood(client.files.create, file=lines, purpose="batch")
     name = uuid.uuid4().hex
     with cache.together():
         cache.open_batch(name)
         for request in requests:
             cache.begin([request.key], most_of(request.body, section), name)
-    batch = client.batches.create(
+    batch = _understood(
+        client.batches.create,
         input_file_id=file.id,
-        endpoint=path,  # type: ignore[arg-type]
+        endpoint=path,
         completion_window="24h",
         metadata={_METADATA: name},
     )
