@@ -62,13 +62,21 @@ def test_what_is_there_is_counted_as_it_is(project):
 
 @pytest.mark.parametrize(
     ("kind", "sizes"),
-    [("medqa", (10_178, 1_272, 1_273)), ("openbookqa", (4_957, 500, 500)), ("arc", (3_370, 869, 3_548))],
+    [
+        ("medqa", (10_178, 1_272, 1_273)),
+        ("openbookqa", (4_957, 500, 500)),
+        ("arc", (3_370, 869, 3_548)),
+        ("wikivital", (5_409, 773, 1_545)),
+    ],
 )
 def test_an_unset_size_is_that_of_the_dataset(project, kind, sizes, tmp_path):
     recipe = load_recipe(str(project), [f"questions={{kind: {kind}}}"])
     assert tuple(counted(recipe, tmp_path).questions.values()) == sizes
     fewer = load_recipe(str(project), [f"questions={{kind: {kind}, train_size: 100}}"])
     assert counted(fewer, tmp_path).questions["train"] == 100
+    if kind == "wikivital":  # what the test does not take is there to learn from
+        fewer = load_recipe(str(project), ["questions={kind: wikivital, test_size: 545}"])
+        assert counted(fewer, tmp_path).questions["train"] == 6_409
 
 
 def test_more_work_takes_longer(project, wide_decoder, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,22 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         "passages": [found_row(item) for item in answer.passages],
         "text": answer.text,
     }
+
+
+def answer_lines(answer: Answer) -> Iterator[str]:
+    """An answer for people: what was read, then what was said of it."""
+    for item in answer.passages:
+        named = {"retriever": item.retriever, "reranker": item.reranker}
+        scores = ", ".join(f"{name} {score:.2f}" for name, score in named.items() if score is not None)
+        yield f"Passage [{item.passage.id}] ({scores}; {item.passage.source})\n  {item.passage.text}"
+    if answer.question_cut:
+        yield "The question does not fit into student.max_input_tokens: only its end was read."
+    if answer.rationale:
+        yield f"Rationale: {answer.rationale}"
+    yield f"Answer: {answer.answer if answer.answer is not None else f'(no answer could be read off: {answer.text})'}"
+    if answer.confidence is not None:
+        sure = "not calibrated: how sure the student is, not how often it is right"
+        yield f"Confidence: {answer.confidence:.0%} ({sure})"
 
 
 def _asked(question: Question) -> dict[str, Any]:

@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 rerank = typer.Typer(
-    help="Train or measure a reranker alone, on a file of candidates (JSONL).",
+    help="Train or measure a reranker alone. It takes a file of candidates: JSONL.",
     no_args_is_help=True,
 )
 app.add_typer(rerank, name="rerank")
@@ -245,38 +245,22 @@ def answer(
     from kard.progress import waiting
 
     with waiting(f"loading the models of {run} …"):
-        from kard.batch import answer_row
+        from kard.batch import answer_lines, answer_row
         from kard.model import Kard
 
         loaded = Kard.load(run, method)
     with waiting("finding passages and writing the answer …"):
         result = loaded.answer(question, choice)
-    row = answer_row(result)
     if as_json:
-        _print_json(row)
+        _print_json(answer_row(result))
         return
-    for found in row["passages"]:
-        scores = ", ".join(f"{name} {found[name]:.2f}" for name in ("retriever", "reranker") if found[name] is not None)
-        typer.echo(f"Passage [{found['id']}] ({scores}; {found['source']})\n  {found['text']}")
-    if result.question_cut:
-        typer.echo("The question does not fit into student.max_input_tokens: only its end was read.")
-    if result.rationale:
-        typer.echo(f"Rationale: {result.rationale}")
-    typer.echo(
-        f"Answer: {result.answer if result.answer is not None else '(no answer could be read off: ' + result.text + ')'}"
-    )
-    if result.confidence is not None:
-        typer.echo(
-            f"Confidence: {result.confidence:.0%} (not calibrated: how sure the student is, not how often it is right)"
-        )
+    for line in answer_lines(result):
+        typer.echo(line)
 
 
 @app.command()
 def index(recipe: RecipeName, override: Overrides = None, output: Output = None) -> None:
-    """Build a recipe's passages and index alone.
-
-    The same command goes on where an earlier build stopped.
-    """
+    """Build a recipe's passages and index alone."""
     from kard.knowledge import described, report_of
     from kard.pipeline import index_recipe
     from kard.recipe_file import load_recipe

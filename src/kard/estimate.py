@@ -25,14 +25,17 @@ from kard.room import passages_of
 from kard.weights import downloaded_folder, model_config
 
 _SAMPLE = 200
-# The hub's datasets: questions in train, dev and test, and the tokens of one with its choices.
-_HUB = {
+# What a recipe names without a file: questions in train, dev and test, and the tokens of one with its choices.
+_KNOWN = {
     "medqa": (10_178, 1_272, 1_273, 200),
     "strategyqa": (1_603, 0, 687, 20),
     "openbookqa": (4_957, 500, 500, 35),
     "arc": (3_370, 869, 3_548, 55),
     "pubmedqa": (700, 100, 200, 30),
+    "wikivital": (5_409, 773, 1_545, 26),
+    "wikiyears": (6_276, 772, 1_729, 12),
 }
+_CUT_BY_SIZE = ("pubmedqa", "wikivital")  # what dev and test do not take is train
 # Seconds that are about the same for all models, seen on two cores: libraries are loaded, and a little is done.
 _IMPORTS, _LITTLE, _REPORT = 8.0, 2.0, 6.0
 _CONVERSION = 90.0  # of a GGUF file of 270M parameters
@@ -112,7 +115,7 @@ def counted(recipe: Recipe, folder: Path) -> Work:
     knowledge = recipe.knowledge
     passages = _rows(folder / "knowledge", "passages.jsonl")
     read = [f"{row['title']} {row['text']}" for row in passages]
-    hub = _HUB.get(recipe.questions.kind)
+    hub = _KNOWN.get(recipe.questions.kind)
     asked = [tokens(question.query("question_and_choices")) for question in sample] or [float(hub[3] if hub else 60)]
     said = min(_SAID, section.max_tokens) if section.asks else 30 * section.sentences
     return Work(
@@ -121,7 +124,7 @@ def counted(recipe: Recipe, folder: Path) -> Work:
         rationales=each,
         passages=len(read_passages(folder / "knowledge" / "passages.jsonl")) if passages else passages_of(knowledge),
         question=round(mean(asked)) + 20,  # what stands around a question in the prompt
-        query=round(mean([tokens(f"{q.question} {q.answer_text}") for q in sample] or [asked[0] / 2])),
+        query=round(mean([tokens(f"{q.question} {q.answer_text}") for q in sample] or [0.75 * asked[0]])),
         answer=round(mean([tokens(question.answer_text) for question in sample if question.answer is not None] or [4]))
         + 4,
         rationale=round(mean(map(tokens, texts)) if texts else said),
@@ -139,10 +142,13 @@ def _questions(recipe: Recipe, folder: Path) -> tuple[dict[str, int], list[Quest
     section, done = recipe.questions, folder / "questions"
     if manifest_of(done) is not None:
         splits = {name: read_questions(done / f"{name}.jsonl") for name in ("train", "dev", "test")}
-    elif section.kind in _HUB:
+    elif section.kind in _KNOWN:
         wanted = (section.train_size, section.dev_size, section.test_size)
-        names = zip(("train", "dev", "test"), wanted, _HUB[section.kind], strict=False)
-        return {name: size or there for name, size, there in names}, []
+        there = list(_KNOWN[section.kind])
+        if section.kind in _CUT_BY_SIZE:
+            there[0] = sum(there[:3]) - sum(size or known for size, known in zip(wanted[1:], there[1:3], strict=True))
+        names = zip(("train", "dev", "test"), wanted, there, strict=False)
+        return {name: size or known for name, size, known in names}, []
     else:
         try:
             splits = load_splits(section, recipe.seed_of_data)

@@ -174,10 +174,9 @@ def last_lines(run: Path) -> Iterator[str]:
         for found in row["passages"][:1]:
             yield f"  it read [{found['id']}] {found['text'][:100]}"
         yield f"  {best} answered: {row['answer']} ({'right' if row['correct'] else 'wrong: ' + str(row['gold'])})"
-        choices = asked.get("choices") or []
-        options = " ".join(["--choice", shlex.quote(choices[0]), "…"]) if choices else ""
-        yield f"\nAsk it:  kard answer {shlex.quote(str(run))} {shlex.quote(str(asked['question']))} {options}".rstrip()
-        yield f"         kard serve {shlex.quote(str(run))}"
+        options = (f" --choice {shlex.quote(choice)}" for choice in asked.get("choices", []))
+        yield f"\nAsk it:   kard answer {shlex.quote(str(run))} {shlex.quote(asked['question'])}{''.join(options)}"
+        yield f"Serve it: kard serve {shlex.quote(str(run))}"
         yield f"Mistakes: kard show {shlex.quote(str(run))} mistakes"
     yield f"Report: {run / 'report' / 'index.html'}"
 

@@ -121,9 +121,8 @@ def _few_layers(config: Any, dtype: torch.dtype) -> Any:
             part.layer_types = kinds[-_LAYERS:]
         part.vocab_size, part.pad_token_id = _WORDS, None
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model = kind.from_config(
-        config, dtype=dtype, attn_implementation=None if torch.cuda.is_available() else ATTENTION_CPU
-    )
+    attention = None if torch.cuda.is_available() else ATTENTION_CPU
+    model = kind.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False)
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
@@ -246,7 +245,9 @@ def _reranker_speed(section: RerankerSection, query: int, passage: int, queries:
     config.num_hidden_layers = _LAYERS
     plain = {} if torch.cuda.is_available() else {"attn_implementation": ATTENTION_CPU}
     kind = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
-    model = kind.from_config(config, **plain).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = kind.from_config(config, trust_remote_code=False, **plain).to(
+        "cuda" if torch.cuda.is_available() else "cpu"
+    )
     at_once = section.step_candidates or section.rationale_candidates + section.question_candidates
     if section.kind == "cross_encoder":
         pair = layers / _LAYERS * _encoded(model, query + passage)

@@ -234,12 +234,12 @@ def model_config(name: str) -> Any:
     path = Path(name)
     if path.suffix == ".gguf" and path.is_file():
         with loading_explained(name, "student.model"):
-            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
     folder = downloaded_folder(name)
     if folder is None:
         return None
     with loading_explained(name, "student.model"):
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 @contextmanager
