@@ -12,6 +12,7 @@ from itertools import islice
 from math import exp, sqrt
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from kard.artifacts import manifest_of, read_json, read_jsonl
 from kard.errors import UserError
@@ -23,6 +24,9 @@ from kard.questions import Question, load_splits, read_questions
 from kard.recipe import Recipe
 from kard.room import passages_of
 from kard.weights import downloaded_folder, model_config
+
+if TYPE_CHECKING:
+    from kard.trial import StudentSpeed
 
 _SAMPLE = 200
 # What a recipe names without a file: questions in train, dev and test, and the tokens of one with its choices.
@@ -242,9 +246,15 @@ def _vocabulary(recipe: Recipe, folder: Path, work: Work) -> int | None:
     return min(most, round(_HEAPS * sqrt(work.passages * work.passage)))
 
 
-def _student(recipe: Recipe, folder: Path, work: Work, part: str) -> float | None:
+def _speed(recipe: Recipe, folder: Path, work: Work) -> StudentSpeed | None:
+    """Of the student, by one trial of its longest texts."""
     from kard.trial import student_speed
 
+    read = min(work.question + recipe.student.passages * work.passage, recipe.student.max_input_tokens)
+    return student_speed(recipe.student, read, work.answer + work.rationale, _vocabulary(recipe, folder, work))
+
+
+def _student(recipe: Recipe, folder: Path, work: Work, part: str) -> float | None:
     section = recipe.student
     passages = section.passages if part in ("answers_passages", "rationales_silver") else 0
     is_explained = not part.startswith("answers")
@@ -256,13 +266,13 @@ def _student(recipe: Recipe, folder: Path, work: Work, part: str) -> float | Non
     examples *= section.epochs
     if _is_little(section.model, examples * (read + written)):
         return _LITTLE
-    speed = student_speed(section, read, written, _vocabulary(recipe, folder, work))
-    return None if speed is None else _LITTLE * 2 + examples / section.batch_size * speed.step
+    speed = _speed(recipe, folder, work)
+    if speed is None:
+        return None
+    return _LITTLE * 2 + examples * ((read + written) * speed.token_learned + written * speed.target_learned)
 
 
 def _predictions(recipe: Recipe, folder: Path, work: Work, methods: Sequence[Method]) -> float | None:
-    from kard.trial import student_speed
-
     section, evaluation = recipe.student, recipe.evaluation
     if evaluation.engine == "vllm":
         return None
@@ -273,7 +283,7 @@ def _predictions(recipe: Recipe, folder: Path, work: Work, methods: Sequence[Met
         read = min(shown * (work.question + passages * work.passage), section.max_input_tokens)
         if _is_little(section.model, count * evaluated * evaluation.samples * (read + written)):
             continue
-        speed = student_speed(section, read, written, _vocabulary(recipe, folder, work))
+        speed = _speed(recipe, folder, work)
         if speed is None:
             return None
         texts = count * evaluated * evaluation.samples

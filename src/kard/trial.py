@@ -39,13 +39,15 @@ class StudentSpeed:
     """Seconds of a student's work.
 
     Attributes:
-        step: A training step of the batch that was asked for.
+        token_learned: A token of a training example, through all layers and back.
+        target_learned: On top of it for each token that is to be written: the output layer.
         token_read: A token of a prompt.
         token_step: A decoding step, whatever the batch.
         token_written: On top of it for each row of the batch.
     """
 
-    step: float
+    token_learned: float
+    target_learned: float
     token_read: float
     token_step: float
     token_written: float
@@ -77,7 +79,7 @@ def student_speed(section: StudentSection, read: int, written: int, vocabulary: 
 
     Args:
         section: The recipe's ``student``.
-        read: Tokens of a prompt.
+        read: Tokens of a prompt, as long as most.
         written: Tokens that are learned of an example.
         vocabulary: How many tokens the model knows; None: what its configuration says.
 
@@ -101,13 +103,14 @@ def _student_speed(section: StudentSection, read: int, written: int, vocabulary:
     head = _Head(int(config.hidden_size), words, weights, trained=section.method == "full")
     body = _training_step(model, section, dtype, read, written)
     of_head = head.training_step(section.batch_size * written, dtype)
-    step = (layers / _LAYERS) * body + of_head
+    again = 1.33 if section.gradient_checkpointing else 1.0
+    learned = again * layers / _LAYERS * body / (section.batch_size * (read + written))
     model = _few_layers(whole, dtype)
     prompt, few, many = _written(model, read, layers, head.seconds)
     rows = max(_FEW_ROWS + 1, _READ_AT_ONCE // aligned(read))
     each = max(0.0, (many - few) / (rows - _FEW_ROWS))
-    again = 1.33 if section.gradient_checkpointing else 1.0
-    return StudentSpeed(step * again, prompt, max(few - _FEW_ROWS * each, 0.0), each)
+    target = of_head / (section.batch_size * written)
+    return StudentSpeed(learned, target, prompt, max(few - _FEW_ROWS * each, 0.0), each)
 
 
 def _few_layers(config: Any, dtype: torch.dtype) -> Any:
