@@ -79,4 +79,5 @@ def _training() -> str:
     section = StudentSection(trim_vocabulary=True)
     speed = student_speed(section, read=110, written=35, vocabulary=50_000)
     assert speed is not None
-    return f"about {rounded(1000 * (145 * speed.token_learned + 35 * speed.target_learned))} for Gemma 3 270M on 1,000 questions, tried just now"
+    each = 145 * speed.token_learned + 35 * speed.target_learned
+    return f"about {rounded(1000 * each)} for Gemma 3 270M on 1,000 questions, tried just now"
