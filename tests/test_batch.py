@@ -75,6 +75,24 @@ def test_answers_to_other_questions_or_by_others_are_not_taken_for_these(tmp_pat
     assert output.read_text(encoding="utf-8") == there
 
 
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"question": "?", "choices": ["red", "red "]}, "the choice 'red ' is there twice"),
+        ({"question": "?", "choices": ["red"]}, "'choices' has one entry"),
+        ({"question": "?", "options": ["red", "blue"]}, "key 'options' is not read, and there is no 'choices'"),
+        ({"question": "?", "options": {"A": "red", "B": "blue"}, "answer_idx": "A"}, "looks like MedQA's own format"),
+        ({"query": "?"}, "key 'query' is not read, and there is no 'question'"),
+    ],
+)
+def test_choices_are_never_left_unread(tmp_path, files, row, says):
+    source, output = files
+    source.write_text(json.dumps(row), encoding="utf-8")
+    message = complaint(tmp_path, source, output)
+    assert message.startswith(f"{source}:1: ")
+    assert says in message
+
+
 def test_two_commands_never_write_the_same_answers(tmp_path, files):
     source, output = files
     output.write_text(answered("6", "two", "1"), encoding="utf-8")

@@ -11,8 +11,9 @@ from kard.artifacts import Log, disk_full_explained, locked
 from kard.errors import UserError
 from kard.model import Answer, Kard, answerer, found_row
 from kard.progress import progress
-from kard.questions import Question
-from kard.questions.jsonl import read_user_jsonl, text_of, texts_of
+from kard.questions import Question, check_choices
+from kard.questions.foreign import check_keys, say_unread
+from kard.questions.jsonl import choices_of, read_user_jsonl, text_of
 
 QUESTIONS_AT_ONCE = 128
 
@@ -45,7 +46,7 @@ def answer_file(run: Path, source: Path, output: Path, method: str | None = None
 
 
 def _answer_file(run: Path, source: Path, output: Path, method: str | None) -> Counts:
-    questions = _read(source)
+    questions = asked_in(source)
     log = Log(output)
     by = answerer(run, method)
     there = _answered(log, by, {question.id: _asked(question) for question in questions})
@@ -127,12 +128,18 @@ def _answered(log: Log, by: dict[str, str], asked: dict[str, dict[str, Any]]) ->
     return {row["id"] for row in rows}
 
 
-def _read(source: Path) -> list[Question]:
+def asked_in(source: Path) -> list[Question]:
+    """The questions of a file, without their answers; an id that is not given is the line's number."""
     questions: dict[str, Question] = {}
+    keys: set[str] = set()
     for number, row in read_user_jsonl(source):
         where = f"{source}:{number}"
+        check_keys(row, ("question", "choices"), where)
         identity = text_of(row, "id", where) if "id" in row else str(number)
         if identity in questions:
             raise UserError(f"{where}: id '{identity}' is there twice. Give every question its own id.")
-        questions[identity] = Question(identity, text_of(row, "question", where), texts_of(row, "choices", where))
+        questions[identity] = Question(identity, text_of(row, "question", where), choices_of(row, where))
+        check_choices(questions[identity].choices, where)
+        keys |= row.keys()
+    say_unread(source, keys)
     return list(questions.values())

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kard.batch import asked_in
 from kard.errors import UserError
-from kard.questions import Question, load_splits, read_questions, write_questions
+from kard.questions import Question, check_asked, load_splits, normalised, read_questions, write_questions
 from kard.questions.jsonl import read_questions_jsonl, read_user_jsonl
 from kard.recipe import QuestionsSection
 
@@ -64,7 +65,6 @@ def test_marks_and_blank_lines_are_no_questions(tmp_path, before, end):
         ('{"id": ' + "9" * 5000 + "}", "not readable JSON"),
         (b'{"id": "caf\xe9"}', "not UTF-8"),
         (codecs.BOM_UTF16_LE + "{}".encode("utf-16-le"), "not UTF-8"),
-        (b'{"id": "\\ud83d", "question": "half a pair"}', r"holds half of a \\u pair"),
         ("[1, 2]", r"a list, not an object"),
         ('"text"', r"a str, not an object"),
         ("null", r"a NoneType, not an object"),
@@ -82,18 +82,31 @@ def test_marks_and_blank_lines_are_no_questions(tmp_path, before, end):
         (row(choices="ab"), "'choices' must be a list of non-empty texts"),
         (row(choices={"A": "x"}), "'choices' must be a list of non-empty texts"),
         (row(choices=False), "'choices' must be a list of non-empty texts"),
-        (row(choices=["x", "y", "x"]), "the right choice 'x' is there twice"),
+        (row(choices=["x", "y", "x"]), "the choice 'x' is there twice"),
         (row(answer=None), "key 'answer' is missing"),
-        (row(answer=2), r"'answer' 2 is out of range. Give an index from 0 to 1"),
+        (row(answer=2), r"'answer' 2 is out of range. Do yours count from 1\? Give an index from 0 to 1"),
         (row(answer=-1), r"'answer' -1 is out of range"),
         (row(answer="z"), r"'answer' 'z' is none of the choices"),
         (row(answer=True), r"'answer' True is none of the choices"),
         (row(answer=1.0), r"'answer' 1.0 is none of the choices"),
         (row(choices=None, answer=0), "there are no choices to count"),
         (row(choices=None, answer=" "), "there are no choices to count"),
+        (row(choices=["Iron", "Gold", "Iron "]), "the choice 'Iron ' is there twice"),
+        (row(choices=["Gold", "Iron", "iron."], answer="Iron"), "the choice 'iron.' is there twice"),
+        (row(choices=["Cafe\u0301", "Caf\u00e9"]), "is there twice"),
+        (row(answer="B"), "letters are not read. Give the index 1, or 'y'"),
+        (row(answer="1"), "Write an index without quotes"),
+        (row(answer=None, label=0), "key 'label' is not read, and there is no 'answer'"),
+        (
+            row(answer="Rest", choices=None, options=["Rest", "Surgery"]),
+            "key 'options' is not read, and there is no 'choic",
+        ),
+        (row(answer="Rest", choices=None, Choice=["Rest", "Surgery"]), "Name it 'choices', or remove it"),
+        (row(rationale="So."), "key 'rationale' is not read, and there is no 'rationales'"),
+        (row(choices=None, answer="5 + 5\n#### 10"), "holds its working too"),
         (row(rationales="because"), "'rationales' must be a list"),
         (row(rationales=[""]), "'rationales' must be a list"),
-        (row(gold_passages=[3]), "'gold_passages' must be a list"),
+        (row(gold_passages=[3.5]), "'gold_passages' must be a list"),
     ],
 )
 def test_a_bad_line_is_one_error_with_file_and_line(tmp_path, line, complaint):
@@ -135,12 +148,12 @@ def test_any_bytes_are_rows_or_one_error(tmp_path_factory, content):
     assert said.startswith(f"{path}:")
 
 
-texts = st.text(min_size=1, max_size=20).filter(str.strip)
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cf", "N"]), min_size=1, max_size=20).filter(str.strip)
 questions = st.builds(
     Question,
     id=texts,
     question=texts,
-    choices=st.lists(texts, min_size=2, max_size=5, unique=True).map(tuple),
+    choices=st.lists(texts, min_size=2, max_size=5, unique_by=normalised).map(tuple),
     answer=st.integers(0, 1),
     rationales=st.lists(texts, max_size=2).map(tuple),
     gold_passages=st.lists(texts, max_size=2).map(tuple),
@@ -154,6 +167,99 @@ def test_what_is_written_is_read_by_both_readers(tmp_path_factory, items):
     write_questions(path, items)
     assert read_questions(path) == items
     assert read_questions_jsonl(path) == items
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ({"id": 1, "question": "?", "answer": "x", "options": {"A": "x", "B": "y"}, "answer_idx": "A"}, "MedQA"),
+        ({"qid": "a", "question": "?", "answer": True, "facts": [], "decomposition": []}, "StrategyQA"),
+        ({"_id": "a", "question": "?", "answer": "x", "supporting_facts": []}, "HotpotQA"),
+        ({"version": "v2.0", "data": [{"title": "t", "paragraphs": []}]}, "SQuAD"),
+        ({"id": "a", "title": "t", "context": "c", "question": "?", "answers": {"text": ["x"]}}, "SQuAD"),
+        ({"_id": "q1", "text": "?", "metadata": {}}, "BEIR query"),
+        ({"messages": [{"role": "user", "content": "?"}]}, r"chat fine-tuning \(OpenAI\)"),
+        ({"id": "a", "question": {"stem": "?", "choices": []}, "answerKey": "A"}, "ARC"),
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_foreign_format_is_named(tmp_path, content, name, indent):
+    with pytest.raises(
+        UserError, match=rf"q\.jsonl:[12]: looks like {name}'s own format .* Write 'question', 'choices'"
+    ):
+        read(tmp_path / "q.jsonl", json.dumps([content, content], indent=indent))
+
+
+def test_what_no_text_can_hold_is_replaced_and_counted(tmp_path, capsys):
+    [question] = read(tmp_path / "q.jsonl", row(question="Wh\0y \ud83d?", topic="t"))
+    assert question.question == "Why \ufffd?"
+    assert "replaced: 1 NUL, which" in (said := capsys.readouterr().err)
+    assert "replaced: 1 half surrogate pair, which" in said
+    assert "keys that are not read: topic" in said
+    for text in ("caf\udce9?", "a\0b"):
+        with pytest.raises(UserError, match=r"holds .*, which no text can hold"):
+            check_asked(Question("q", text))
+
+
+def test_numbers_that_may_be_places_or_choices_are_asked_about(tmp_path):
+    unclear = row(choices=["2", "3", "1"], answer=1)
+    with pytest.raises(UserError, match=r"q\.jsonl:1: 'answer' 1 may be the choice '1' or the index of '3'"):
+        read(tmp_path / "q.jsonl", unclear)
+    assert [q.answer for q in read(tmp_path / "q.jsonl", f"{unclear}\n{GOOD}")] == [1, 1]  # the other one tells
+    assert read(tmp_path / "q.jsonl", row(choices=["2", "3", "1"], answer="1"))[0].answer == 2
+
+
+@pytest.mark.parametrize(
+    ("answers", "warned"), [([1, 2, 1, 2, 1, 2], True), ([1, 2, 1, 2, 0, 2], False), ([1, 2], False)]
+)
+def test_answers_that_seem_to_count_from_1_are_pointed_at(tmp_path, capsys, answers, warned):
+    rows = (row(id=f"q{n}", choices=["x", "y", "z"], answer=answer) for n, answer in enumerate(answers))
+    assert len(read(tmp_path / "q.jsonl", "\n".join(rows))) == len(answers)
+    assert ("no answer is 0" in capsys.readouterr().err) == warned
+
+
+def test_choices_that_differ_only_to_the_machine_are_the_same(tmp_path):
+    for pair in (["red", "red "], ["Iron", "iron."], ["x\u200by", "xy"]):
+        with pytest.raises(UserError, match="is there twice"):
+            check_asked(Question("q", "?", tuple(pair)))
+    for pair in (["mm", "Mm"], ["C++", "C#"], ["5", "-5"], ["x²", "x2"], ["कि", "की"], ["½", "12"]):
+        check_asked(Question("q", "?", tuple(pair)))
+    assert read(tmp_path / "q.jsonl", row(choices=["a", "b", "b"]))[0].answer == 0  # the right one is there once
+
+
+def test_ids_of_gold_passages_may_be_numbers(tmp_path):
+    assert read(tmp_path / "q.jsonl", row(gold_passages=[1, "p2"]))[0].gold_passages == ("1", "p2")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=()), max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+keys = st.sampled_from(
+    ["id", "question", "choices", "answer", "rationales", "gold_passages", "conclusion", "options", "label"]
+)
+lines = st.dictionaries(keys | st.text(max_size=5), json_values, max_size=6) | json_values
+
+
+@settings(max_examples=500, derandomize=True, deadline=None)
+@given(
+    st.lists(lines, max_size=3), st.sampled_from([None, 1]), st.booleans(), st.integers(0, 60), st.binary(max_size=3)
+)
+def test_no_question_file_is_more_than_an_error(tmp_path_factory, values, indent, array, place, noise):
+    """Any JSON values, as lines or as an array, with some bytes replaced: questions, or one message."""
+    path = tmp_path_factory.getbasetemp() / "fuzzed.jsonl"
+    text = (
+        json.dumps(values, indent=indent) if array else "\n".join(json.dumps(value, indent=indent) for value in values)
+    )
+    content = text.encode()
+    for changed in (content, content[:place] + noise + content[place + len(noise) :]):
+        path.write_bytes(changed)
+        for read_file in (read_questions_jsonl, asked_in):
+            try:
+                read_file(path)
+            except UserError as error:
+                assert str(error).startswith(f"{path}")  # noqa: PT017 - most files are right for neither
 
 
 def write(path, prefix: str, count: int):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 from kard.artifacts import read_jsonl, write_jsonl
 from kard.errors import UserError
+from kard.normal import visible
 from kard.recipe import QuestionsSection
+from kard.textfile import cleaned
 
 SPLITS = ("train", "dev", "test")
 DEV_SHARE, TEST_SHARE = 0.1, 0.2
+_LONG_CHOICE = 4  # characters
 
 
 @dataclass(frozen=True)
@@ -113,14 +117,40 @@ def load_splits(section: QuestionsSection, seed: int) -> dict[str, list[Question
 
 
 def check_asked(question: Question) -> None:
-    """Raise UserError where a question or a choice of it is empty, or a choice is there twice."""
-    if not all(text.strip() for text in (question.question, *question.choices)):
+    """Raise UserError where a question or a choice of it is empty or holds no text, or a choice is there twice."""
+    texts = (question.question, *question.choices)
+    if not all(text.strip() for text in texts):
         raise UserError(f"question '{question.id}': is empty, or has an empty choice. Give it a text.")
-    for place, choice in enumerate(question.choices):
-        if choice in question.choices[:place]:
-            raise UserError(
-                f"question '{question.id}': the choice '{choice}' is there twice. Make the choices different."
-            )
+    found: Counter[str] = Counter()
+    cleaned(list(texts), found)
+    if found:
+        raise UserError(
+            f"question '{question.id}': holds {' and '.join(found)}, which no text can hold. Write it in UTF-8."
+        )
+    check_choices(question.choices, f"question '{question.id}'")
+
+
+def check_choices(choices: Sequence[str], where: str, right: int | None = None) -> None:
+    """Look for choices that are the same but for what nobody sees, case, and what closes a sentence.
+
+    Case and a full stop tell short ones apart, such as mm and Mm.
+
+    Args:
+        choices: The options.
+        where: What the error names.
+        right: The right one's index, or None.
+
+    Raises:
+        UserError: Two are the same, and one of them is the right one, or it is not known which one is.
+    """
+    first: dict[str, int] = {}
+    for place, choice in enumerate(choices):
+        line = " ".join(visible(choice).split())
+        closed = line.casefold().rstrip(" .,;:")
+        other = first.setdefault(closed if len(closed) >= _LONG_CHOICE else line, place)
+        if other != place and right in (None, other, place):
+            also = f" ('{choices[other]}' and '{choice}')" if choices[other] != choice else ""
+            raise UserError(f"{where}: the choice '{choice}' is there twice{also}. Make the choices different.")
 
 
 def split_by_text(questions: Sequence[Question], section: QuestionsSection, seed: int) -> dict[str, list[Question]]:
