@@ -14,7 +14,8 @@ from kard.student.decoding import likelihoods
 from kard.student.loading import base_model, base_tokenizer
 from kard.weights import model_location
 
-_RANKED_AT_ONCE = 16  # prompts; most of their tokens are the worked examples, which all have
+# Prompts, and their tokens, padding included: an encoder's attention grows with the square of a prompt's length.
+_RANKED_AT_ONCE, _TOKENS_AT_ONCE = 16, 1 << 14
 
 
 class PromptedModel:
@@ -43,7 +44,7 @@ class PromptedModel:
         """For each prompt the index of the answer with the highest mean log-probability of its tokens after the prompt."""
         lengths = [len(ids) for ids in self.tokenizer(list(prompts)).input_ids]
         best: dict[int, int] = {}
-        for group in of_similar_length(lengths, _RANKED_AT_ONCE, None):
+        for group in of_similar_length(lengths, _RANKED_AT_ONCE, _TOKENS_AT_ONCE):
             for place, scores in zip(
                 group, self._scores([prompts[p] for p in group], [answers[p] for p in group]), strict=True
             ):
