@@ -44,7 +44,7 @@ def test_every_setting_in_a_remark_is_one(project):
         elif found := re.fullmatch(r"  # (\w+): ([^#]+).*", line):
             overrides.append(f"{section}.{found[1]}={found[2]}")
     recipe = load_recipe(str(project / "recipe.yaml"), overrides)
-    assert len(overrides) == 9
+    assert len(overrides) == 10
     assert (recipe.questions.train_size, recipe.questions.shuffle_choices) == (1000, True)
     assert (recipe.teacher.kind, recipe.teacher.rationales, recipe.student.train_questions) == ("openai", 3, 500)
 

@@ -38,7 +38,8 @@ teacher:
   kind: recorded               # the rationales that stand in questions.jsonl
   # kind: extractive           # sentences of each question's gold_passages; asks nobody
   # kind: openai               # any OpenAI-compatible endpoint:
-  # model: gpt-4o-mini
+  # model: gpt-6-luna
+  # temperature: null          # none is sent: models that reason refuse one
   # base_url: http://localhost:8000/v1
   # rationales: 3
 
