@@ -83,6 +83,7 @@ def test_a_folder_is_made_and_then_skipped(folder):
         "key": made.key,
         "format": RUN_FORMAT,
         "seconds": manifest["seconds"],
+        "files": {"content.txt": {"bytes": 3, "sha256": hash_of_file(folder / "content.txt")}},
     }
     again = build("students/rationales", folder, {"k1": 0.9, "stage": "index"}, second)
     assert (again.skipped, again.key, again.seconds) == (True, made.key, manifest["seconds"])
@@ -98,11 +99,21 @@ def test_another_key_makes_it_again(folder):
     assert names(folder.parent) == {"rationales"}
 
 
-def test_a_further_condition_can_ask_for_it_again(folder):
-    build("x", folder, KEY, writer("one"))
-    assert build("x", folder, KEY, writer("two"), also=lambda: True).skipped
-    assert not build("x", folder, KEY, writer("two"), also=lambda: False).skipped
-    assert content(folder) == "two"
+def test_a_file_beside_the_folder_belongs_to_it(folder):
+    beside = folder.parent / "results.json"
+
+    def make(target: Path) -> None:
+        beside.write_text("{}", encoding="utf-8")
+
+    build("x", folder, KEY, make, beside)
+    assert build("x", folder, KEY, make, beside).skipped
+    beside.write_text("[]", encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"results\.json is damaged \(its checksum .* Delete .*rationales and run again"
+    ):
+        build("x", folder, KEY, make, beside)
+    beside.unlink()
+    assert not build("x", folder, KEY, make, beside).skipped
 
 
 def test_a_crash_leaves_the_old_folder_and_the_work_so_far(folder):
@@ -285,7 +296,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 @pytest.mark.parametrize("damaged", [b"", b'{"a": ', b"\xff\xfe"])
 def test_damaged_json_names_its_file(tmp_path, damaged):
     (tmp_path / MANIFEST).write_bytes(damaged)
-    with pytest.raises(UserError, match=r"manifest\.json: damaged .*run the recipe again"):
+    with pytest.raises(UserError, match=r": manifest\.json is damaged.*Delete .* and run again"):
         manifest_of(tmp_path)
 
 

@@ -227,7 +227,7 @@ def test_changed_data_is_noticed(finished, tmp_path):
 def test_every_kind_of_reranker_is_read_as_it_was_measured(project, changes):
     from kard.evaluation.relevant import evaluation_questions
     from kard.knowledge import read_passages
-    from kard.model import load_reranker
+    from kard.parts import load_reranker
     from kard.reranking import Judged
 
     recipe = load_recipe(str(project), changes)

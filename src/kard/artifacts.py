@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from kard.damage import BEGUN, MANIFEST, damaged, damages, of_stage, sums
 from kard.errors import UserError
 
 RUN_FORMAT = 1
-MANIFEST = "manifest.json"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NEARLY_FULL_BYTES = 2**20
 _LARGE_FILE = 256 * 2**20
@@ -72,13 +72,32 @@ def write_json(path: Path, value: Any) -> None:
         raise
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file that `kard` wrote; a damaged one is an error that names it."""
+def read_json(path: Path, advice: str = "") -> Any:
+    """Read a JSON file that `kard` wrote; a damaged one is an error that names its stage, or says `advice`."""
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged ({error}). Delete its folder and run the recipe again.") from error
+    except OSError as error:
+        raise damaged(path, _unreadable(error), advice) from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"is damaged ({error})", advice) from error
+
+
+def read_marker(path: Path, form: int) -> dict[str, Any]:
+    """The file by which a run or a sweep is known.
+
+    Raises:
+        UserError: It is damaged. Nothing else is lost by that, paid replies least of all.
+    """
+    advice = f'Put {{"format": {form}}} into it, and run again: nothing else is lost.'
+    found = read_json(path, advice)
+    if not isinstance(found, dict) or not isinstance(found.get("format"), int):
+        raise damaged(path, "is damaged (it names no format)", advice)
+    return found
+
+
+def _unreadable(error: OSError) -> str:
+    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -90,10 +109,16 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file that `kard` wrote itself (users' files go through the checking readers)."""
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if line.strip():
-                yield json.loads(line)
+    done = 0
+    try:
+        with open(path, encoding="utf-8") as file:
+            for done, line in enumerate(file, start=1):  # noqa: B007 - for the message
+                if line.strip():
+                    yield json.loads(line)
+    except OSError as error:
+        raise damaged(path, _unreadable(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"is damaged (line {max(1, done)}: {error})") from error
 
 
 class Log:
@@ -159,9 +184,52 @@ def _json_or_none(line: bytes) -> Any:
 
 
 def manifest_of(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a complete artifact folder, or None where there is none."""
-    path = folder / MANIFEST
-    return read_json(path) if path.exists() else None
+    """The manifest of a complete artifact folder, or None where there is none.
+
+    Raises:
+        UserError: It is damaged.
+        FileNotFoundError: Another process renames the folder just now.
+    """
+    return _object(folder / MANIFEST, {"name": str, "key": str, "seconds": (int, float)})
+
+
+def _object(path: Path, kinds: dict[str, Any]) -> dict[str, Any] | None:
+    """A file of a stage's own book-keeping, with these keys at least, or None where it is not there."""
+    if not path.exists():
+        return None
+    found = _json_or_none(path.read_bytes())
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
+        raise damaged(path, "is damaged")
+    return found
+
+
+def check_stage(folder: Path, everything: bool = False) -> bool:
+    """Look whether the files of a finished stage are as they were written: all of each file, or only what takes no time.
+
+    Returns:
+        Whether that can be known: stages of older versions have no checksums.
+
+    Raises:
+        UserError: One is not; names the stage.
+    """
+    files = (manifest_of(folder) or {}).get("files")
+    if files is None:
+        return False
+    if not _are_sums(files):
+        raise damaged(folder / MANIFEST, "is damaged")
+    for what in damages(folder, files, everything):
+        raise of_stage(folder, what)
+    return True
+
+
+def _are_sums(files: Any) -> bool:
+    rows = files.values() if isinstance(files, dict) else [None]
+    return all(isinstance(row, dict) and type(row.get("bytes")) is int and row["bytes"] >= 0 for row in rows)
+
+
+def seal(folder: Path, manifest: dict[str, Any], beside: Path | None = None) -> None:
+    """Write the manifest of a whole folder: what is given, and the checksums of its files (and of one next to it)."""
+    write_json(folder / MANIFEST, {**manifest, "files": sums(folder, beside)})
 
 
 def build(
@@ -169,7 +237,7 @@ def build(
     folder: Path,
     key_of: Any,
     make: Callable[[Path], None],
-    also: Callable[[], bool] = lambda: True,
+    beside: Path | None = None,
 ) -> Artifact:
     """Make an artifact folder, or skip it if one with the same key is there.
 
@@ -178,18 +246,19 @@ def build(
         folder: Final place of the folder.
         key_of: JSON-like value that decides whether the folder is still right: recipe section, inputs' keys, format version.
         make: Writes the content into the folder that it is given; may find an earlier attempt's logs there.
-        also: A further condition for skipping, for stages that leave something outside of their folder.
+        beside: A file next to the folder that `make` writes too.
 
     Returns:
         The artifact, with the seconds that making it took (of the earlier run if it was skipped).
 
     Raises:
-        UserError: The disk is full, or a folder of somebody else's is in the way.
+        UserError: The disk is full, a folder of somebody else's is in the way, or a file of the one that is there is damaged.
     """
     key = hash_of(key_of)
     _finish_interrupted_rename(folder, key)
     found = manifest_of(folder)
-    if found is not None and found.get("key") == key and also():
+    if found is not None and found["key"] == key and (beside is None or beside.exists()):
+        check_stage(folder)
         return Artifact(name, folder, key, float(found["seconds"]), skipped=True)
     partial = _partial_folder(folder, key)
     earlier = seconds_so_far(folder)
@@ -200,7 +269,7 @@ def build(
         finally:
             seconds = earlier + time.monotonic() - start
             _remember_seconds(partial, seconds)
-        write_json(partial / MANIFEST, {"name": name, "key": key, "format": RUN_FORMAT, "seconds": round(seconds, 3)})
+        seal(partial, {"name": name, "key": key, "format": RUN_FORMAT, "seconds": round(seconds, 3)}, beside)
         _replace(partial, folder)
     return Artifact(name, folder, key, seconds, skipped=False)
 
@@ -234,16 +303,21 @@ def check_place(folder: Path) -> None:
 
 
 def _is_ours(name: str, folder: Path) -> bool:
-    if (folder / "begun.json").exists():
+    if (folder / BEGUN).exists():
         return True
-    manifest = manifest_of(folder)
+    path = folder / MANIFEST
+    manifest = _json_or_none(path.read_bytes()) if path.is_file() else None
     return isinstance(manifest, dict) and manifest.get("name") == name and "key" in manifest
 
 
 def partial_key(folder: Path) -> str | None:
     """The key that an unfinished attempt at `folder` was begun for, or None where there is no attempt."""
-    begun = folder.with_name(folder.name + ".partial") / "begun.json"
-    return read_json(begun)["key"] if begun.exists() else None
+    begun = _begun(folder.with_name(folder.name + ".partial"))
+    return str(begun["key"]) if begun else None
+
+
+def _begun(partial: Path) -> dict[str, Any] | None:
+    return _object(partial / BEGUN, {"key": str, "seconds": (int, float)})
 
 
 def _finish_interrupted_rename(folder: Path, key: str) -> None:
@@ -259,25 +333,24 @@ def _partial_folder(folder: Path, key: str) -> Path:
         if partial.exists() and partial_key(folder) != key:
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
-        if not (partial / "begun.json").exists():
-            write_json(partial / "begun.json", {"key": key, "seconds": 0.0})
+        if not (partial / BEGUN).exists():
+            write_json(partial / BEGUN, {"key": key, "seconds": 0.0})
     return partial
 
 
 def seconds_so_far(folder: Path) -> float:
     """How long earlier attempts at `folder` have worked on it."""
-    begun = folder.with_name(folder.name + ".partial") / "begun.json"
-    return float(read_json(begun)["seconds"]) if begun.exists() else 0.0
+    return float((_begun(folder.with_name(folder.name + ".partial")) or {"seconds": 0.0})["seconds"])
 
 
 def _remember_seconds(partial: Path, seconds: float) -> None:
-    begun = read_json(partial / "begun.json")
+    begun = _begun(partial) or {}
     with suppress(OSError):  # a full disk: the error that brought us here is the one to show
-        write_json(partial / "begun.json", {**begun, "seconds": round(seconds, 3)})
+        write_json(partial / BEGUN, {**begun, "seconds": round(seconds, 3)})
 
 
 def _replace(partial: Path, folder: Path) -> None:
-    (partial / "begun.json").unlink(missing_ok=True)
+    (partial / BEGUN).unlink(missing_ok=True)
     name = read_json(partial / MANIFEST)["name"]
     old = folder.with_name(folder.name + ".old")
     if _is_ours(name, old):
@@ -322,8 +395,7 @@ def open_run(folder: Path) -> None:
     """
     marker = folder / "run.json"
     if marker.exists():
-        check_run(folder)
-        if read_json(marker).get("export"):
+        if check_run(folder).get("export"):
             raise UserError(f"{folder}: is an export, which answers but cannot be run. Choose another --output.")
         return
     # A run that died while run.json was being written has left nothing else.
@@ -335,25 +407,25 @@ def open_run(folder: Path) -> None:
         write_json(marker, {"format": RUN_FORMAT})
 
 
-def check_run(folder: Path) -> None:
-    """Raise UserError unless `folder` is a run that this version can read."""
+def check_run(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` says of a run or an export; UserError unless `folder` is one that this version can read."""
     marker = folder / "run.json"
     if not marker.exists():
         raise UserError(
             f"{folder}: not a kard run (no run.json). Name the folder that 'kard run RECIPE --output DIR' made."
         )
-    found = read_json(marker).get("format")
-    if found != RUN_FORMAT:
+    found = read_marker(marker, RUN_FORMAT)
+    if found["format"] != RUN_FORMAT:
         raise UserError(
-            f"{marker}: written in run format {found}, this version of kard reads format {RUN_FORMAT}. "
+            f"{marker}: written in run format {found['format']}, this version of kard reads format {RUN_FORMAT}. "
             "Use the kard version that wrote it, or choose a new folder with --output and run the recipe again."
         )
+    return found
 
 
 def check_stages(folder: Path) -> None:
     """Raise UserError unless `folder` is a run whose stages can be looked at: those of an export are not there."""
-    check_run(folder)
-    if read_json(folder / "run.json").get("export"):
+    if check_run(folder).get("export"):
         raise UserError(f"{folder}: is an export, which has no stages. Name the run that it was made of.")
 
 
@@ -367,13 +439,19 @@ def locked(folder: Path, wait: bool = False, beside: bool = False) -> Iterator[N
         beside: The lock's file lies beside the folder, which will be replaced, and is removed at the end.
 
     Raises:
-        UserError: Another command holds it.
+        UserError: Another command holds it, or nothing can be written there.
     """
     import fcntl
 
     path = folder.with_name(f"{folder.name}.lock") if beside else folder / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}). Make its folder writable, or choose another one."
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:

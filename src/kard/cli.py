@@ -412,14 +412,20 @@ def export(
 
 @app.command()
 def doctor(
-    recipe: Annotated[str | None, typer.Argument(help="Also say what building this recipe's index will take.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="A run's folder: check its files. A recipe: say what its index will take.")
+    ] = None,
     override: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what this machine has, and what kard would use."""
-    from kard.doctor import findings, index_needs
+    """Show what this machine has and kard would use; or check every file of a run or an export."""
+    from kard.doctor import check_files, findings, index_needs
     from kard.recipe_file import load_recipe
 
+    if recipe and Path(recipe).is_dir():
+        for name, value in check_files(Path(recipe)):
+            typer.echo(f"{name:<32} {value}")
+        return
     needs = index_needs(load_recipe(recipe, override, without_questions=True)) if recipe else []
     found = [*needs, *findings()]
     if as_json:

@@ -1,14 +1,20 @@
-"""`kard doctor`: what this machine has, and what would be used."""
+"""`kard doctor`: what this machine has and what would be used, and whether a run's files are as they were written."""
 
 from __future__ import annotations
 
 import os
 import platform
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from kard.artifacts import check_run, check_stage
+from kard.damage import MANIFEST
+from kard.errors import UserError
 from kard.recipe import Recipe
+from kard.recipe_file import recipe_from_run
 from kard.room import free_disk, free_memory, memory_of, passages_of, peak, rooms
 from kard.timetable import rounded
 
@@ -61,6 +67,41 @@ def index_needs(recipe: Recipe) -> Iterator[tuple[str, str]]:
         f"about {(_BUILD + memory_of(recipe)) / 1e9:.1f} GB ({free_memory() / 1e9:.1f} GB free)",
     )
     yield "disk for the build", f"about {peak(parts) / 1e9:.1f} GB ({free_disk(Path.cwd()) / 1e9:.1f} GB free here)"
+
+
+def check_files(run: Path) -> Iterator[tuple[str, str]]:
+    """Read every file of a run or an export to its end; yields each stage and what is to be said of it.
+
+    Raises:
+        UserError: In the end, where something is damaged; at once, where the folder is no run.
+    """
+    check_run(run)
+    recipe_from_run(run)
+    stages = sorted(path.parent for path in run.rglob(MANIFEST) if len(path.relative_to(run).parts) <= 3)
+    bad = []
+    for stage in stages:
+        name = "export" if stage == run else stage.relative_to(run).as_posix()
+        try:
+            yield name, "ok" if check_stage(stage, everything=True) else "cannot tell: made without checksums"
+        except UserError as error:
+            bad.append(name)
+            yield name, str(error)
+    replies = run / "teacher.sqlite"
+    if replies.exists():
+        yield replies.name, _database(replies)
+    if bad:
+        raise UserError(
+            f"{run}: {len(bad)} of {len(stages)} stages are damaged, see above: {', '.join(bad)}. Make them again."
+        )
+
+
+def _database(path: Path) -> str:
+    """What SQLite says of its own file."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.Error as error:
+        return f"{path}: cannot be read ({error}). Keep a copy; 'sqlite3 {path.name} .recover' saves what can be saved."
 
 
 def _installed(package: str) -> bool:

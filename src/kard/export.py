@@ -6,17 +6,27 @@ adapters, one student, no training data but the questions that it was checked wi
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import RUN_FORMAT, build, check_output, check_run, manifest_of, read_json, write_json, write_jsonl
+from kard.artifacts import (
+    RUN_FORMAT,
+    build,
+    check_output,
+    check_run,
+    manifest_of,
+    read_jsonl,
+    seal,
+    write_json,
+    write_jsonl,
+)
 from kard.errors import UserError
 from kard.methods import METHODS, check_no_oracle
-from kard.model import Kard, finished, own_vectors
+from kard.model import Kard
+from kard.parts import finished, own_vectors
 from kard.progress import say
 from kard.prompt import render, with_examples
 from kard.questions import Question, read_questions
@@ -49,8 +59,7 @@ def export_run(run: Path, folder: Path, method: str | None = None, vectors: str 
     """
     if vectors not in ("all", "computed"):
         raise UserError(f"--vectors {vectors}: choose all or computed.")
-    check_run(run)
-    if read_json(run / "run.json").get("export"):
+    if check_run(run).get("export"):
         raise UserError(f"{run}: is an export itself. Copy the folder.")
     finished(run, "report")
     kard = Kard.load(run, method)
@@ -61,7 +70,7 @@ def export_run(run: Path, folder: Path, method: str | None = None, vectors: str 
     check_output("export", folder, key)
     artifact = build("export", folder, key, lambda target: _write(run, kard, parts, target, vectors))
     say(f"export: {'is there' if artifact.skipped else 'written'}")
-    return len((folder / "check.jsonl").read_text(encoding="utf-8").splitlines())
+    return len(list(read_jsonl(folder / "check.jsonl")))
 
 
 def push_export(folder: Path, name: str) -> str:
@@ -83,7 +92,7 @@ def _parts(kard: Kard) -> list[str]:
 def _write(run: Path, kard: Kard, parts: Sequence[str], folder: Path, vectors: str) -> None:
     for part in parts[:-1]:
         shutil.copytree(run / part, folder / part, dirs_exist_ok=True, ignore=_LEFT_OUT if part == "reranker" else None)
-    _write_student(run / parts[-1], kard, folder / parts[-1])
+    _write_student(kard, folder / parts[-1])
     if kard.reranker is not None:
         _write_vectors(kard, folder, vectors)
     exported = _without_paths(recipe_from_run(run), kard)
@@ -94,10 +103,12 @@ def _write(run: Path, kard: Kard, parts: Sequence[str], folder: Path, vectors: s
     write_json(folder / "run.json", {"format": RUN_FORMAT, "export": True})
     rows = check_rows(kard, _dev_questions(run))
     write_jsonl(folder / "check.jsonl", rows)
+    for part in parts:
+        seal(folder / part, manifest_of(run / part) or {})
     check_export(folder)
 
 
-def _write_student(source: Path, kard: Kard, folder: Path) -> None:
+def _write_student(kard: Kard, folder: Path) -> None:
     """Weights as they answer: adapters merged, in the number format of writing."""
     folder.mkdir(parents=True, exist_ok=True)
     kard.student.model.save_pretrained(folder / "weights")
@@ -105,7 +116,6 @@ def _write_student(source: Path, kard: Kard, folder: Path) -> None:
     kard.student.tokenizer.save_pretrained(folder / "weights")  # so that transformers alone can load the folder too
     settings = replace(kard.student.settings, base="weights", adapters=False)
     write_json(folder / "student.json", asdict(settings))
-    shutil.copy(source / "manifest.json", folder / "manifest.json")
 
 
 def _write_vectors(kard: Kard, folder: Path, vectors: str) -> None:
@@ -196,7 +206,7 @@ def check_export(folder: Path) -> None:
     Raises:
         UserError: An answer differs.
     """
-    rows = [json.loads(line) for line in (folder / "check.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = list(read_jsonl(folder / "check.jsonl"))
     questions = [Question(row["id"], row["question"], tuple(row["choices"])) for row in rows]
     again = check_rows(Kard.load(folder), questions)
     differ = [row["id"] for row, other in zip(rows, again, strict=True) if row != other]

@@ -14,7 +14,8 @@ from kard.artifacts import read_jsonl
 from kard.errors import UserError
 from kard.knowledge import read_passages
 from kard.methods import METHODS, TrainedOn, Writes, methods_named
-from kard.model import Kard, load_readers
+from kard.model import Kard
+from kard.parts import load_readers
 from kard.progress import say
 from kard.prompt import WorkedExample, holds_question, shown_answer, target
 from kard.questions import Question, read_questions

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kard.artifacts import check_run
-from kard.knowledge import Passage, read_passages
-from kard.model import finished
+from kard.knowledge import Passage
+from kard.parts import load_index
 from kard.recipe_file import recipe_from_run
-from kard.retrieval import load_retriever
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,7 @@ def search_run(run: Path, query: str, count: int) -> list[FoundPassage]:
     """
     check_run(run)
     recipe = recipe_from_run(run)
-    folder = finished(run, "index")
-    passages = read_passages(finished(run, "knowledge") / "passages.jsonl")
-    retriever = load_retriever(recipe.retriever, folder)
+    passages, retriever = load_index(run, recipe)
     [hits] = retriever.search([query], count)
     found = [(passages[int(place)], float(score)) for place, score in zip(hits.positions, hits.scores, strict=True)]
     return [

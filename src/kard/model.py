@@ -11,10 +11,11 @@ from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from kard.artifacts import check_run, hash_of, manifest_of, read_json
+from kard.artifacts import check_run, hash_of, manifest_of
 from kard.errors import UserError
-from kard.knowledge import Passage, Passages, read_passages
+from kard.knowledge import Passage
 from kard.methods import Method, Writes, check_no_oracle, methods_named, without_passages
+from kard.parts import finished, load_readers, load_student
 from kard.priors import priors
 from kard.prompt import check_letters, extract, holds_question, same_answer, shown_answer
 from kard.questions import Question, check_asked
@@ -422,84 +423,6 @@ def answerer(run: Path, name: str | None) -> dict[str, str]:
     searched = [retriever.query, retriever.candidates, retriever.fusion, reranker.choices, *reranker.second_look]
     settings = [evaluation, recipe.student.answer_by, searched if method.reads_passages else None, recipe.seed]
     return {"method": method.name, "run": hash_of([method.name, keys, settings])[:16]}
-
-
-def load_student(folder: Path, recipe: Recipe, trained_on: str) -> Student:
-    """A trained student of a run, ready to write with the engine that the recipe names."""
-    student = finished(folder, f"students/{trained_on}")
-    if recipe.evaluation.engine == "vllm":
-        from kard.student.vllm import VllmStudent
-
-        return VllmStudent.load(student)
-    from kard.student.generation import Student
-
-    return Student.load(student)
-
-
-def load_readers(
-    folder: Path, recipe: Recipe, methods: Sequence[Method]
-) -> tuple[Sequence[Passage], Retriever | None, Reranker | CrossReranker | None]:
-    """Passages, retriever and reranker of a run, as far as the methods read them."""
-    if not any(method.reads_passages for method in methods):
-        return [], None, None
-    from kard.retrieval import load_retriever
-
-    passages = read_passages(finished(folder, "knowledge") / "passages.jsonl")
-    retriever = load_retriever(recipe.retriever, finished(folder, "index"))
-    has_reranker = any(method.reads == "reranker" for method in methods)
-    reranker = load_reranker(folder, recipe, passages) if has_reranker else None
-    return passages, retriever, reranker
-
-
-def load_reranker(folder: Path, recipe: Recipe, passages: Passages) -> Reranker | CrossReranker:
-    """The trained reranker of a run, with the passage vectors that the run has computed so far."""
-    trained, section = finished(folder, "reranker"), recipe.reranker
-    temperature = read_json(trained / "training.json")["tau_question"]
-    own = own_vectors(folder)
-    has_own = section.kind == "cross_encoder" or section.train == "both" or own.exists()
-    store = own if has_own else passage_store(folder, recipe)
-    if section.kind == "cross_encoder":
-        from kard.reranker import open_reranker
-
-        return open_reranker(str(trained / "model"), section, store, passages.texts, temperature)
-    from kard.reranker.model import trained_reranker
-
-    return trained_reranker(trained / "model", store, passages.texts, section.vectors, temperature)
-
-
-def passage_store(folder: Path, recipe: Recipe) -> Path:
-    """Where the passage vectors of a run lie; another encoder or another knowledge base has another folder.
-
-    See `own_vectors` for those of another encoder than ``reranker.model``.
-    """
-    from kard.reranker.vectors import vectors_folder
-    from kard.weights import model_identity
-
-    manifest = manifest_of(finished(folder, "knowledge"))
-    assert manifest is not None
-    section = recipe.reranker
-    identity: object = model_identity(section.model)
-    if section.interaction == "paper":  # a linear layer on top, by the seed
-        identity = [identity, section.interaction, recipe.seed]
-    return vectors_folder(folder, identity, section.passage_tokens, manifest["key"], section.vectors)
-
-
-def own_vectors(folder: Path) -> Path:
-    """Where the passage vectors lie that belong to the trained reranker: those of an export, which does not need the model that
-    the reranker was trained from, and those of a passage side that was trained as well."""
-    return folder / "reranker" / "vectors"
-
-
-def finished(folder: Path, stage: str) -> Path:
-    """The folder of a stage that is complete.
-
-    Raises:
-        UserError: The run did not get that far.
-    """
-    path = folder / stage
-    if manifest_of(path) is None:
-        raise UserError(f"{path}: this stage is not finished. Run 'kard run RECIPE --output {folder}' to its end.")
-    return path
 
 
 def _method_for(recipe: Recipe, name: str | None) -> Method:

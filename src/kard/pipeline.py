@@ -17,6 +17,7 @@ from kard.artifacts import (
     RUN_FORMAT,
     Artifact,
     build,
+    check_stage,
     disk_full_explained,
     hash_of,
     locked,
@@ -127,7 +128,11 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
     done: list[Artifact] = []
     with locked(folder):
         last = STAGES.index(until or STAGES[-1])
-        to_do = {step.stage for step in steps if _state(step, folder) != "done" and STAGES.index(step.stage) <= last}
+        wanted = [step for step in steps if STAGES.index(step.stage) <= last]
+        for step in wanted:
+            if _state(step, folder) == "done":
+                check_stage(folder / step.name)  # before hours go into what is made of it
+        to_do = {step.stage for step in wanted if _state(step, folder) != "done"}
         check_before(recipe, folder, to_do)
         with disk_full_explained(folder):
             (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
@@ -211,7 +216,7 @@ def _report(recipe: Recipe, folder: Path, done: list[Artifact], table: Timetable
         make_report(recipe, folder, results, mistakes, target)
 
     table.at("report")
-    artifact = build("report", folder / "report", key, make, also=results_path.exists)
+    artifact = build("report", folder / "report", key, make, results_path)
     table.over("report", artifact.seconds, artifact.skipped)
     results: dict[str, Any] = read_json(results_path)
     return results
@@ -519,8 +524,10 @@ def states(recipe: Recipe, folder: Path) -> list[StepState]:
     rows = []
     for step in plan(recipe, folder):
         found = manifest_of(folder / step.name)
+        check_stage(folder / step.name)
         rows.append(StepState(step.name, _state(step, folder), step.about, float(found["seconds"]) if found else None))
     report = manifest_of(folder / "report")
+    check_stage(folder / "report")
     done = report is not None and all(row.state == "done" for row in rows)
     seconds = float(report["seconds"]) if report else None
     rows.append(StepState("report", "done" if done else "to do", ", ".join(recipe.evaluation.methods), seconds))

@@ -17,7 +17,8 @@ from kard.artifacts import read_jsonl, write_json, write_jsonl
 from kard.errors import UserError
 from kard.evaluation.relevant import evaluation_questions, relevant_passages, second_silver
 from kard.knowledge import read_passages
-from kard.model import Found, passage_store, reranker_queries
+from kard.model import Found, reranker_queries
+from kard.parts import passage_store
 from kard.priors import priors
 from kard.progress import say
 from kard.questions import Question, read_questions

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from kard.artifacts import check_stages, read_json, read_jsonl
+from kard.damage import MANIFEST
 from kard.errors import UserError, nearest
 from kard.methods import METHODS
-from kard.model import PREFERRED, finished
+from kard.model import PREFERRED
+from kard.parts import finished
 from kard.report.numbers import ranking_gains, reranking
 
 SHOWN = ("questions", "knowledge", "rationales", "candidates", "reranker", "students", "predictions", "mistakes")
@@ -113,7 +115,7 @@ def _rationale(row: dict[str, Any], question: dict[str, Any]) -> Iterator[str]:
 def _candidates(run: Path, count: int, chance: random.Random) -> Iterator[str]:
     rows = list(read_jsonl(finished(run, "candidates") / "candidates.jsonl"))
     passages = list(read_jsonl(finished(run, "knowledge") / "passages.jsonl"))
-    texts = {row["id"]: row["text"] for row in read_jsonl(run / "rationales" / "rationales.jsonl")}
+    texts = {row["id"]: row["text"] for row in read_jsonl(finished(run, "rationales") / "rationales.jsonl")}
     questions = _all_questions(run)
     sizes = [len(row["candidates"]) for row in rows]
     yield f"{len(rows):,} rationales, {sum(sizes) / max(1, len(sizes)):.1f} candidates each"
@@ -150,9 +152,9 @@ def _ranking_line(row: dict[str, Any]) -> str:
 
 
 def _student_lines(run: Path) -> Iterator[str]:
-    for folder in sorted((run / "students").glob("*/training.json")):
-        training = read_json(folder)
-        yield f"{folder.parent.name}: {training['examples']:,} examples"
+    for path in sorted((run / "students").glob("*/training.json")):
+        training = read_json(finished(run, f"students/{path.parent.name}") / path.name)
+        yield f"{path.parent.name}: {training['examples']:,} examples"
         yield from _curve(training["loss"])
 
 
@@ -186,7 +188,7 @@ def _mistake_lines(run: Path, count: int, seed: int) -> Iterator[str]:
     for summary in read_json(run / "results.json")["diagnosis"]:
         method = METHODS[summary["method"]]
         yield f"\n{method.name}: {summary['mistakes']:,} mistakes. {summary['advice']}"
-        path = run / "predictions" / method.trained_on / f"{method.name}.jsonl"
+        path = finished(run, f"predictions/{method.trained_on}") / f"{method.name}.jsonl"
         rows = {row["question"]: row for row in read_jsonl(path)}
         for kind in summary["classes"]:
             yield f"\n{method.name}, {kind['what']}: {kind['count']:,}"
@@ -198,7 +200,11 @@ def _mistake_lines(run: Path, count: int, seed: int) -> Iterator[str]:
 
 
 def _prediction_lines(run: Path, count: int, seed: int) -> Iterator[str]:
-    paths = sorted(path for path in (run / "predictions").glob("*/*.jsonl") if not path.name.startswith("written"))
+    stages = sorted(path.parent.name for path in (run / "predictions").glob(f"*/{MANIFEST}"))
+    folders = [finished(run, f"predictions/{name}") for name in stages]
+    paths = [
+        path for folder in folders for path in sorted(folder.glob("*.jsonl")) if not path.name.startswith("written")
+    ]
     if not paths:
         raise UserError(f"{run / 'predictions'}: nothing there yet. Run the recipe to its end.")
     for path in paths:

@@ -15,7 +15,8 @@ from kard.evaluation.relevant import evaluation_questions, first_rationales, fir
 from kard.knowledge import described, make_passages, read_passages
 from kard.lessons import explained_count, training_examples, worked_examples, writes_of
 from kard.methods import Method, TrainedOn
-from kard.model import Found, Kard, found_row, load_readers, load_student
+from kard.model import Found, Kard, found_row
+from kard.parts import load_readers, load_student
 from kard.processes import process_count, rank, wait_until
 from kard.progress import say
 from kard.prompt import check_letters, examples_in, holds_question, same_answer, target, with_rationale

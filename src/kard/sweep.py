@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from kard.artifacts import disk_full_explained, hash_of, locked, manifest_of, open_run, read_json, write_json
+from kard.artifacts import disk_full_explained, hash_of, locked, manifest_of, open_run, read_marker, write_json
 from kard.errors import UserError
 from kard.pipeline import Step, plan, run_recipe
 from kard.processes import rank
@@ -186,7 +186,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: The sweep is not finished.
     """
-    results: dict[str, Any] = read_json(folder / SWEEP_FILE)
+    results = read_marker(folder / SWEEP_FILE, SWEEP_FORMAT)
     if "settings" not in results:
         raise UserError(f"{folder}: the sweep is not finished. Give its command again, then it goes on.")
     return results
@@ -195,7 +195,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
 def _open(sweep: Sweep) -> None:
     folder, marker = sweep.folder, sweep.folder / SWEEP_FILE
     if is_sweep(folder):
-        if read_json(marker).get("format") != SWEEP_FORMAT:
+        if read_marker(marker, SWEEP_FORMAT)["format"] != SWEEP_FORMAT:
             raise UserError(f"{marker}: written by another version of kard. Choose another folder with --output.")
         return
     if folder.is_file() or (folder.is_dir() and any(item.name != f"{SWEEP_FILE}.tmp" for item in folder.iterdir())):

@@ -13,6 +13,7 @@ from typing import overload
 import numpy as np
 
 from kard.artifacts import read_jsonl
+from kard.damage import damaged
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,14 @@ class Passages(Sequence[Passage]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        size, starts = (file.stat().st_size if file.is_file() else 0 for file in (path, _starts_path(path)))
+        if starts < 8 or starts % 8:
+            raise damaged(_starts_path(path), f"is damaged ({starts:,} bytes)")
         self._starts = np.memmap(_starts_path(path), dtype=np.int64, mode="r")
+        if self._starts[-1] != size:
+            raise damaged(path, f"is damaged (expected {self._starts[-1]:,} bytes, found {size:,})")
         self._bytes: mmap.mmap | bytes = b""
-        if path.stat().st_size:
+        if size:
             with open(path, "rb") as file:
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -65,7 +71,10 @@ class Passages(Sequence[Passage]):
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = range(len(self))[index]
-        return Passage(**json.loads(self._bytes[self._starts[place] : self._starts[place + 1]]))
+        try:
+            return Passage(**json.loads(self._bytes[self._starts[place] : self._starts[place + 1]]))
+        except (ValueError, TypeError) as error:
+            raise damaged(self.path, f"is damaged (passage {place + 1:,}: {error})") from error
 
     def __iter__(self) -> Iterator[Passage]:
         return (self[place] for place in range(len(self)))

@@ -53,7 +53,6 @@ class PassageVectors:
         self.first = np.full(len(texts), -1, dtype=np.int64)
         self.length = np.zeros(len(texts), dtype=np.int64)
         self._known = self._tokens = 0  # rows of places, and vectors: a call must not look through what millions have
-        folder.mkdir(parents=True, exist_ok=True)
         self._read_places()
         self._map()
 
@@ -71,7 +70,8 @@ class PassageVectors:
         wanted = np.unique(np.asarray(positions, dtype=np.int64))
         if (self.first[wanted] >= 0).all():
             return
-        if not os.access(self.folder, os.W_OK):
+        above = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        if not os.access(above, os.W_OK):
             raise UserError(f"{self.folder}: passage vectors are missing, and it cannot be written. Make it writable.")
         with locked(self.folder, wait=True):
             self._read_places()
@@ -140,7 +140,10 @@ class PassageVectors:
         path = self.folder / "places.i64"
         if path.exists():
             numbers = np.fromfile(path, dtype=np.int64, offset=_ROW * self._known)
-            self._take(numbers[: len(numbers) // 3 * 3].reshape(-1, 3))
+            places = numbers[: len(numbers) // 3 * 3].reshape(-1, 3)
+            if places.min(initial=0) < 0 or places[:, 0].max(initial=0) >= max(1, len(self.texts)):
+                raise UserError(f"{path}: is damaged. Remove {self.folder}: it is made again.")
+            self._take(places)
 
     def _cut_torn_end(self) -> None:
         """Cut off what a killed process left half written: rows, and vectors without a row."""
