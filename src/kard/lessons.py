@@ -142,7 +142,7 @@ def mixed_in(recipe: Recipe, run: Path, pairs: Sequence[tuple[Question, Rational
     chosen = [pair for pair, is_drawn in zip(pairs, drawn, strict=True) if is_drawn]
     used = methods_named(recipe.evaluation.methods)
     method = METHODS["kard_reranker" if any(method.reads == "reranker" for method in used) else "kard_bm25"]
-    kard = Kard(method, None, *load_readers(run, recipe, [method]), recipe)  # type: ignore[arg-type]  # nothing is written
+    kard = Kard(method, None, *load_readers(run, recipe, [method], online=True), recipe)  # type: ignore[arg-type]  # nothing is written
     passages = kard.read([question for question, _ in chosen], recipe.student.passages)
     return {
         rationale.id: [item.passage.full_text for item in row]

@@ -20,35 +20,46 @@ if TYPE_CHECKING:
     from kard.student.generation import Student
 
 
-def load_student(folder: Path, recipe: Recipe, trained_on: str) -> Student:
-    """A trained student of a run, ready to write with the engine that the recipe names."""
+def load_student(folder: Path, recipe: Recipe, trained_on: str, online: bool = False) -> Student:
+    """A trained student of a run, ready to write with the engine that the recipe names; `online` as in `load_readers`."""
     student = finished(folder, f"students/{trained_on}")
     with damage_explained(student):
         if recipe.evaluation.engine == "vllm":
             from kard.student.vllm import VllmStudent
 
-            return VllmStudent.load(student)
+            return VllmStudent.load(student, online)
         from kard.student.generation import Student
 
-        return Student.load(student)
+        return Student.load(student, online)
 
 
 def load_readers(
-    folder: Path, recipe: Recipe, methods: Sequence[Method]
+    folder: Path, recipe: Recipe, methods: Sequence[Method], online: bool = False
 ) -> tuple[Sequence[Passage], Retriever | None, Reranker | CrossReranker | None]:
-    """Passages, retriever and reranker of a run, as far as the methods read them."""
+    """Passages, retriever and reranker of a run, as far as the methods read them.
+
+    Args:
+        folder: The run's.
+        recipe: Its recipe.
+        methods: Those that will be asked for.
+        online: Whether a user gave this recipe to be run, and so asks for the servers and the hub's models that it names.
+            A run folder may come from anywhere.
+    """
     if not any(method.reads_passages for method in methods):
         return [], None, None
-    passages, retriever = load_index(folder, recipe)
+    passages, retriever = load_index(folder, recipe, online)
     has_reranker = any(method.reads == "reranker" for method in methods)
     reranker = load_reranker(folder, recipe, passages) if has_reranker else None
     return passages, retriever, reranker
 
 
-def load_index(folder: Path, recipe: Recipe) -> tuple[Passages, Retriever]:
-    """Passages of a run and what finds them."""
+def load_index(folder: Path, recipe: Recipe, online: bool = False) -> tuple[Passages, Retriever]:
+    """Passages of a run and what finds them; `online` as in `load_readers`."""
     from kard.retrieval import load_retriever
+    from kard.retrieval.milvus import check_asked
 
+    if not online:
+        check_asked(recipe.retriever)
     knowledge, index = finished(folder, "knowledge"), finished(folder, "index")
     with damage_explained(knowledge):
         passages = read_passages(knowledge / "passages.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -201,15 +202,35 @@ def _keys_at(sections: list[Any], model: type[BaseModel]) -> list[str]:
     return list(model.model_fields)
 
 
-def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
-    def absolute(section: Section) -> dict[str, Path]:
-        return {name: folder / value for name, value in section if isinstance(value, Path)}
+def looks_like_path(name: str) -> bool:
+    """Whether a model's name is meant as a path, so that it is never looked up on the hub."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or name.endswith(".gguf")
 
-    questions = recipe.questions.model_copy(update=absolute(recipe.questions))
-    knowledge = recipe.knowledge.model_copy(update=absolute(recipe.knowledge))
-    teacher = recipe.teacher.model_copy(update=absolute(recipe.teacher))
-    retriever = recipe.retriever
+
+def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the recipe's folder in front of its relative paths; a model that lies there is meant before one of that
+    name on the hub."""
+
+    def absolute(section: Section, *models: str) -> dict[str, Any]:
+        values = dict(section)
+        found: dict[str, Any] = {name: folder / value for name, value in values.items() if isinstance(value, Path)}
+        return found | {name: model(values[name]) for name in models if values[name] is not None}
+
+    def model(name: str) -> str:
+        path = folder / os.path.expanduser(name)
+        return os.path.normpath(path) if looks_like_path(name) or path.is_dir() else name
+
+    teacher, retriever = recipe.teacher, recipe.retriever
+    own = absolute(retriever, "encoder")
     if retriever.milvus is not None and "://" not in retriever.milvus:
-        retriever = retriever.model_copy(update={"milvus": str(folder / retriever.milvus)})
-    sections = {"questions": questions, "knowledge": knowledge, "retriever": retriever, "teacher": teacher}
+        own["milvus"] = str(folder / retriever.milvus)
+    changes = {
+        "questions": absolute(recipe.questions),
+        "knowledge": absolute(recipe.knowledge),
+        "retriever": own,
+        "teacher": absolute(teacher, "verifier", *(["model"] if teacher.kind in ("llama_cpp", "transformers") else [])),
+        "reranker": absolute(recipe.reranker, "model"),
+        "student": absolute(recipe.student, "model"),
+    }
+    sections = {name: section.model_copy(update=changes[name]) for name, section in recipe if name in changes}
     return recipe.model_copy(update={**sections, **absolute(recipe)})

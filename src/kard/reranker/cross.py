@@ -14,7 +14,7 @@ from kard.errors import UserError
 from kard.processes import compute_device
 from kard.progress import progress
 from kard.reranker.model import KEY, Queries, autocast, check_length
-from kard.weights import loading_explained, model_location, reading_as_text
+from kard.weights import guarded, guarded_modules, loading_explained, model_location, reading_as_text
 
 _PAIRS_AT_ONCE = 64
 _QUESTIONS_AT_ONCE = 16
@@ -34,8 +34,9 @@ def new_cross_encoder(name: str, tokens: int, seed: int) -> CrossEncoder:
     torch.manual_seed(seed)
     with loading_explained(name, KEY):
         location = model_location(name, KEY)
-        check_single_score(AutoConfig.from_pretrained(location), name, KEY)
-        encoder = reading_as_text(CrossEncoder(location, num_labels=1, max_length=tokens, device=compute_device()))
+        check_single_score(AutoConfig.from_pretrained(location, **guarded(location)), name, KEY)
+        safe = {**guarded_modules(location), "device": compute_device()}
+        encoder = reading_as_text(CrossEncoder(location, num_labels=1, max_length=tokens, **safe))
     check_length(encoder.model, name, "reranker.question_tokens + passage_tokens", tokens)
     return encoder
 

@@ -31,7 +31,7 @@ from kard.precision import compute_dtype
 from kard.processes import compute_device
 from kard.recipe import RerankerSection
 from kard.reranker.vectors import Format, PassageVectors
-from kard.weights import loading_explained, model_location, most_tokens, read_as_text, reading_as_text
+from kard.weights import guarded, guarded_modules, loading_explained, model_location, most_tokens, read_as_text, reading_as_text
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -62,9 +62,10 @@ def new_encoder(section: RerankerSection, seed: int) -> MultiVectorEncoder:
 
     name, question_tokens, passage_tokens = section.model, section.question_tokens, section.passage_tokens
     location = model_location(name, KEY)
+    safe: dict[str, Any] = {f"{part}_kwargs": guarded(location) for part in ("model", "processor", "config")}
     if section.interaction == "paper":
         with loading_explained(name, KEY):
-            both = Transformer(location, query_length=question_tokens, document_length=passage_tokens)
+            both = Transformer(location, query_length=question_tokens, document_length=passage_tokens, **safe)
         for key, tokens in zip(_LENGTH_KEYS, (question_tokens, passage_tokens), strict=True):
             check_length(both.auto_model, name, key, tokens)
         size = both.get_embedding_dimension()
@@ -77,10 +78,10 @@ def new_encoder(section: RerankerSection, seed: int) -> MultiVectorEncoder:
         )
     with loading_explained(name, KEY):
         # Questions are short: plain attention trains them faster than a fused kernel does (its backward pass is slow on CPUs).
-        plain = {"attn_implementation": "eager"}
+        plain = {**safe, "model_kwargs": {**guarded(location), "attn_implementation": "eager"}}
         sides = [
-            Transformer(location, max_seq_length=question_tokens, model_kwargs=plain),
-            Transformer(location, max_seq_length=passage_tokens),
+            Transformer(location, max_seq_length=question_tokens, **plain),
+            Transformer(location, max_seq_length=passage_tokens, **safe),
         ]
     for side, key, tokens in zip(sides, _LENGTH_KEYS, (question_tokens, passage_tokens), strict=True):
         check_length(side.auto_model, name, key, tokens)
@@ -129,11 +130,11 @@ class QuestionEncoder(nn.Module):
         side = folder / _QUESTION_SIDE
         with loading_explained(str(side), KEY):
             # T5's encoder was saved alone; plain AutoModel would make a decoder of random weights for it.
-            known = type(AutoConfig.from_pretrained(side)) in MODEL_FOR_TEXT_ENCODING_MAPPING
+            known = type(AutoConfig.from_pretrained(side, **guarded(side))) in MODEL_FOR_TEXT_ENCODING_MAPPING
             kind = AutoModelForTextEncoding if known else AutoModel
-            self.tokenizer = AutoTokenizer.from_pretrained(side)
+            self.tokenizer = AutoTokenizer.from_pretrained(side, **guarded(side))
             read_as_text(self.tokenizer)
-            model = kind.from_pretrained(side, use_safetensors=True)
+            model = kind.from_pretrained(side, use_safetensors=True, **guarded(side))
         self.model = model.to(compute_device())
         self.dimension = int(self.model.config.hidden_size)
 
@@ -177,7 +178,9 @@ def trained_reranker(
     def whole() -> MultiVectorEncoder:
         from sentence_transformers import MultiVectorEncoder
 
-        return reading_as_text(MultiVectorEncoder(str(folder), device=compute_device()).eval())
+        with loading_explained(str(folder), KEY):
+            encoder = MultiVectorEncoder(str(folder), device=compute_device(), **guarded_modules(folder))
+        return reading_as_text(encoder.eval())
 
     if not (folder / _QUESTION_SIDE).is_dir():  # one model for both sides
         return Reranker(whole(), passage_vectors(whole(), store, texts, form), temperature)

@@ -27,16 +27,18 @@ class Encoder:
 
     Args:
         name: The recipe's value.
+        online: Whether it may be fetched from the hub; only to build an index, which then finds it on this machine.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, online: bool = False) -> None:
         from sentence_transformers import SentenceTransformer
 
-        from kard.weights import loading_explained, model_location, reading_as_text
+        from kard.weights import guarded_modules, loading_explained, local_location, model_location, reading_as_text
 
         with loading_explained(name, "retriever.encoder"):
-            location = model_location(name, "retriever.encoder")
-            self.model = reading_as_text(SentenceTransformer(location, device=compute_device()))
+            location = (model_location if online else local_location)(name, "retriever.encoder")
+            safe = {**guarded_modules(location), "device": compute_device()}
+            self.model = reading_as_text(SentenceTransformer(location, **safe))
         self.dimension = int(self.model.get_embedding_dimension() or 0)
 
     def documents(self, texts: Sequence[str]) -> np.ndarray:
@@ -74,7 +76,7 @@ class Dense:
         import faiss
 
         folder.mkdir(parents=True, exist_ok=True)
-        encoder = Encoder(section.encoder)
+        encoder = Encoder(section.encoder, online=True)
         _encode(texts, encoder, folder / "vectors.f16")
         vectors = np.memmap(folder / "vectors.f16", dtype=np.float16, mode="r").reshape(-1, encoder.dimension)
         faiss.write_index(_faiss_index(vectors, section.exact_vectors), str(folder / "vectors.faiss"))

@@ -49,7 +49,7 @@ class Milvus:
     def build(cls, texts: Sequence[str], section: RetrieverSection, folder: Path) -> None:
         """Fill a new collection; a search goes to the old one until the index folder is replaced."""
         settings = folder / "milvus.json"
-        encoder = None if section.milvus_search == "bm25" else Encoder(section.encoder)
+        encoder = None if section.milvus_search == "bm25" else Encoder(section.encoder, online=True)
         if not settings.exists():
             analysis = analysis_for(section, texts)
             names = [analysis.analyzer, analysis.stemmer, analysis.stopwords]
@@ -192,6 +192,25 @@ def _create(client: Any, collection: str, section: RetrieverSection, encoder: En
         schema.add_field("meaning", DataType.FLOAT_VECTOR, dim=encoder.dimension)
         indexes.add_index("meaning", index_type="AUTOINDEX", metric_type="IP")
     client.create_collection(collection, schema=schema, index_params=indexes)
+
+
+def check_asked(section: RetrieverSection) -> None:
+    """Look whether the user asks for the Milvus of a finished run. A received folder could name any server, and any variable
+    as the one with the token: a server must be the one that ``KARD_MILVUS`` names, a file must be there.
+
+    Raises:
+        UserError: Says what to set.
+    """
+    address = section.milvus if section.kind == "milvus" else None
+    if address is None:
+        return
+    if "://" in address and os.environ.get("KARD_MILVUS") != address:
+        raise UserError(
+            f"retriever.milvus: the index is on the server {address}, and a finished run connects to none by itself. If you "
+            f"trust it: KARD_MILVUS={address} kard …"
+        )
+    if "://" not in address and not Path(address).exists():
+        raise UserError(f"retriever.milvus: no file {address}. Put it back, or run the recipe again.")
 
 
 def _address(section: RetrieverSection, folder: Path) -> str:

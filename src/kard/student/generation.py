@@ -108,9 +108,9 @@ class Student:
         model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
 
     @classmethod
-    def load(cls, folder: Path) -> Student:
-        """Read a student that `train_student` wrote."""
-        return cls(*trained_model(folder))
+    def load(cls, folder: Path, online: bool = False) -> Student:
+        """Read a student that `train_student` wrote; `online`: what lies under it may be fetched from the hub."""
+        return cls(*trained_model(folder, online))
 
     def prompt(
         self,

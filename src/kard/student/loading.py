@@ -25,7 +25,7 @@ from kard.artifacts import read_json
 from kard.errors import UserError
 from kard.processes import compute_device
 from kard.prompt import AnswerAs, WorkedExample
-from kard.weights import loading_explained, model_location, read_as_text
+from kard.weights import guarded, loading_explained, local_location, model_location, read_as_text
 
 KEY = "student.model"
 # How peft names what it saves.
@@ -65,7 +65,7 @@ def base_tokenizer(location: str, key: str = KEY) -> PreTrainedTokenizerFast:
         UserError: It cannot be loaded, is no fast tokenizer, or knows no end of text.
     """
     with loading_explained(location, key):
-        tokenizer = AutoTokenizer.from_pretrained(location)
+        tokenizer = AutoTokenizer.from_pretrained(location, **guarded(location))
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise UserError(f"{key}: '{location}' has no fast tokenizer with an end-of-text token. Choose another model.")
     if tokenizer.pad_token_id is None:
@@ -87,9 +87,9 @@ def base_model(location: str, dtype: torch.dtype, attention: str | None = None, 
         UserError: It cannot be loaded.
     """
     with loading_explained(location, key):
-        config = AutoConfig.from_pretrained(location)
+        config = AutoConfig.from_pretrained(location, **guarded(location))
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = kind.from_pretrained(location, dtype=dtype, attn_implementation=attention)
+        model = kind.from_pretrained(location, dtype=dtype, attn_implementation=attention, **guarded(location))
     quicken(model)
     return model.to(compute_device())
 
@@ -122,9 +122,9 @@ def student_size(folder: Path) -> StudentSize:
     settings = StudentSettings.read(folder / "student.json")
     location = _base_location(folder, settings)
     with loading_explained(location, KEY), torch.device("meta"):
-        config = AutoConfig.from_pretrained(location)
+        config = AutoConfig.from_pretrained(location, **guarded(location))
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = kind.from_config(config)
+        model = kind.from_config(config, trust_remote_code=False)
     looked_up, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     numbers = {
         id(weight): weight.numel() for weight in model.parameters() if weight is not looked_up and weight is not head
@@ -144,17 +144,29 @@ def _adapter_parameters(path: Path) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
-def _base_location(folder: Path, settings: StudentSettings) -> str:
+def _base_location(folder: Path, settings: StudentSettings, online: bool = False) -> str:
+    """Where the model under a student lies; a relative path does not lead out of its run."""
     inside = folder / settings.base
-    return str(inside) if inside.exists() else model_location(settings.base, KEY)
+    if Path(settings.base).is_absolute() or not inside.exists():
+        return (model_location if online else local_location)(settings.base, KEY)
+    if not inside.resolve().is_relative_to(folder.parent.resolve()):
+        raise UserError(f"{folder / 'student.json'}: its base '{settings.base}' leads out of the run. Do not use it.")
+    return str(inside)
 
 
-def trained_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, StudentSettings]:
-    """A trained student from its folder; adapters are merged into the weights, so that writing is fast."""
+def trained_model(
+    folder: Path, online: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, StudentSettings]:
+    """A trained student from its folder; adapters are merged into the weights, so that writing is fast.
+
+    Args:
+        folder: Written by training.
+        online: Whether the model under it may be fetched from the hub: the recipe asks for it.
+    """
     settings = StudentSettings.read(folder / "student.json")
     dtype: torch.dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[settings.dtype]
     tokenizer = base_tokenizer(str(folder / "tokenizer"))
-    model = base_model(_base_location(folder, settings), dtype)
+    model = base_model(_base_location(folder, settings, online), dtype)
     if settings.adapters:
         _merge(model, folder / "weights")
     return model.eval(), tokenizer, settings

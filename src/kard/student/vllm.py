@@ -53,13 +53,13 @@ class VllmStudent(Student):
         self.buffers = Buffers()  # stays empty: vLLM has its own
 
     @classmethod
-    def load(cls, folder: Path) -> VllmStudent:
-        """Read a student that `train_student` wrote.
+    def load(cls, folder: Path, online: bool = False) -> VllmStudent:
+        """Read a student that `train_student` wrote; `online`: what lies under it may be fetched from the hub.
 
         Raises:
             UserError: vLLM is not installed, or the student is no decoder.
         """
-        model, tokenizer, settings = trained_model(folder)
+        model, tokenizer, settings = trained_model(folder, online)
         check_vllm(model.config)
         from vllm import LLM
 
