@@ -180,10 +180,12 @@ def sweep(
 def status(run: RunFolder, as_json: AsJson = False) -> None:
     """Show what of a run is done, and how long the rest will take."""
     from kard.artifacts import check_stages
+    from kard.inputs import warn_of_changes
     from kard.recipe_file import recipe_from_run
 
     check_stages(run)
     _show_states(recipe_from_run(run), run, as_json=as_json)
+    warn_of_changes(run, questions=True)
 
 
 @app.command()
@@ -246,9 +248,11 @@ def answer(
 
     with waiting(f"loading the models of {run} …"):
         from kard.batch import answer_lines, answer_row
+        from kard.inputs import warn_of_changes
         from kard.model import Kard
 
         loaded = Kard.load(run, method)
+    warn_of_changes(run)
     with waiting("finding passages and writing the answer …"):
         result = loaded.answer(question, choice)
     if as_json:
@@ -288,9 +292,11 @@ def search(
 
     Shows passages with scores, the query's words marked, and where they come from.
     """
+    from kard.inputs import warn_of_changes
     from kard.lookup import search_run
 
     found = search_run(run, query, count)
+    warn_of_changes(run)
     if as_json:
         _print_json([row.as_json() for row in found])
         return
@@ -312,8 +318,10 @@ def batch(
 ) -> None:
     """Answer a file of questions."""
     from kard.batch import answer_file
+    from kard.inputs import warn_of_changes
 
     counts = answer_file(run, questions, output, method)
+    warn_of_changes(run)
     typer.echo(f"{output}: {counts.answered:,} answered, {counts.there:,} were there")
 
 
@@ -381,8 +389,13 @@ def serve(
     from kard.serving.guard import read_keys
 
     known = read_keys(keys, os.environ.get("KARD_API_KEYS"))
+    from kard.artifacts import check_run
+    from kard.inputs import warn_of_changes
     from kard.serving.app import Settings
     from kard.serving.server import serve as serve_run
+
+    check_run(run)
+    warn_of_changes(run)
 
     settings = Settings(batch_size=batch_size, queue=queue, timeout=timeout, most_bytes=max_bytes, keys=known)
     serve_run(run, method, host, port, settings)

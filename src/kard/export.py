@@ -24,6 +24,7 @@ from kard.artifacts import (
     write_jsonl,
 )
 from kard.errors import UserError
+from kard.inputs import SOURCES
 from kard.methods import METHODS, check_no_oracle
 from kard.model import Kard
 from kard.parts import finished, own_vectors
@@ -36,8 +37,9 @@ from kard.recipe_file import dump_recipe, recipe_from_run
 CHECKED = 16
 _VERSION = 2
 _SECTIONS_WITH_PATHS = ("questions", "knowledge", "teacher", "reranker", "student")
-# Of the reranker's folder: how test questions were ranked, and vectors, which are written on their own.
-_LEFT_OUT = shutil.ignore_patterns("retrieval.json", "rankings.jsonl", "vectors")
+# Of the reranker's folder how test questions were ranked, and vectors, which are written on their own; of the knowledge's what
+# its documents were like, which stay where they are.
+_LEFT_OUT = shutil.ignore_patterns("retrieval.json", "rankings.jsonl", "vectors", SOURCES)
 
 
 def export_run(run: Path, folder: Path, method: str | None = None, vectors: str = "all") -> int:
@@ -91,7 +93,7 @@ def _parts(kard: Kard) -> list[str]:
 
 def _write(run: Path, kard: Kard, parts: Sequence[str], folder: Path, vectors: str) -> None:
     for part in parts[:-1]:
-        shutil.copytree(run / part, folder / part, dirs_exist_ok=True, ignore=_LEFT_OUT if part == "reranker" else None)
+        shutil.copytree(run / part, folder / part, dirs_exist_ok=True, ignore=_LEFT_OUT)
     _write_student(kard, folder / parts[-1])
     if kard.reranker is not None:
         _write_vectors(kard, folder, vectors)

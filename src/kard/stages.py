@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kard.artifacts import Log, read_json, write_json, write_jsonl
 from kard.errors import UserError
 from kard.evaluation.relevant import evaluation_questions, first_rationales, first_silver, gold_positions
+from kard.inputs import remember_sources
 from kard.knowledge import described, make_passages, read_passages
 from kard.lessons import explained_count, training_examples, worked_examples, writes_of
 from kard.methods import Method, TrainedOn
@@ -44,6 +45,7 @@ def make_questions(recipe: Recipe, folder: Path) -> None:
         write_questions(folder / f"{name}.jsonl", splits[name])
     if recipe.student.long_questions == "stop":
         _check_lengths(recipe, [question for name in SPLITS for question in splits[name]])
+    remember_sources(recipe.questions, folder)
     if not splits[recipe.evaluation.split]:
         raise UserError(
             "evaluation.split: dev asked for, and there is no dev question. Give questions.dev or dev_size."
@@ -74,6 +76,7 @@ def make_knowledge(recipe: Recipe, run: Path, folder: Path) -> None:
         files = (run / "questions" / f"{name}.jsonl" for name in SPLITS)
         gold = {name for path in files for question in read_questions(path) for name in question.gold_passages}
     report = make_passages(recipe.knowledge, folder, gold, recipe.seed_of_data)
+    remember_sources(recipe.knowledge, folder)
     say(f"  {report['passages']:,} passages from {report['documents']:,} documents")
     for line in described(report):
         say(f"  {line}")

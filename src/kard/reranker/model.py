@@ -31,7 +31,15 @@ from kard.precision import compute_dtype
 from kard.processes import compute_device
 from kard.recipe import RerankerSection
 from kard.reranker.vectors import Format, PassageVectors
-from kard.weights import guarded, guarded_modules, loading_explained, model_location, most_tokens, read_as_text, reading_as_text
+from kard.weights import (
+    guarded,
+    guarded_modules,
+    loading_explained,
+    model_location,
+    most_tokens,
+    read_as_text,
+    reading_as_text,
+)
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
