@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kard import Kard
-from kard.artifacts import check_stage, check_stages, locked, read_json, write_json
+from kard.artifacts import check_stages, check_whole, locked, read_json, write_json
 from kard.damage import MANIFEST
 from kard.doctor import check_files
 from kard.errors import UserError
@@ -106,7 +106,7 @@ def test_every_file_of_every_stage(run, how):
         if how != "removed" and not path.stat().st_size:
             continue
         with damaged(path, how):
-            messages = [said(partial(check_stage, run / stage))]
+            messages = [said(partial(check_whole, run / stage))]
             if stage not in seen:
                 messages += read(run, stage)
                 lines: list[tuple[str, str]] = []
@@ -203,7 +203,7 @@ def test_a_manifest_of_other_software_above_is_left_alone(tmp_path):
 def test_odd_checksums_are_damage(tmp_path, files):
     write_json(tmp_path / MANIFEST, {"name": "x", "key": "k", "seconds": 1, "files": files})
     with pytest.raises(UserError, match=r"manifest\.json is damaged"):
-        check_stage(tmp_path)
+        check_whole(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "../x/y", "a/../../secret", "../secret"])
@@ -215,9 +215,9 @@ def test_no_checksum_leads_out_of_a_run(tmp_path, name):
     write_json(stage / MANIFEST, {"name": "x", "key": "k", "seconds": 1, "files": {name: {"bytes": 9}}})
     if name == "../secret":  # next to the stage, in the run
         with pytest.raises(UserError, match="secret is missing"):
-            check_stage(stage)
+            check_whole(stage)
     else:
-        assert check_stage(stage)
+        assert check_whole(stage)
 
 
 def test_a_folder_that_cannot_be_locked_is_one_sentence(tmp_path):

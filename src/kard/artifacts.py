@@ -203,7 +203,7 @@ def _object(path: Path, kinds: dict[str, Any]) -> dict[str, Any] | None:
     return found
 
 
-def check_stage(folder: Path, everything: bool = False) -> bool:
+def check_whole(folder: Path, everything: bool = False) -> bool:
     """Look whether the files of a finished stage are as they were written: all of each file, or only what takes no time.
 
     Returns:
@@ -258,7 +258,7 @@ def build(
     _finish_interrupted_rename(folder, key)
     found = manifest_of(folder)
     if found is not None and found["key"] == key and (beside is None or beside.exists()):
-        check_stage(folder)
+        check_whole(folder)
         return Artifact(name, folder, key, float(found["seconds"]), skipped=True)
     partial = _partial_folder(folder, key)
     earlier = seconds_so_far(folder)

@@ -10,7 +10,7 @@ from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from kard.artifacts import check_run, check_stage
+from kard.artifacts import check_run, check_whole
 from kard.damage import MANIFEST
 from kard.errors import UserError
 from kard.recipe import Recipe
@@ -82,7 +82,7 @@ def check_files(run: Path) -> Iterator[tuple[str, str]]:
     for stage in stages:
         name = "export" if stage == run else stage.relative_to(run).as_posix()
         try:
-            yield name, "ok" if check_stage(stage, everything=True) else "cannot tell: made without checksums"
+            yield name, "ok" if check_whole(stage, everything=True) else "cannot tell: made without checksums"
         except UserError as error:
             bad.append(name)
             yield name, str(error)

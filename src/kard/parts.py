@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kard.artifacts import check_stage, manifest_of, read_json
+from kard.artifacts import check_whole, manifest_of, read_json
 from kard.damage import damage_explained
 from kard.errors import UserError
 from kard.knowledge import Passage, Passages, read_passages
@@ -117,5 +117,5 @@ def finished(folder: Path, stage: str) -> Path:
     path = folder / stage
     if manifest_of(path) is None:
         raise UserError(f"{path}: this stage is not finished. Run 'kard run RECIPE --output {folder}' to its end.")
-    check_stage(path)
+    check_whole(path)
     return path

@@ -17,7 +17,7 @@ from kard.artifacts import (
     RUN_FORMAT,
     Artifact,
     build,
-    check_stage,
+    check_whole,
     disk_full_explained,
     hash_of,
     locked,
@@ -131,7 +131,7 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
         wanted = [step for step in steps if STAGES.index(step.stage) <= last]
         for step in wanted:
             if _state(step, folder) == "done":
-                check_stage(folder / step.name)  # before hours go into what is made of it
+                check_whole(folder / step.name)  # before hours go into what is made of it
         to_do = {step.stage for step in wanted if _state(step, folder) != "done"}
         check_before(recipe, folder, to_do)
         with disk_full_explained(folder):
@@ -524,10 +524,10 @@ def states(recipe: Recipe, folder: Path) -> list[StepState]:
     rows = []
     for step in plan(recipe, folder):
         found = manifest_of(folder / step.name)
-        check_stage(folder / step.name)
+        check_whole(folder / step.name)
         rows.append(StepState(step.name, _state(step, folder), step.about, float(found["seconds"]) if found else None))
     report = manifest_of(folder / "report")
-    check_stage(folder / "report")
+    check_whole(folder / "report")
     done = report is not None and all(row.state == "done" for row in rows)
     seconds = float(report["seconds"]) if report else None
     rows.append(StepState("report", "done" if done else "to do", ", ".join(recipe.evaluation.methods), seconds))

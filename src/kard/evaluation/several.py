@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kard.artifacts import check_run, check_stage, hash_of, read_json
+from kard.artifacts import check_run, check_whole, hash_of, read_json
 from kard.damage import MANIFEST
 from kard.errors import UserError
 from kard.evaluation.results import pairs_to_compare, predictions_of
@@ -51,7 +51,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     check_run(folder)
     if not (folder / "results.json").exists():
         raise UserError(f"{folder}: no results.json yet. Run 'kard run RECIPE --output {folder}' to its end.")
-    check_stage(folder if (folder / MANIFEST).exists() else folder / "report")  # an export has no stage of that name
+    check_whole(folder if (folder / MANIFEST).exists() else folder / "report")  # an export has no stage of that name
     results: dict[str, Any] = read_json(folder / "results.json")
     return results
 

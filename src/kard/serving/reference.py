@@ -37,7 +37,12 @@ def _render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    named = {"kind": _kind, "name": lambda reference: reference.rpartition("/")[2], "anchor": anchor, "marked": marked}
+    named: dict[str, Any] = {
+        "kind": _kind,
+        "name": lambda reference: reference.rpartition("/")[2],
+        "anchor": anchor,
+        "marked": marked,
+    }
     environment.filters |= named
     return environment.get_template(template).render(values)
 
