@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kard.estimate import estimates
-from kard.pipeline import StepState, plan, states, timetable
+from kard.pipeline import STAGES, StepState, plan, states, timetable
 from kard.progress import duration
 from kard.recipe import Recipe
 from kard.sweep import Sweep, sweep_states
@@ -48,9 +48,10 @@ def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
 
 def state_rows(recipe: Recipe, folder: Path, until: str | None = None) -> list[dict[str, Any]]:
     """Stages with their ``state`` and ``seconds``: measured where they are done, estimated (``is_estimate``) where they are not;
-    None where nobody knows, as behind the last stage that is asked for."""
+    None where nobody knows. `until` is the last stage that is asked for."""
     left = timetable(recipe, folder, plan(recipe, folder), until).seconds
-    return [_row(row, left) for row in states(recipe, folder)]
+    last = STAGES.index(until or STAGES[-1])
+    return [_row(row, left) for row in states(recipe, folder) if STAGES.index(row.name.split("/")[0]) <= last]
 
 
 def _row(row: StepState, left: dict[str, float | None]) -> dict[str, Any]:
