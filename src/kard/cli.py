@@ -202,7 +202,7 @@ def show(
     from kard.show import sample_lines
 
     for line in sample_lines(run, stage, count, seed):
-        typer.echo(line)
+        typer.echo(printable(line))
 
 
 @app.command()
@@ -259,7 +259,7 @@ def answer(
         _print_json(answer_row(result))
         return
     for line in answer_lines(result):
-        typer.echo(line)
+        typer.echo(printable(line))
 
 
 @app.command()
@@ -303,7 +303,9 @@ def search(
     if not found:
         typer.echo("Nothing found: no passage has a word of the query.")
     for number, row in enumerate(found, start=1):
-        typer.echo(f"{number}. [{row.passage.id}] {row.passage.title} ({row.score:.3f}; {row.passage.source})")
+        typer.echo(
+            printable(f"{number}. [{row.passage.id}] {row.passage.title} ({row.score:.3f}; {row.passage.source})")
+        )
         typer.echo(f"   {row.marked(lambda word: typer.style(word, bold=True))}")
 
 
