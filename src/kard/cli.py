@@ -433,7 +433,7 @@ def doctor(
     override: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what this machine has and kard would use; or check every file of a run or an export."""
+    """Show what this machine has, or check every file of a run."""
     from kard.doctor import check_files, findings, index_needs
     from kard.recipe_file import load_recipe
 
