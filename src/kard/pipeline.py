@@ -63,7 +63,7 @@ VERSIONS = dict.fromkeys(STAGES, 1) | {
     "reranker": 2,
     "students": 4,
     "predictions": 5,
-    "report": 3,
+    "report": 4,
 }
 
 

@@ -9,7 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from kard.evaluation.leaks import TEMPLATE, find_leaks
-from kard.questions import Question
+from kard.evaluation.results import leaks_of
+from kard.knowledge import Passage
+from kard.knowledge.store import write_passages
+from kard.questions import Question, write_questions
+from kard.recipe import Recipe
+from kard.retrieval import build_retriever
 
 
 def asked(*texts: str) -> list[Question]:
@@ -117,3 +122,22 @@ def test_passages_are_streamed():
     find_leaks(asked("a question of more than eight words that nobody else has"), [], stream(), read.append)
     assert sum(read) == 5000
     assert most <= 2001
+
+
+def test_a_run_looks_only_into_passages_that_its_retriever_finds(tmp_path, capsys):
+    """Beside the passage that gives the question away there are any number of others, which are not read."""
+    secret = "the hook's law of springs says that force grows with stretch"
+    recipe = Recipe.model_validate(
+        {"questions": {"path": "q"}, "knowledge": {"path": "p"}, "retriever": {"candidates": 3}}
+    )
+    (tmp_path / "questions").mkdir()
+    (tmp_path / "knowledge").mkdir()
+    write_questions(tmp_path / "questions" / "test.jsonl", [Question("q", f"Is it true that {secret}?", answer="yes")])
+    write_questions(tmp_path / "questions" / "train.jsonl", [Question("t", "Why?", answer="so")])
+    texts = [*(f"A page about the law of number {n}" for n in range(50)), f"It is true that {secret.upper()}, and more."]
+    passages = [Passage(f"p{n}", "", text, f"p{n}", "s") for n, text in enumerate(texts)]
+    write_passages(tmp_path / "knowledge" / "passages.jsonl", passages)
+    build_retriever(recipe.retriever, texts, tmp_path / "index")
+    found = leaks_of(recipe, tmp_path, {"m": [{"question": "q", "correct": True}]})
+    assert found["passages"]["questions"] == ["q"]
+    assert "a passage" in capsys.readouterr().err

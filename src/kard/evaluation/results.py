@@ -8,6 +8,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kard.artifacts import Artifact, manifest_of, read_json, read_jsonl
 from kard.evaluation.cost import costs
 from kard.evaluation.diagnosis import diagnose
@@ -20,6 +22,7 @@ from kard.progress import progress, say
 from kard.prompt import examples_in
 from kard.questions import read_questions
 from kard.recipe import Recipe
+from kard.retrieval import load_retriever
 
 PACKAGES = ("kard", "torch", "transformers", "peft", "sentence-transformers", "bm25s", "numpy")
 
@@ -67,13 +70,21 @@ def build_results(recipe: Recipe, run: Path, done: Sequence[Artifact]) -> tuple[
 
 
 def leaks_of(recipe: Recipe, run: Path, predictions: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """What `find_leaks` finds in a run; said aloud where it is loud, with each method's accuracy without leaked questions
-    (``clean``: ``name, n, accuracy``; none where a training question collides with none or with all of them)."""
+    """What `find_leaks` finds in a run, of passages in those that the retriever finds for its questions.
+
+    It is said aloud where it is loud, with each method's accuracy without leaked questions (``clean``: ``name, n,
+    accuracy``; none where a training question collides with none or with all of them).
+    """
     test = evaluation_questions(recipe, run)
     train = read_questions(run / "questions" / "train.jsonl")
     passages = read_passages(run / "knowledge" / "passages.jsonl").texts
-    with progress("look for leaks", len(passages), "passages") as advance:
-        found = find_leaks(test, train, passages, advance)
+    # A passage that no search for a question finds gives nothing away, and there may be millions of them.
+    hits = load_retriever(recipe.retriever, run / "index").search(
+        [question.query("question_and_choices") for question in test], recipe.retriever.candidates
+    )
+    looked_at = np.unique(np.concatenate([hit.positions for hit in hits])).tolist()
+    with progress("look for leaks", len(looked_at), "passages") as advance:
+        found = find_leaks(test, train, (passages[place] for place in looked_at), advance)
     for kind, text in (("train", "a training question"), ("passages", "a passage")):
         side = found[kind]
         if side["loud"]:
