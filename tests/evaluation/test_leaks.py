@@ -134,7 +134,7 @@ def test_a_run_looks_only_into_passages_that_its_retriever_finds(tmp_path, capsy
     (tmp_path / "knowledge").mkdir()
     write_questions(tmp_path / "questions" / "test.jsonl", [Question("q", f"Is it true that {secret}?", answer="yes")])
     write_questions(tmp_path / "questions" / "train.jsonl", [Question("t", "Why?", answer="so")])
-    texts = [*(f"A page about the law of number {n}" for n in range(50)), f"It is true that {secret.upper()}, and more."]
+    texts = [*(f"A page about the law of number {n}" for n in range(50)), f"So it is true that {secret.upper()}."]
     passages = [Passage(f"p{n}", "", text, f"p{n}", "s") for n, text in enumerate(texts)]
     write_passages(tmp_path / "knowledge" / "passages.jsonl", passages)
     build_retriever(recipe.retriever, texts, tmp_path / "index")
