@@ -14,7 +14,6 @@ import pytest
 
 gc.set_threshold(100_000, 50, 100)  # as the command line does
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_DATASETS_CACHE", str(Path(tempfile.gettempdir()) / "kard-tests-datasets"))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny models are slower on several threads, and far slower where the machine is shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

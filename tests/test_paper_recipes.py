@@ -84,6 +84,8 @@ def hub(tmp_path_factory) -> Iterator[Path]:
     write_set(folder / "wikimedia" / "wikipedia", "20231101.en", {"train": articles})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        # Whatever the sets are called: those of an earlier session have the same names.
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
         yield folder
 
 
@@ -106,6 +108,7 @@ def settings(t5_folder, decoder_folder, encoder_folder) -> list[str]:
         f"reranker.model={encoder_folder}",
         f"teacher.verifier={decoder_folder}",
         "teacher.rationales=2",
+        "student.batch_size=4",
         *("student.dtype=fp32", "student.max_output_tokens=16", "student.epochs=1", "reranker.epochs=1"),
         *("reranker.question_tokens=64", "reranker.passage_tokens=64", "evaluation.shots=1"),
     ]
