@@ -10,11 +10,13 @@ from bm25s.stopwords import STOPWORDS_EN_PLUS
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from kard.normal import UNSEEN, folded
 from kard.progress import duration
 from kard.report import ReportData, numbers
 from kard.report.glossary import GLOSSARY, anchor, marked
 from kard.report.plots import axis_range, cost_chart, hits_chart, hits_legend, methods_chart
 
+_WORDS = rf"[\w{UNSEEN}]+"
 # Drawn width of the charts in CSS pixels, by the class of the stylesheet that shows them.
 WIDTHS = {"wide": 704, "narrow": 340}
 
@@ -91,15 +93,15 @@ def highlight(text: str, rationale: str) -> Markup:
     """The escaped text, with the words that the rationale shares with it (stop words aside) marked."""
     shared = _content_words(rationale)
     pieces = (
-        Markup("<mark>{}</mark>").format(piece) if piece.casefold() in shared else escape(piece)
-        for piece in re.split(r"(\w+)", text)
+        Markup("<mark>{}</mark>").format(piece) if folded(piece) in shared else escape(piece)
+        for piece in re.split(f"({_WORDS})", text)
     )
     # Neighbours become one mark. Only our own tags can match: those of the text were escaped.
     return Markup(Markup("").join(pieces).replace("</mark> <mark>", " "))
 
 
 def _content_words(text: str) -> set[str]:
-    return {word.casefold() for word in re.findall(r"\w+", text)} - set(STOPWORDS_EN_PLUS)
+    return {folded(word) for word in re.findall(_WORDS, text)} - set(STOPWORDS_EN_PLUS)
 
 
 def _against_gold_if_any(retrieval: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -73,10 +73,11 @@ function body(question, model) {
 const segmenter = new Intl.Segmenter(undefined, { granularity: "word" });
 
 function words(text) {
-  return [...segmenter.segment(text)].map(({ segment, isWordLike }) => ({
-    segment,
-    word: isWordLike && !STOP_WORDS.has(segment.toLowerCase()) ? segment.toLowerCase() : null,
-  }));
+  return [...segmenter.segment(text)].map(({ segment, isWordLike }) => {
+    // As search does: one form for ligatures, widths and composition, without characters that nobody sees.
+    const word = segment.normalize("NFKC").replace(/\p{Default_Ignorable_Code_Point}/gu, "").toLowerCase();
+    return { segment, word: isWordLike && !STOP_WORDS.has(word) ? word : null };
+  });
 }
 
 function highlight(target, text, shared) {
