@@ -85,6 +85,8 @@ def recipe_from_run(run: Path) -> Recipe:
         raise UserError(f"{path}: missing. Run the recipe again with --output {run}.")
     content, where, _ = recipe_content(str(path))
     _check_chain(content, where)
+    if "output" not in content:  # the last key of what is written there
+        raise UserError(f"{path}: is cut off. Run the recipe again with --output {run}.")
     return validated(content, where, run.name, Recipe)
 
 

@@ -72,9 +72,10 @@ def _passages(run: Path, count: int, chance: random.Random) -> Iterator[str]:
 
 def _written(run: Path, stage: str) -> Path:
     """A stage's file, of a stage that ended in an error as well: that is when it is read."""
-    written = [run / folder / f"{stage}.jsonl" for folder in (f"{stage}.partial", stage)]
-    there = [path for path in written if path.exists()]
-    return max(there, key=lambda path: path.stat().st_mtime) if there else finished(run, stage)
+    begun, whole = (run / folder / f"{stage}.jsonl" for folder in (f"{stage}.partial", stage))
+    if begun.exists() and not (whole.exists() and whole.stat().st_mtime > begun.stat().st_mtime):
+        return begun
+    return finished(run, stage) / whole.name
 
 
 def _rationales(run: Path, count: int, chance: random.Random) -> Iterator[str]:
