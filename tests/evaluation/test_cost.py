@@ -109,7 +109,7 @@ def test_a_row_for_each_method(tmp_path, decoder_folder):
     run = made_run(tmp_path)
     folder = prompted(run / "students" / "rationales", decoder_folder)
     write_json(folder / "training.json", {"tokens": {"read": 1000, "written": 200}})
-    write_json(folder / "manifest.json", {"seconds": 12.5})
+    write_json(folder / "manifest.json", {"name": "students/rationales", "key": "k", "seconds": 12.5})
     prompted(run / "students" / "nothing", decoder_folder)
     answer = {"prompt": "Question:", "text": "red", "seconds": 0.5}
     told, shown = costs(asked_recipe(), run, {"teacher_cot": [answer, answer], "few_shot": [answer]})
