@@ -22,7 +22,7 @@ _CHOICES = "Choices:"
 _NOT_OFFERED = ("tools", "functions", "logprobs", "audio", "prediction", "web_search_options")
 
 
-_EXAMPLE = {
+_EXAMPLE: dict[str, Any] = {
     "model": "kard_reranker",
     "messages": [{"role": "user", "content": "Which of these has the longest neck?\nChoices:\n- Giraffe\n- Zebra"}],
     "sources": True,
