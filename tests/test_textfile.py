@@ -53,7 +53,7 @@ def test_objects_are_found_wherever_lines_end(tmp_path, text, lines):
         ("Tea grows".encode("utf-16-le"), "UTF-16 without a byte order mark"),
         (b"\xff\xfeT", r"a\.txt: not UTF-16, as its first bytes say"),
         (b"PK\x03\x04rest", "is a zip archive or an Office file"),
-        (gzip.compress(b"tea" * 100)[:-9], r"a\.txt: cannot be read \(Compressed file ended"),
+        (gzip.compress(b"tea" * 100, mtime=0)[:-9], r"a\.txt: cannot be read \(Compressed file ended"),
         (zstd(b"tea" * 100)[:-3], r"a\.txt: cannot be read \("),
         (b"\x28\xb5\x2f\xfd" + b"none" * 9, r"a\.txt: cannot be read \(ZSTD"),
         (b"[1, 2]", r"a\.txt:1: a int, not an object"),
