@@ -41,9 +41,9 @@ CHROMIUM = os.environ.get("KARD_CHROMIUM") or shutil.which("chromium")
 _BROWSER = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Chromium, one for all tests of a process."""
+    """Chromium, one for the tests of a file: as long as it is there, an event loop runs in this thread."""
     from playwright.sync_api import expect, sync_playwright
 
     if CHROMIUM is None:

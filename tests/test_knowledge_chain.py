@@ -43,7 +43,7 @@ def as_dump(folder: Path) -> dict:
 
 KINDS = {
     "pdf": (as_pdf, "colours.pdf, page 2"),
-    "markdown": (as_markdown, "river.md, line 1"),
+    "markdown": (as_markdown, "river.md, line 3"),
     "mediawiki": (as_dump, "wiki.xml.bz2, page 2, character 0"),
 }
 

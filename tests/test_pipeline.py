@@ -50,6 +50,7 @@ def test_a_run_leaves_results_for_every_method(finished):
     assert [(row["name"], row["against"]) for row in results["retrieval"]] == [
         ("bm25", "gold"), ("reranker_untrained", "gold"), ("reranker", "gold"),
         ("bm25", "silver"), ("reranker_untrained", "silver"), ("reranker", "silver"), ("other_rationale", "silver"),
+        ("bm25", "silver_top_3"), ("reranker_untrained", "silver_top_3"), ("reranker", "silver_top_3"),
     ]  # fmt: skip
     assert {row["against"] for row in results["retrieval"]} == {"gold", "silver"}
     pairs = {(row["a"], row["b"]) for row in results["comparisons"]}

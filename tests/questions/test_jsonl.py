@@ -196,9 +196,9 @@ def test_what_no_text_can_hold_is_replaced_and_counted(tmp_path, capsys):
     assert "replaced: 1 NUL, which" in (said := capsys.readouterr().err)
     assert "replaced: 1 half surrogate pair, which" in said
     assert "keys that are not read: topic" in said
-    for text in ("caf\udce9?", "a\0b"):
-        with pytest.raises(UserError, match=r"holds .*, which no text can hold"):
-            check_asked(Question("q", text))
+    with pytest.raises(UserError, match=r"holds half surrogate pair, which no text can hold"):
+        check_asked(Question("q", "caf\udce9?"))
+    check_asked(Question("q", "a\0b"))
 
 
 def test_numbers_that_may_be_places_or_choices_are_asked_about(tmp_path):

@@ -85,8 +85,11 @@ def test_texts_are_those_of_each_prompt_alone(student, answer_by, sampling):
 
 def test_each_token_is_the_likeliest_after_all_before_it(student):
     """Many more steps than two, against one forward pass over the whole text."""
-    inputs, guide = student._encoded(PROMPTS), AnswerGuide(student.tokenizer, [[]] * len(PROMPTS), "rationale", 8)
-    given = (student.model, inputs.input_ids, inputs.attention_mask, student.tokenizer.eos_token_id, guide)
+    inputs, guide = (
+        student._encoded(PROMPTS, [[]] * len(PROMPTS)),
+        AnswerGuide(student.tokenizer, [[]] * len(PROMPTS), "rationale", 8),
+    )
+    given = (student.model, inputs["input_ids"], inputs["attention_mask"], student.tokenizer.eos_token_id, guide)
     texts = (generated if reads_alone(student.model.config) else continuations)(*given)
     assert texts == generated(*given)  # transformers' own loop
     for prompt, text in zip(PROMPTS, texts, strict=True):

@@ -122,7 +122,7 @@ def check_asked(question: Question) -> None:
     if not all(text.strip() for text in texts):
         raise UserError(f"question '{question.id}': is empty, or has an empty choice. Give it a text.")
     found: Counter[str] = Counter()
-    cleaned(list(texts), found)
+    cleaned([text.replace("\0", "") for text in texts], found)  # NUL is read as any other sign
     if found:
         raise UserError(
             f"question '{question.id}': holds {' and '.join(found)}, which no text can hold. Write it in UTF-8."
