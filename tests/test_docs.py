@@ -282,7 +282,7 @@ def test_layers_are_the_contracts():
     assert f"{layers}\n" in [content for page, content in fences("text") if page == "CONTRIBUTING.md"]
 
 
-@pytest.mark.parametrize(("page", "blocks"), [("README.md", 1), ("docs/results.md", 27)])
+@pytest.mark.parametrize(("page", "blocks"), [("README.md", 1), ("docs/results.md", 31)])
 def test_blocks_to_fill_are_whole(page, blocks):
     found = re.findall(r"<!-- ([a-z-]+):(begin|end) -->", TEXTS[page])
     assert len(found) == 2 * blocks
