@@ -52,7 +52,7 @@ def test_a_run_leaves_results_for_every_method(finished):
         ("bm25", "silver"), ("reranker_untrained", "silver"), ("reranker", "silver"), ("other_rationale", "silver"),
         ("bm25", "silver_top_3"), ("reranker_untrained", "silver_top_3"), ("reranker", "silver_top_3"),
     ]  # fmt: skip
-    assert {row["against"] for row in results["retrieval"]} == {"gold", "silver"}
+    assert {row["against"] for row in results["retrieval"]} == {"gold", "silver", "silver_top_3"}
     pairs = {(row["a"], row["b"]) for row in results["comparisons"]}
     assert ("kard_reranker", "distill") in pairs
     assert ("distill", "finetune") in pairs
