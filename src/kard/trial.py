@@ -21,6 +21,7 @@ from transformers import (
 
 from kard.cores import each_on_its_cores
 from kard.precision import compute_dtype
+from kard.processes import compute_device
 from kard.recipe import RerankerSection, StudentSection
 from kard.student.batching import aligned
 from kard.student.decoding import continuations
@@ -126,7 +127,7 @@ def _few_layers(config: Any, dtype: torch.dtype) -> Any:
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     attention = None if torch.cuda.is_available() else ATTENTION_CPU
     model = kind.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False)
-    return model.to("cuda") if torch.cuda.is_available() else model
+    return model.to(compute_device())
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -171,7 +172,7 @@ class _Head:
     """The output layer, whose size is the vocabulary's."""
 
     def __init__(self, size: int, words: int, dtype: torch.dtype, trained: bool) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = compute_device()
         self.layer = nn.Linear(size, words, bias=False, dtype=dtype, device=device).requires_grad_(trained)
         self.size, self.device = size, device
 
@@ -180,7 +181,7 @@ class _Head:
         targets = torch.zeros(tokens, dtype=torch.long, device=self.device)
 
         def step() -> None:
-            with torch.autocast(self.device, dtype, enabled=dtype == torch.bfloat16):
+            with torch.autocast(torch.device(self.device).type, dtype, enabled=dtype == torch.bfloat16):
                 logits = self.layer(hidden)
             token_loss(logits, targets).backward()
 
@@ -248,9 +249,7 @@ def _reranker_speed(section: RerankerSection, query: int, passage: int, queries:
     config.num_hidden_layers = _LAYERS
     plain = {} if torch.cuda.is_available() else {"attn_implementation": ATTENTION_CPU}
     kind = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
-    model = kind.from_config(config, trust_remote_code=False, **plain).to(
-        "cuda" if torch.cuda.is_available() else "cpu"
-    )
+    model = kind.from_config(config, trust_remote_code=False, **plain).to(compute_device())
     at_once = section.step_candidates or section.rationale_candidates + section.question_candidates
     if section.kind == "cross_encoder":
         pair = layers / _LAYERS * _encoded(model, query + passage)
@@ -291,7 +290,7 @@ def _learned(model: Any, rows: int, tokens: int) -> float:
 
 def _interaction(questions: int, asked: int, read: int, config: Any) -> float:
     """Forward and backward pass of comparing each token of a question's queries with each of its candidates."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = compute_device()
     queries = torch.randn(questions, asked, int(config.hidden_size), device=device).requires_grad_()
     passages = torch.randn(questions, read, int(config.hidden_size), device=device)
     return _seconds(lambda: (queries @ passages.transpose(1, 2)).amax(dim=-1).sum().backward())
