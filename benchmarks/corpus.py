@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kard.knowledge.passages import sentences
+from kard.data.cutting import sentences
 
 WORDS = 100
 
@@ -23,7 +23,7 @@ WORDS = 100
 def real_sentences(folder: Path | None) -> list[str]:
     """Sentences of every passages.jsonl below a folder, or of the Wikipedia summaries in the extra ``demo``."""
     if folder is None:
-        from kard.questions.wikivital import read_articles
+        from kard.data.readers.wikivital import read_articles
 
         texts = [article.extract for article in read_articles()]
     else:

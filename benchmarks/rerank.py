@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from kard.data.passage import Passages, read_passages
+from kard.data.passages import make_passages
+from kard.data.readers.wikivital import read_wikivital
 from kard.evaluation.retrieval import evaluate_ranking
-from kard.knowledge import Passages, make_passages, read_passages
-from kard.model import reranker_queries
-from kard.questions.wikivital import read_wikivital
+from kard.kard import reranker_queries
 from kard.recipe import KnowledgeSection, RerankerSection, RetrieverSection
 from kard.reranker.model import Reranker, autocast, new_encoder, passage_vectors
 from kard.reranker.vectors import packed

@@ -10,8 +10,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 from kard.lessons import training_examples
+from kard.machine.precision import compute_dtype
 from kard.pipeline import run_recipe
-from kard.precision import compute_dtype
 from kard.recipe import Recipe
 from kard.recipe_file import load_recipe
 from kard.stages import make_base

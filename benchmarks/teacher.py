@@ -153,7 +153,7 @@ def _section(url: str, concurrency: int) -> Any:
 
 
 def _questions(count: int) -> list[Any]:
-    from kard.questions import Question
+    from kard.data.question import Question
 
     choices = ("the air above it is heated by the ground", "vapour turns into drops", "smoke rises", "it is lit")
     return [Question(f"q{i}", f"Why is cloud number {i} seen in the sky?", choices, 1) for i in range(count)]

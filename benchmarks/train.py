@@ -25,8 +25,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from kard.memory import keep_freed_memory
-from kard.precision import compute_dtype
+from kard.machine.memory import keep_freed_memory
+from kard.machine.precision import compute_dtype
+from kard.models.weights import model_location
 from kard.recipe import StudentSection
 from kard.student.batching import IGNORED
 from kard.student.loading import base_model, base_tokenizer, quicken
@@ -38,7 +39,6 @@ from kard.student.training import (
     student_trainer,
     with_adapters,
 )
-from kard.weights import model_location
 
 GOALS = {"gemma": 6.0, "t5_base": 3.0}
 SHARE_GOAL = 0.7

@@ -22,12 +22,12 @@ import torch
 from students import quickstart, t5_base
 from torch import Tensor
 
-from kard.memory import keep_freed_memory
-from kard.precision import compute_dtype
+from kard.machine.memory import keep_freed_memory
+from kard.machine.precision import compute_dtype
+from kard.models.weights import model_location
 from kard.student.generation import Student, Writing
 from kard.student.guide import Pick
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
-from kard.weights import model_location
 
 GOAL = 8.0
 

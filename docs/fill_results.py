@@ -20,7 +20,7 @@ from kard.methods import METHODS
 from kard.progress import duration
 from kard.recipe_file import recipe_from_run
 from kard.report.numbers import SIGNIFICANT, mean_and_spread, plain, value_of
-from kard.sweep import is_sweep, read_sweep
+from kard.tools.sweep import is_sweep, read_sweep
 
 ROOT = Path(__file__).parent.parent
 RETRIEVERS = {

@@ -103,7 +103,8 @@ def write_rows(path: Path, rows: list[dict]) -> None:
 
 def load_passages(section) -> list:
     """The passages of a knowledge section."""
-    from kard.knowledge import make_passages, read_passages
+    from kard.data.passage import read_passages
+    from kard.data.passages import make_passages
 
     with tempfile.TemporaryDirectory() as folder:
         make_passages(section, Path(folder))

@@ -34,7 +34,7 @@ def in_questions() -> None:
 
 
 def in_knowledge() -> None:
-    from kard import knowledge
+    from kard.data import passages as knowledge
 
     knowledge.write_passages = after(1, knowledge.write_passages)
 
@@ -65,7 +65,7 @@ def in_vectors() -> None:
 
 def in_training_step(number: int) -> Callable[[], None]:
     def patch() -> None:
-        from kard.training import _Watch
+        from kard.models.training import _Watch
 
         _Watch.on_step_end = after(number, _Watch.on_step_end)
 

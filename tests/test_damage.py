@@ -14,14 +14,14 @@ import pytest
 from kard import Kard
 from kard.artifacts import check_stages, check_whole, locked, read_json, write_json
 from kard.damage import MANIFEST
-from kard.doctor import check_files
 from kard.errors import UserError
 from kard.evaluation.several import read_results
-from kard.export import export_run
-from kard.lookup import search_run
 from kard.pipeline import run_recipe, states
 from kard.recipe_file import recipe_from_run
-from kard.show import sample_lines
+from kard.tools.doctor import check_files
+from kard.tools.export import export_run
+from kard.tools.search import search_run
+from kard.tools.show import sample_lines
 
 
 def truncated(content: bytes) -> bytes:

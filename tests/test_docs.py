@@ -77,7 +77,7 @@ def test_every_kind_of_block_is_there():
 
 @pytest.mark.parametrize(("page", "command"), commands())
 def test_commands_are_accepted_by_the_command_line(page, command):
-    from kard.show import SHOWN
+    from kard.tools.show import SHOWN
 
     name, *arguments = shlex.split(command, comments=True)[1:]
     values = COMMANDS[name].make_context(name, arguments).params
@@ -171,7 +171,7 @@ def test_yaml_is_valid_in_a_recipe(page, content):
 
 @pytest.mark.parametrize(("page", "content"), list(fences("jsonl")))
 def test_jsonl_is_read_as_it_stands(page, content, tmp_path):
-    from kard.questions.jsonl import read_questions_jsonl
+    from kard.data.readers.jsonl import read_questions_jsonl
     from kard.recipe import KnowledgeSection
 
     path = tmp_path / "sample.jsonl"
@@ -183,8 +183,8 @@ def test_jsonl_is_read_as_it_stands(page, content, tmp_path):
 @pytest.mark.parametrize(("page", "content"), list(fences("python")))
 def test_python_runs_against_the_real_interface(page, content, monkeypatch, capsys):
     from kard import Answer, Kard
-    from kard.knowledge import Passage
-    from kard.model import Found
+    from kard.data.passage import Passage
+    from kard.kard import Found
 
     passage = Passage("p1", "Giraffe", "A tall animal.", "p1", "animals.jsonl:1")
     answer = Answer("q", "Giraffe", 0, "It is tall.", (Found(passage, 1.0, 0.5),), "prompt", "text", False, 0.1)
@@ -222,7 +222,7 @@ def test_stages_table_is_the_real_one():
 
 
 def test_statuses_are_the_real_ones():
-    from kard.teacher import Status
+    from kard.teacher.rationale import Status
 
     rows = table(TEXTS["docs/your-own-data.md"], "status")
     assert {name.strip("`") for row in rows for name in row[0].split(", ")} == set(get_args(Status))
@@ -252,7 +252,7 @@ def test_messages_are_in_the_source():
 
 @pytest.fixture(scope="module")
 def scaffold(tmp_path_factory) -> Path:
-    from kard.scaffold import write_project
+    from kard.tools.init import write_project
 
     folder = tmp_path_factory.mktemp("scaffold") / "project"
     write_project(folder)

@@ -16,16 +16,16 @@ import torch
 from kard import Kard
 from kard.artifacts import read_json, write_json
 from kard.errors import UserError
-from kard.lookup import search_run
+from kard.models.weights import check_model, local_location, model_location
 from kard.parts import load_student
 from kard.recipe import RerankerSection, RetrieverSection
 from kard.recipe_file import load_recipe
-from kard.reranker import new_reranker, open_reranker
+from kard.reranker.load import new_reranker, open_reranker
 from kard.reranker.model import trained_reranker
 from kard.retrieval.dense import Encoder
 from kard.retrieval.milvus import check_asked
 from kard.student.loading import StudentSettings, base_model, base_tokenizer, trained_model
-from kard.weights import check_model, local_location, model_location
+from kard.tools.search import search_run
 
 CODE = "from pathlib import Path\nPath({marker!r}).touch()\nclass Evil: pass\n"
 SECTION = RerankerSection(question_tokens=16, passage_tokens=16)

@@ -46,7 +46,7 @@ def test_a_missing_extra_is_named_before_anything_is_run(missing, monkeypatch, t
         return "1.0.0"
 
     monkeypatch.setattr("importlib.metadata.version", version)
-    monkeypatch.setattr("kard.weights.version", version)
+    monkeypatch.setattr("kard.models.weights.version", version)
     with pytest.raises(UserError, match=r"is not installed\. Run: pip install 'kard\[demo\]'"):
         plan(load_recipe("quickstart"), tmp_path)
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from kard import cli
 from kard.recipe_file import load_recipe
 from tests.conftest import COLOURS, make_project
-from tests.knowledge.samples import write_pdf
+from tests.data.samples import write_pdf
 
 # The tiny model has random weights: it is trained on so few questions that it learns the passage's colour by heart.
 FACTS = [(thing, colour) for thing, colour in zip(("stone", "river", "bird", "house"), COLOURS, strict=False)]

@@ -226,8 +226,8 @@ def test_changed_data_is_noticed(finished, tmp_path):
     ],
 )
 def test_every_kind_of_reranker_is_read_as_it_was_measured(project, changes):
+    from kard.data.passage import read_passages
     from kard.evaluation.relevant import evaluation_questions
-    from kard.knowledge import read_passages
     from kard.parts import load_reranker
     from kard.reranking import Judged
 

@@ -9,15 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from kard.checks import check_models
+from kard.data.passage import Passage
+from kard.data.question import Question
 from kard.errors import UserError
-from kard.knowledge import Passage
+from kard.kard import Kard
 from kard.lessons import training_examples
 from kard.methods import METHODS
-from kard.model import Kard
 from kard.pipeline import plan, run_recipe
+from kard.preflight.checks import check_models
 from kard.prompt import render, target
-from kard.questions import Question
 from kard.recipe import StudentSection
 from kard.recipe_file import load_recipe
 from kard.report.numbers import retriever

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kard.errors import UserError
+from kard.kard import Kard
 from kard.lessons import worked_examples
-from kard.model import Kard
 from kard.pipeline import run_recipe
 from kard.prompt import examples_in
 from kard.recipe import Recipe
@@ -153,8 +153,8 @@ def test_answering_reads_the_prompt_that_was_measured(prompted):
 
 
 def test_methods_of_one_student_are_asked_together(prompted):
+    from kard.data.question import Question
     from kard.methods import METHODS as TABLE
-    from kard.questions import Question
 
     kard = Kard.load(prompted.output, "ka_few_shot_cot")
     assert set(kard.methods()) == set(METHODS[:4])
@@ -194,7 +194,7 @@ def test_the_number_of_examples_remakes_prompted_students_alone(prompted):
 
 
 def test_an_export_of_a_prompted_student_shows_the_same_examples(prompted, tmp_path):
-    from kard.export import check_export, export_run
+    from kard.tools.export import check_export, export_run
 
     assert export_run(prompted.output, tmp_path / "export", "few_shot_cot") > 0
     check_export(tmp_path / "export")

@@ -6,10 +6,10 @@ import os
 # pages otherwise. THP_MEM_ALLOC_ENABLE=0 before benchmarks/write.py shows how much.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+from kard.data.passage import Passage
+from kard.data.question import Question
 from kard.errors import UserError
-from kard.knowledge import Passage
-from kard.model import Answer, Found, Kard
-from kard.questions import Question
+from kard.kard import Answer, Found, Kard
 
 __all__ = ["Answer", "Found", "Kard", "Passage", "Question", "UserError"]
 __version__ = "0.1.0"

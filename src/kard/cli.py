@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from kard.errors import Unfinished, UserError, printable
-from kard.memory import keep_freed_memory
+from kard.machine.memory import keep_freed_memory
 
 app = typer.Typer(
     name="kard",
@@ -96,7 +96,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="A new folder for your project.")],
 ) -> None:
     """Write a commented recipe and two small sample files to start from."""
-    from kard.scaffold import write_project
+    from kard.tools.init import write_project
 
     write_project(folder)
     typer.echo(f"Wrote {folder}: recipe.yaml, questions.jsonl, passages.jsonl")
@@ -131,7 +131,7 @@ def run(
         return
     results = run_recipe(loaded, folder, until)
     if results is not None:
-        from kard.show import last_lines
+        from kard.tools.show import last_lines
 
         _show_results(results)
         for line in last_lines(folder):
@@ -159,14 +159,14 @@ def sweep(
 
     What runs have in common is made once; the same command goes on where a sweep stopped.
     """
-    from kard.sweep import plan_sweep, run_sweep, sweep_command
+    from kard.tools.sweep import plan_sweep, run_sweep, sweep_command
 
     typed = sweep_command(recipe, vary or [], seeds, override or [], output)
     planned = plan_sweep(recipe, vary or [], seeds, override or [], output, typed)
     if dry_run:
         from rich.console import Console
 
-        from kard.dryrun import sweep_table
+        from kard.tools.dryrun import sweep_table
 
         Console().print(sweep_table(planned))
         return
@@ -180,7 +180,7 @@ def sweep(
 def status(run: RunFolder, as_json: AsJson = False) -> None:
     """Show what of a run is done, and how long the rest will take."""
     from kard.artifacts import check_stages
-    from kard.inputs import warn_of_changes
+    from kard.data.sources import warn_of_changes
     from kard.recipe_file import recipe_from_run
 
     check_stages(run)
@@ -199,7 +199,7 @@ def show(
 
     Also of one that is not finished, as far as it has written anything: rationales with the reason why each was rejected.
     """
-    from kard.show import sample_lines
+    from kard.tools.show import sample_lines
 
     for line in sample_lines(run, stage, count, seed):
         typer.echo(printable(line))
@@ -215,7 +215,7 @@ def report(
     RUNS are folders: one run, several to put side by side (seeds of a recipe together), or one sweep.
     """
     from kard.evaluation.several import read_results, side_by_side
-    from kard.sweep import is_sweep, read_sweep
+    from kard.tools.sweep import is_sweep, read_sweep
 
     if as_json:
         swept = len(runs) == 1 and is_sweep(runs[0])
@@ -247,9 +247,9 @@ def answer(
     from kard.progress import waiting
 
     with waiting(f"loading the models of {run} …"):
-        from kard.batch import answer_lines, answer_row
-        from kard.inputs import warn_of_changes
-        from kard.model import Kard
+        from kard.data.sources import warn_of_changes
+        from kard.kard import Kard
+        from kard.tools.batch import answer_lines, answer_row
 
         loaded = Kard.load(run, method)
     warn_of_changes(run)
@@ -265,7 +265,7 @@ def answer(
 @app.command()
 def index(recipe: RecipeName, override: Overrides = None, output: Output = None) -> None:
     """Build a recipe's passages and index alone."""
-    from kard.knowledge import described, report_of
+    from kard.data.passages import described, report_of
     from kard.pipeline import index_recipe
     from kard.recipe_file import load_recipe
 
@@ -292,8 +292,8 @@ def search(
 
     Shows passages with scores, the query's words marked, and where they come from.
     """
-    from kard.inputs import warn_of_changes
-    from kard.lookup import search_run
+    from kard.data.sources import warn_of_changes
+    from kard.tools.search import search_run
 
     found = search_run(run, query, count)
     warn_of_changes(run)
@@ -319,8 +319,8 @@ def batch(
     method: Annotated[str | None, typer.Option(help="One of the run's methods.")] = None,
 ) -> None:
     """Answer a file of questions."""
-    from kard.batch import answer_file
-    from kard.inputs import warn_of_changes
+    from kard.data.sources import warn_of_changes
+    from kard.tools.batch import answer_file
 
     counts = answer_file(run, questions, output, method)
     warn_of_changes(run)
@@ -344,8 +344,8 @@ def rerank_train(
     """
     from kard.artifacts import read_json
     from kard.recipe_file import reranker_section
-    from kard.rerank import train_file
-    from kard.show import ranking_lines
+    from kard.tools.rerank import train_file
+    from kard.tools.show import ranking_lines
 
     train_file(candidates, output, reranker_section(setting or []), seed, dev)
     for line in ranking_lines(read_json(output / "retrieval.json")):
@@ -362,8 +362,8 @@ def rerank_eval(
     queries: Annotated[Path | None, typer.Option(help="A file for each query's result, JSONL.")] = None,
 ) -> None:
     """Rank candidates, and show how often the right passage comes first."""
-    from kard.rerank import evaluate_file
-    from kard.show import ranking_lines
+    from kard.tools.rerank import evaluate_file
+    from kard.tools.show import ranking_lines
 
     for line in ranking_lines(evaluate_file(model, candidates, queries)):
         typer.echo(line)
@@ -392,7 +392,7 @@ def serve(
 
     known = read_keys(keys, os.environ.get("KARD_API_KEYS"))
     from kard.artifacts import check_run
-    from kard.inputs import warn_of_changes
+    from kard.data.sources import warn_of_changes
     from kard.serving.app import Settings
     from kard.serving.server import serve as serve_run
 
@@ -417,7 +417,7 @@ def export(
 
     Test questions are answered again from it, to check that it answers the same.
     """
-    from kard.export import export_run, push_export
+    from kard.tools.export import export_run, push_export
 
     count = export_run(run, folder, method, vectors)
     typer.echo(f"{folder}: complete; {count:,} questions were answered again, all the same")
@@ -434,8 +434,8 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Show what this machine has, or check every file of a run."""
-    from kard.doctor import check_files, findings, index_needs
     from kard.recipe_file import load_recipe
+    from kard.tools.doctor import check_files, findings, index_needs
 
     if recipe and Path(recipe).is_dir():
         for name, value in check_files(Path(recipe)):
@@ -465,7 +465,7 @@ def _run_memorization(recipe: Any, output: Path | None, is_partial: bool) -> Non
 def _show_states(recipe: Any, folder: Path, until: str | None = None, as_json: bool = False) -> None:
     from rich.console import Console
 
-    from kard.dryrun import state_rows, states_table, teacher_lines
+    from kard.tools.dryrun import state_rows, states_table, teacher_lines
 
     rows = state_rows(recipe, folder, until)
     if as_json:

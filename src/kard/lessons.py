@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from kard.artifacts import read_jsonl
+from kard.data.passage import read_passages
+from kard.data.question import Question, read_questions
 from kard.errors import UserError
-from kard.knowledge import read_passages
+from kard.kard import Kard
 from kard.methods import METHODS, TrainedOn, Writes, methods_named
-from kard.model import Kard
 from kard.parts import load_readers
 from kard.progress import say
 from kard.prompt import WorkedExample, holds_question, shown_answer, target
-from kard.questions import Question, read_questions
 from kard.recipe import Recipe
-from kard.retrieval import load_retriever
-from kard.teacher import Rationale, read_rationales
+from kard.retrieval.index import load_retriever
+from kard.teacher.rationale import Rationale, read_rationales
 
 MIXED_SHARE = 0.5  # of the examples, with student.train_passages: mixed
 

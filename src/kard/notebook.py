@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
-    from kard.model import Answer
+    from kard.kard import Answer
 
 ADDRESS = re.compile(r"""(https?://[^\s<>"]*[^\s<>",])""")  # in a source, which may go on with a comma and a place
 

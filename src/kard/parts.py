@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from kard.artifacts import check_whole, manifest_of, read_json
 from kard.damage import damage_explained
+from kard.data.passage import Passage, Passages, read_passages
 from kard.errors import UserError
-from kard.knowledge import Passage, Passages, read_passages
 from kard.methods import Method
 from kard.recipe import Recipe
 
 if TYPE_CHECKING:
     from kard.reranker.cross import CrossReranker
     from kard.reranker.model import Reranker
-    from kard.retrieval import Retriever
+    from kard.retrieval.retriever import Retriever
     from kard.student.generation import Student
 
 
@@ -55,7 +55,7 @@ def load_readers(
 
 def load_index(folder: Path, recipe: Recipe, online: bool = False) -> tuple[Passages, Retriever]:
     """Passages of a run and what finds them; `online` as in `load_readers`."""
-    from kard.retrieval import load_retriever
+    from kard.retrieval.index import load_retriever
     from kard.retrieval.milvus import check_asked
 
     if not online:
@@ -77,7 +77,7 @@ def load_reranker(folder: Path, recipe: Recipe, passages: Passages) -> Reranker 
     with damage_explained(trained):
         temperature = read_json(trained / "training.json")["tau_question"]
         if section.kind == "cross_encoder":
-            from kard.reranker import open_reranker
+            from kard.reranker.load import open_reranker
 
             return open_reranker(str(trained / "model"), section, store, passages.texts, temperature)
         from kard.reranker.model import trained_reranker
@@ -90,8 +90,8 @@ def passage_store(folder: Path, recipe: Recipe) -> Path:
 
     See `own_vectors` for those of another encoder than ``reranker.model``.
     """
+    from kard.models.weights import model_identity
     from kard.reranker.vectors import vectors_folder
-    from kard.weights import model_identity
 
     manifest = manifest_of(finished(folder, "knowledge"))
     assert manifest is not None

@@ -28,20 +28,20 @@ from kard.artifacts import (
     seconds_so_far,
     write_jsonl,
 )
-from kard.checks import check_before
+from kard.data.sources import content_hash, published, question_files
 from kard.errors import UserError, nearest
-from kard.estimate import estimates
-from kard.first_look import first_look
-from kard.inputs import content_hash, published, question_files
-from kard.memory import release_memory
+from kard.machine.memory import release_memory
+from kard.machine.processes import alone, rank, wait_until
 from kard.methods import Method, methods_named
-from kard.processes import alone, rank, wait_until
+from kard.models.weights import model_identity
+from kard.preflight.checks import check_before
+from kard.preflight.estimate import estimates
+from kard.preflight.first_look import first_look
+from kard.preflight.timetable import Timetable
 from kard.progress import say
 from kard.recipe import QuestionsSection, Recipe, RetrieverSection, Section
 from kard.recipe_file import dump_recipe
 from kard.teacher.collect import deciding_settings
-from kard.timetable import Timetable
-from kard.weights import model_identity
 
 STAGES = (
     "questions",

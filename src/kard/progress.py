@@ -11,7 +11,7 @@ from threading import Timer
 from rich.console import Console
 
 from kard.errors import printable
-from kard.processes import rank
+from kard.machine.processes import rank
 
 LINE_EVERY_SECONDS = 10.0
 SILENT_SECONDS = 1.0

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kard.artifacts import read_jsonl, write_json, write_jsonl
+from kard.data.passage import read_passages
+from kard.data.question import Question, read_questions
 from kard.errors import UserError
 from kard.evaluation.relevant import evaluation_questions, relevant_passages, second_silver
-from kard.knowledge import read_passages
-from kard.model import Found, reranker_queries
+from kard.kard import Found, reranker_queries
 from kard.parts import passage_store
-from kard.priors import priors
 from kard.progress import say
-from kard.questions import Question, read_questions
 from kard.recipe import Recipe, RerankerSection
-from kard.retrieval import load_retriever
+from kard.reranker.features import priors
+from kard.retrieval.index import load_retriever
 
 if TYPE_CHECKING:
     from kard.reranker.cross import CrossReranker
@@ -36,7 +36,7 @@ SHOWN_DEPTH = 10
 def make_reranker(recipe: Recipe, run: Path, folder: Path) -> None:
     """reranker: trained on the candidate sets of kept rationales; also how it ranks evaluation questions before and after."""
     from kard.evaluation.retrieval import evaluate_ranking
-    from kard.reranker import new_reranker
+    from kard.reranker.load import new_reranker
     from kard.reranker.model import Reranker
     from kard.reranker.training import remove_checkpoints, train_reranker
 
@@ -158,7 +158,7 @@ class Judged:
         queries: As the reranker reads them.
         found: Positions of the candidates, best first.
         relevant: See `relevant_passages`.
-        priors: What is known of the candidates (`kard.priors`); of a file's, nothing.
+        priors: What is known of the candidates (`kard.reranker.features`); of a file's, nothing.
     """
 
     questions: list[Question]

@@ -10,22 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kard.artifacts import Log, read_json, write_json, write_jsonl
+from kard.data.passage import read_passages
+from kard.data.passages import described, make_passages
+from kard.data.question import Question, read_questions, write_questions
+from kard.data.questions import load_splits
+from kard.data.sources import remember_sources
+from kard.data.splits import SPLITS
 from kard.errors import UserError
 from kard.evaluation.relevant import evaluation_questions, first_rationales, first_silver, gold_positions
-from kard.inputs import remember_sources
-from kard.knowledge import described, make_passages, read_passages
+from kard.kard import Found, Kard, found_row
 from kard.lessons import explained_count, training_examples, worked_examples, writes_of
+from kard.machine.processes import process_count, rank, wait_until
 from kard.methods import Method, TrainedOn
-from kard.model import Found, Kard, found_row
 from kard.parts import load_readers, load_student
-from kard.processes import process_count, rank, wait_until
 from kard.progress import say
 from kard.prompt import check_letters, examples_in, holds_question, same_answer, target, with_rationale
-from kard.questions import SPLITS, Question, load_splits, read_questions, write_questions
 from kard.recipe import Recipe
 from kard.reranking import judge_second_look
-from kard.retrieval import build_retriever, load_retriever
-from kard.teacher import read_rationales, write_rationales
+from kard.retrieval.index import build_retriever, load_retriever
+from kard.teacher.rationale import read_rationales, write_rationales
 
 if TYPE_CHECKING:
     from kard.student.generation import Student
@@ -55,9 +58,9 @@ def make_questions(recipe: Recipe, folder: Path) -> None:
 
 def _check_lengths(recipe: Recipe, questions: Sequence[Question]) -> None:
     """Raise UserError where a question cannot be read as a whole, before anything is paid for or learned."""
+    from kard.models.weights import model_location
     from kard.student.generation import fitting_prompt
     from kard.student.loading import KEY, base_tokenizer
-    from kard.weights import model_location
 
     section = recipe.student
     tokenizer = base_tokenizer(model_location(section.model, KEY))
@@ -217,11 +220,11 @@ def silver_depth(recipe: Recipe) -> int:
 
 def make_base(recipe: Recipe, run: Path, folder: Path) -> None:
     """students/base: the model with its vocabulary trimmed to passages, training questions and rationales."""
-    from kard.precision import compute_dtype
+    from kard.machine.precision import compute_dtype
+    from kard.models.weights import model_location
     from kard.prompt import render, with_examples
     from kard.student.loading import KEY, base_model, base_tokenizer
     from kard.student.vocabulary import trim
-    from kard.weights import model_location
 
     location = model_location(recipe.student.model, KEY)
     tokenizer = base_tokenizer(location)
@@ -276,8 +279,8 @@ def make_student(recipe: Recipe, run: Path, trained_on: TrainedOn, folder: Path)
 
 def base_student(recipe: Recipe, run: Path) -> tuple[str, str]:
     """The model that students are made from: where it lies, and how a student's folder names it."""
+    from kard.models.weights import model_location
     from kard.student.loading import KEY
-    from kard.weights import model_location
 
     if recipe.student.trim_vocabulary:
         return str(run / "students" / "base"), "../base"
@@ -286,7 +289,7 @@ def base_student(recipe: Recipe, run: Path) -> tuple[str, str]:
 
 def make_prompted(recipe: Recipe, run: Path, folder: Path) -> None:
     """students/nothing: the model as it is, with worked examples to show in front of a question."""
-    from kard.precision import compute_dtype
+    from kard.machine.precision import compute_dtype
     from kard.student.loading import StudentSettings, base_tokenizer
 
     base, saved_as = base_student(recipe, run)
@@ -309,7 +312,7 @@ def prompt_tokens(recipe: Recipe, base: str) -> int:
     """How many tokens a prompted student may read (``evaluation.prompt_tokens``)."""
     from transformers import AutoConfig
 
-    from kard.weights import most_tokens
+    from kard.models.weights import most_tokens
 
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     written = 0 if config.is_encoder_decoder else recipe.student.max_output_tokens

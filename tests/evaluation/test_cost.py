@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from kard.artifacts import write_json
+from kard.data.question import Question, write_questions
 from kard.evaluation.cost import answer_tokens, costs, forward_flops, teacher_spent, training_flops
 from kard.methods import METHODS
-from kard.questions import Question, write_questions
 from kard.recipe import Recipe, StudentSection
 from kard.student.loading import StudentSettings, StudentSize, base_model, base_tokenizer, student_size
 from kard.student.training import encode_examples, trained_tokens, with_adapters
-from kard.teacher import Rationale, write_rationales
+from kard.teacher.rationale import Rationale, write_rationales
 
 USAGE = {"prompt_tokens": 100, "completion_tokens": 50, "seconds": 1.0}
 

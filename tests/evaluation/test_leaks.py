@@ -8,13 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from kard.data.passage import Passage, write_passages
+from kard.data.question import Question, write_questions
 from kard.evaluation.leaks import TEMPLATE, find_leaks
 from kard.evaluation.results import leaks_of
-from kard.knowledge import Passage
-from kard.knowledge.store import write_passages
-from kard.questions import Question, write_questions
 from kard.recipe import Recipe
-from kard.retrieval import build_retriever
+from kard.retrieval.index import build_retriever
 
 
 def asked(*texts: str) -> list[Question]:

@@ -6,7 +6,7 @@ import pytest
 
 from kard.recipe import Recipe
 from kard.recipe_file import dump_recipe
-from kard.report import MistakeSample, ReportData, Sample
+from kard.report.data import MistakeSample, ReportData, Sample
 
 HOSTILE = "<script>alert('x')</script>"
 LONG = "Pneumonoultramicroscopicsilicovolcanoconiosis" * 4

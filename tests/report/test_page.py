@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from kard.report import write_report
 from kard.report.numbers import plain
 from kard.report.page import highlight, render_page
+from kard.report.write import write_report
 from tests.report.conftest import leaked, make_results
 
 HOSTILE = "<script>alert('x')</script>"

@@ -12,13 +12,14 @@ import torch
 from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
 from kard.errors import UserError
+from kard.models.training import EpochOrder
 from kard.recipe import RerankerSection
-from kard.reranker import learners, new_reranker, open_reranker
+from kard.reranker import learners
 from kard.reranker.cross import CrossReranker
 from kard.reranker.learners import CandidateSet, Collator, learner_of
+from kard.reranker.load import new_reranker, open_reranker
 from kard.reranker.model import trained_reranker
 from kard.reranker.training import train_reranker
-from kard.training import EpochOrder
 from tests.conftest import project_rows
 
 TEXTS = [f"{row['title']}. {row['text']}" for row in project_rows(30, 2)[1]]

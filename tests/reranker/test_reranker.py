@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from sentence_transformers import MultiVectorEncoder
 
 from kard.errors import UserError
+from kard.models.training import EpochOrder
 from kard.recipe import RerankerSection
 from kard.reranker.learners import CandidateSet, Collator, kl_loss, late_interaction, learner_of
 from kard.reranker.model import Reranker, new_encoder, passage_vectors
 from kard.reranker.training import spread, train_reranker
 from kard.reranker.vectors import PassageVectors, packed, unpacked
 from kard.stages import candidate_positions
-from kard.training import EpochOrder
 from tests.conftest import project_rows
 
 TEXTS = [f"{row['title']}. {row['text']}" for row in project_rows(30, 2)[1]]

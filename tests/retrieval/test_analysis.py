@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kard.data.normal import composed, folded
 from kard.errors import UserError
-from kard.normal import composed, folded
 from kard.recipe import RetrieverSection
 from kard.retrieval.analysis import Analysis, analysis_for, detect_language
 

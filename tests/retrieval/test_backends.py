@@ -9,8 +9,8 @@ import pytest
 
 from kard.errors import UserError
 from kard.recipe import RetrieverSection
-from kard.retrieval import build_retriever, load_retriever
 from kard.retrieval.hybrid import fuse
+from kard.retrieval.index import build_retriever, load_retriever
 from tests.conftest import COLOURS, PLACES, THINGS
 
 TEXTS = [

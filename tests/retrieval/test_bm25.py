@@ -18,8 +18,8 @@ from bm25s.stopwords import STOPWORDS_EN
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from kard.data.normal import folded, loose
 from kard.errors import UserError
-from kard.normal import folded, loose
 from kard.recipe import RetrieverSection
 from kard.retrieval import building, scoring
 from kard.retrieval.analysis import Analysis

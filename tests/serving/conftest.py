@@ -12,8 +12,8 @@ import httpx2 as httpx
 import pytest
 import uvicorn
 
-from kard.model import Kard
-from kard.questions import Question, read_questions
+from kard.data.question import Question, read_questions
+from kard.kard import Kard
 from kard.serving.app import Settings, create_app
 from kard.serving.server import HeadLimit
 

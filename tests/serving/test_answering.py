@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import pytest
 
-from kard.batch import answer_file
+from kard.data.question import Question
 from kard.errors import UserError
+from kard.kard import Kard, Listener
 from kard.methods import without_passages
-from kard.model import Kard, Listener
-from kard.questions import Question
+from kard.tools.batch import answer_file
 from tests.conftest import write_rows
 from tests.serving.conftest import ASKED, COLOURS, sse
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import httpx2 as httpx
 import pytest
 
-from kard.knowledge import Passage
-from kard.model import Kard
+from kard.data.passage import Passage
+from kard.kard import Kard
 from kard.serving.app import ASSETS
 from kard.serving.reference import reference_page
 from tests.serving.conftest import ASKED, COLOURS, serving, sse

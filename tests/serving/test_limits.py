@@ -21,9 +21,9 @@ import httpx2 as httpx
 import pytest
 
 from kard.errors import UserError
-from kard.export import export_run
 from kard.serving.app import Settings
 from kard.serving.guard import BODY_SECONDS, read_keys
+from kard.tools.export import export_run
 from tests.serving.conftest import ASKED, COLOURS, POISON, serving, sse
 
 BODY = {"question": ASKED, "choices": COLOURS}

@@ -11,9 +11,9 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import T5ForConditionalGeneration
 
+from kard.models.training import EpochOrder, training_arguments
 from kard.student.dropout import dropout, quick_dropout
 from kard.student.training import ATTENTION_CPU, StudentTrainer
-from kard.training import EpochOrder, training_arguments
 
 
 @pytest.mark.parametrize("p", [0.003, 0.1, 0.5, 0.9])

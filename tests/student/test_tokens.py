@@ -10,13 +10,13 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from kard.models.weights import read_as_text
 from kard.prompt import render, target, with_rationale
 from kard.student.generation import Student, Writing
 from kard.student.guide import AnswerGuide
 from kard.student.loading import StudentSettings
 from kard.student.tokens import answer_paths, cue_tokens, question_tokens
 from kard.student.training import Example, encode_examples
-from kard.weights import read_as_text
 from tests.conftest import byte_level_tokenizer, corpus
 from tests.student.test_vocabulary import unigram_tokenizer
 

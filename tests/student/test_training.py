@@ -22,20 +22,14 @@ from transformers import (
 )
 
 from kard.errors import UserError
+from kard.models.training import EpochOrder, training_arguments
 from kard.prompt import extract
 from kard.recipe import StudentSection
 from kard.student.activation import GeluBySigmoid
 from kard.student.batching import IGNORED, Collator
 from kard.student.generation import Student, Writing, Written, batches, fitting_prompt
 from kard.student.loading import base_model, base_tokenizer, quicken
-from kard.student.training import (
-    Example,
-    StudentTrainer,
-    compile_layers,
-    encode_examples,
-    train_student,
-)
-from kard.training import EpochOrder, training_arguments
+from kard.student.training import Example, StudentTrainer, compile_layers, encode_examples, train_student
 from tests.conftest import COLOURS, THINGS, byte_level_tokenizer, project_rows
 
 EXAMPLES = [
@@ -238,7 +232,7 @@ def test_training_stops_when_the_dev_loss_does_not_sink(decoder_folder, request,
 
 
 def test_patience_goes_on_after_an_interruption(decoder_folder, request, tmp_path, monkeypatch):
-    from kard.training import _Watch
+    from kard.models.training import _Watch
 
     taught = [Example(f"Question: {thing}\nAnswer:", " red") for thing in THINGS[:8]]
     dev = [Example(f"Question: {thing}\nAnswer:", " the blue house") for thing in THINGS[:8]]
@@ -526,7 +520,7 @@ def test_resumed_training_goes_on_as_if_it_had_not_stopped(decoder_folder, tmp_p
 
     train_student(*arguments(tmp_path / "straight"))
 
-    from kard.training import _Watch
+    from kard.models.training import _Watch
 
     original, steps = _Watch.on_step_end, []
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from kard.model import majority
+from kard.kard import majority
 from kard.prompt import extract, with_rationale
 from kard.recipe import StudentSection
 from kard.student.generation import Student, Writing, batches

@@ -3,8 +3,8 @@
 import pytest
 from fault_server import FaultServer
 
-from kard.knowledge import Passage
-from kard.questions import Question
+from kard.data.passage import Passage
+from kard.data.question import Question
 from kard.recipe import TeacherSection
 
 

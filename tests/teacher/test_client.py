@@ -11,14 +11,15 @@ from dataclasses import replace
 import pytest
 from fault_server import FaultServer, completion, digest, good_answer, no_passages
 
+from kard.data.question import Question
 from kard.errors import UserError
-from kard.questions import Question
 from kard.recipe import TeacherSection
-from kard.teacher import client, write_rationales
+from kard.teacher import client
 from kard.teacher.cache import ReplyCache
 from kard.teacher.collect import collect_rationales
 from kard.teacher.endpoint import api_key
 from kard.teacher.prompting import requests_of
+from kard.teacher.rationale import write_rationales
 from tests import forks
 
 FAULTS = {

@@ -6,8 +6,8 @@ import pytest
 from fault_server import no_passages
 
 from kard.recipe import TeacherSection
-from kard.teacher import read_rationales, write_rationales
 from kard.teacher.collect import collect_rationales, deciding_settings, describe_teacher, estimate, spent_so_far
+from kard.teacher.rationale import read_rationales, write_rationales
 
 
 def test_recorded_rationales_are_numbered_judged_and_limited(questions, tmp_path):

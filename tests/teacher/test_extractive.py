@@ -1,6 +1,6 @@
 """The extractive teacher: which sentences it takes, and that they make sense alone."""
 
-from kard.questions import Question
+from kard.data.question import Question
 from kard.teacher.extractive import extract_rationale
 
 WATER = Question("q", "Which gas do plants take in to grow?", ("carbon dioxide", "neon"), 0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kard.questions import Question, question_from_row
+from kard.data.question import Question, question_from_row
 from kard.recipe import TeacherSection
 from kard.teacher.filter import (
     LONGEST_TEXT,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kard.questions import Question
+from kard.data.question import Question
 from kard.teacher.kinds import kind_of, leading_to_answer
 
 QUESTION = Question("q", "Which is a gas at room temperature?", ("iron", "oxygen", "salt water", "wood"), 1)

@@ -4,8 +4,8 @@ import pytest
 from fault_server import no_passages
 
 from kard.artifacts import hash_of
+from kard.data.question import Question
 from kard.errors import UserError
-from kard.questions import Question
 from kard.recipe import TeacherSection
 from kard.teacher.filter import judge
 from kard.teacher.prompting import read_prompts, requests_of

@@ -8,8 +8,8 @@ import pytest
 from fault_server import no_passages
 from pydantic import ValidationError
 
+from kard.data.question import Question
 from kard.errors import UserError
-from kard.questions import Question
 from kard.recipe import Recipe, TeacherSection
 from kard.teacher.collect import collect_rationales
 

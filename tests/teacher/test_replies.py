@@ -8,14 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kard.data.question import Question
 from kard.errors import printable
-from kard.questions import Question
 from kard.recipe import TeacherSection
-from kard.teacher import Status
 from kard.teacher.cache import ReplyCache
 from kard.teacher.client import cost_of, in_the_servers_words
 from kard.teacher.filter import Draft, sift
 from kard.teacher.limits import LARGEST_COUNT, Spent
+from kard.teacher.rationale import Status
 from kard.teacher.replies import hiding, readable, response_in
 
 KEY = "sk-plan/ted+4711-0815"

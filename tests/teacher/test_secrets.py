@@ -6,11 +6,11 @@ import pytest
 from fault_server import completion, good_answer
 
 from kard.artifacts import read_jsonl
-from kard.dryrun import teacher_lines
 from kard.errors import UserError
 from kard.pipeline import run_recipe
 from kard.recipe_file import dump_recipe, load_recipe
-from kard.show import sample_lines
+from kard.tools.dryrun import teacher_lines
+from kard.tools.show import sample_lines
 
 PLANTED = "sk-planted-0815-4711"
 

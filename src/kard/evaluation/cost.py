@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kard.artifacts import manifest_of, read_json
+from kard.data.question import read_questions
 from kard.methods import METHODS, Method
-from kard.questions import read_questions
 from kard.recipe import Recipe
-from kard.teacher import read_rationales
 from kard.teacher.limits import Spent
+from kard.teacher.rationale import read_rationales
 
 if TYPE_CHECKING:
     from kard.student.loading import StudentSize

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kard.data.passage import read_passages
 from kard.evaluation.relevant import evaluation_questions, relevant_passages
-from kard.knowledge import read_passages
+from kard.kard import PREFERRED
 from kard.methods import METHODS, Method
-from kard.model import PREFERRED
 from kard.recipe import Recipe
-from kard.retrieval import Retriever, load_retriever
+from kard.retrieval.index import load_retriever
+from kard.retrieval.retriever import Retriever
 
 # Class: what is meant, and what mends it. A mistake is in the first class that fits.
 CLASSES = {

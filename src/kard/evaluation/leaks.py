@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kard.questions import Question
+from kard.data.question import Question
 
 SHORTEST, LONGEST = 8, 13
 TEMPLATE = 10

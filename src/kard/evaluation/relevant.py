@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kard.artifacts import read_jsonl
-from kard.knowledge import positions_of
-from kard.questions import Question, read_questions
+from kard.data.passage import positions_of
+from kard.data.question import Question, read_questions
 from kard.recipe import Recipe
-from kard.teacher import read_rationales
+from kard.teacher.rationale import read_rationales
 
 
 def relevant_passages(run: Path, questions: Sequence[Question]) -> dict[str, list[set[int]]]:

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 
 from kard.artifacts import Artifact, manifest_of, read_json, read_jsonl
+from kard.data.passage import read_passages
+from kard.data.passages import report_of
+from kard.data.question import read_questions
 from kard.evaluation.cost import costs
 from kard.evaluation.diagnosis import diagnose
 from kard.evaluation.leaks import find_leaks
 from kard.evaluation.relevant import evaluation_questions
 from kard.evaluation.statistics import holm, mcnemar, paired_difference, wilson
-from kard.knowledge import read_passages, report_of
 from kard.methods import Method, methods_named
 from kard.progress import progress, say
 from kard.prompt import examples_in
-from kard.questions import read_questions
 from kard.recipe import Recipe
-from kard.retrieval import load_retriever
+from kard.retrieval.index import load_retriever
 
 PACKAGES = ("kard", "torch", "transformers", "peft", "sentence-transformers", "bm25s", "numpy")
 
@@ -152,7 +153,7 @@ def environment(recipe: Recipe) -> dict[str, Any]:
 
     import torch
 
-    from kard.precision import compute_dtype
+    from kard.machine.precision import compute_dtype
 
     return {
         "python": platform.python_version(),

@@ -11,7 +11,8 @@ import yaml
 
 from kard.methods import METHODS
 from kard.recipe import Recipe, RerankerSection
-from kard.report import ReportData, numbers
+from kard.report import numbers
+from kard.report.data import ReportData
 from kard.report.page import render
 
 

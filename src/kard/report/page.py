@@ -10,9 +10,10 @@ from bm25s.stopwords import STOPWORDS_EN_PLUS
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from kard.normal import UNSEEN, folded
+from kard.data.normal import UNSEEN, folded
 from kard.progress import duration
-from kard.report import ReportData, numbers
+from kard.report import numbers
+from kard.report.data import ReportData
 from kard.report.glossary import GLOSSARY, anchor, marked
 from kard.report.plots import axis_range, cost_chart, hits_chart, hits_legend, methods_chart
 

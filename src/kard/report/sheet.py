@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from kard.artifacts import read_jsonl, write_json
+from kard.data.question import Question, read_questions
+from kard.kard import PREFERRED
 from kard.methods import METHODS
-from kard.model import PREFERRED
-from kard.questions import Question, read_questions
 from kard.recipe import Recipe
 from kard.recipe_file import dump_recipe
-from kard.report import MistakeSample, ReportData, Sample, write_report
-from kard.teacher import read_rationales
+from kard.report.data import MistakeSample, ReportData, Sample
+from kard.report.write import write_report
 from kard.teacher.collect import describe_teacher, spent_so_far
+from kard.teacher.rationale import read_rationales
 
 SAMPLES = 20
 MISTAKES = 2  # of each class of each method
@@ -111,7 +112,7 @@ def _sample(row: dict[str, Any], question: Question) -> Sample:
 def _credits(recipe: Recipe) -> list[str]:
     lines = [f"Student: {recipe.student.model}. Its licence is its makers'."]
     if {"wikivital", "wikiyears"} & {recipe.questions.kind, recipe.knowledge.kind}:
-        from kard.questions.wikivital import CREDIT
+        from kard.data.readers.wikivital import CREDIT
 
         lines.insert(0, CREDIT)
     if recipe.knowledge.kind == "wikipedia":

@@ -11,10 +11,10 @@ from sentence_transformers import CrossEncoder
 from transformers import AutoConfig
 
 from kard.errors import UserError
-from kard.processes import compute_device
+from kard.machine.processes import compute_device
+from kard.models.weights import guarded, guarded_modules, loading_explained, model_location, reading_as_text
 from kard.progress import progress
 from kard.reranker.model import KEY, Queries, autocast, check_length
-from kard.weights import guarded, guarded_modules, loading_explained, model_location, reading_as_text
 
 _PAIRS_AT_ONCE = 64
 _QUESTIONS_AT_ONCE = 16

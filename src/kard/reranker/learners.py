@@ -17,10 +17,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from kard.errors import UserError
+from kard.models.training import EpochOrder
 from kard.recipe import RerankerSection
 from kard.reranker.cross import CrossReranker
 from kard.reranker.model import Queries, Reranker
-from kard.training import EpochOrder
 
 # What the common encoders call their query and value projections.
 _QUERY_AND_VALUE = r".*\.(query|value|q_proj|v_proj|q_lin|v_lin|Wqkv|q|v)"

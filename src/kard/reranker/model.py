@@ -25,13 +25,11 @@ from transformers import (
     AutoTokenizer,
 )
 
-from kard.cores import each_on_its_cores
 from kard.errors import UserError
-from kard.precision import compute_dtype
-from kard.processes import compute_device
-from kard.recipe import RerankerSection
-from kard.reranker.vectors import Format, PassageVectors
-from kard.weights import (
+from kard.machine.cores import each_on_its_cores
+from kard.machine.precision import compute_dtype
+from kard.machine.processes import compute_device
+from kard.models.weights import (
     guarded,
     guarded_modules,
     loading_explained,
@@ -40,6 +38,8 @@ from kard.weights import (
     read_as_text,
     reading_as_text,
 )
+from kard.recipe import RerankerSection
+from kard.reranker.vectors import Format, PassageVectors
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder

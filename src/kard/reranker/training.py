@@ -13,14 +13,14 @@ from transformers import EarlyStoppingCallback
 
 from kard.artifacts import write_json
 from kard.errors import UserError
-from kard.precision import compute_dtype
+from kard.machine.precision import compute_dtype
+from kard.models.training import SCHEDULERS, EpochOrder, OrderedTrainer, train, training_arguments
 from kard.progress import say
 from kard.recipe import RerankerSection
-from kard.reranker import open_reranker
 from kard.reranker.cross import CrossReranker
 from kard.reranker.learners import CandidateSet, Collator, learner_of, merge_adapters
+from kard.reranker.load import open_reranker
 from kard.reranker.model import Reranker
-from kard.training import SCHEDULERS, EpochOrder, OrderedTrainer, train, training_arguments
 
 EVALUATIONS_AN_EPOCH = 4
 

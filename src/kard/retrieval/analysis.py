@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from kard.data.normal import UNSEEN, composed, folded, loose
 from kard.errors import UserError
-from kard.normal import UNSEEN, composed, folded, loose
 from kard.progress import say
 from kard.recipe import RetrieverSection
 from kard.retrieval import scanning
@@ -48,7 +48,7 @@ class Analysis:
             ``lucene`` (as Lucene's EnglishAnalyzer, which the paper's index was made with).
         stemmer: Name of a Snowball stemmer, or None.
         stopwords: Name of a stop word list of bm25s, or None.
-        folds: Whether forms of a character count as one (`kard.normal`); False for an index that was built when they did not.
+        folds: Whether forms of a character count as one (`kard.data.normal`); False for an index built when they did not.
 
     Raises:
         UserError: There is no such stemmer or list.

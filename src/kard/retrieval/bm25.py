@@ -15,9 +15,9 @@ import numpy as np
 from kard.artifacts import read_json
 from kard.errors import UserError
 from kard.recipe import RetrieverSection
-from kard.retrieval import Hits
 from kard.retrieval.analysis import Analysis, analysis_for
 from kard.retrieval.building import build_index
+from kard.retrieval.retriever import Hits
 from kard.retrieval.scoring import scores_at, search
 
 

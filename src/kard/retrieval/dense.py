@@ -11,11 +11,11 @@ import numpy as np
 
 from kard.artifacts import read_json, write_json
 from kard.errors import UserError
-from kard.processes import compute_device
+from kard.machine.processes import compute_device
 from kard.progress import progress
 from kard.recipe import RetrieverSection
-from kard.retrieval import Hits
 from kard.retrieval.analysis import Analysis
+from kard.retrieval.retriever import Hits
 
 _BLOCK = 2_048
 # Share of the clusters that a query looks into, where not all vectors are compared.
@@ -33,7 +33,13 @@ class Encoder:
     def __init__(self, name: str, online: bool = False) -> None:
         from sentence_transformers import SentenceTransformer
 
-        from kard.weights import guarded_modules, loading_explained, local_location, model_location, reading_as_text
+        from kard.models.weights import (
+            guarded_modules,
+            loading_explained,
+            local_location,
+            model_location,
+            reading_as_text,
+        )
 
         with loading_explained(name, "retriever.encoder"):
             location = (model_location if online else local_location)(name, "retriever.encoder")

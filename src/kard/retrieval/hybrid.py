@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from kard.recipe import RetrieverSection
-from kard.retrieval import Hits, Retriever
 from kard.retrieval.analysis import Analysis
 from kard.retrieval.bm25 import Bm25
 from kard.retrieval.dense import Dense
+from kard.retrieval.retriever import Hits, Retriever
 
 # How deep each ranking is looked at; a passage that is in neither has no score.
 DEPTH = 1000

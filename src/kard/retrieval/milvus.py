@@ -19,10 +19,10 @@ from kard.artifacts import read_json, write_json
 from kard.errors import UserError
 from kard.progress import progress
 from kard.recipe import RetrieverSection
-from kard.retrieval import Hits
 from kard.retrieval.analysis import Analysis, analysis_for
 from kard.retrieval.dense import Encoder
 from kard.retrieval.hybrid import DEPTH
+from kard.retrieval.retriever import Hits
 
 _BLOCK = 500
 _LONGEST_TEXT = 65_535

@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from kard import __version__
+from kard.data.question import Question
 from kard.errors import UserError, nearest
+from kard.kard import Found, Kard, Listener
 from kard.methods import Method
-from kard.model import Found, Kard, Listener
-from kard.questions import Question
 from kard.report.numbers import retriever
 from kard.serving import schema
 from kard.serving.chat import ChatRequest, Completion, question_of

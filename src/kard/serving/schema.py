@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from kard.model import Found, found_row
+from kard.kard import Found, found_row
 from kard.serving.worker import Done
 
 MOST_CHOICES, MOST_SHOWN = 26, 50

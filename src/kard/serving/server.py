@@ -14,8 +14,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kard.artifacts import read_jsonl
 from kard.errors import UserError
+from kard.kard import Kard
 from kard.methods import check_no_oracle
-from kard.model import Kard
 from kard.progress import say
 from kard.serving.app import Settings, create_app
 

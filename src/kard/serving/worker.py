@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from time import monotonic
 
+from kard.data.question import Question
 from kard.errors import UserError
-from kard.memory import release_memory
+from kard.kard import Answer, Found, Kard, Listener
+from kard.machine.memory import release_memory
 from kard.methods import Method
-from kard.model import Answer, Found, Kard, Listener
-from kard.questions import Question
 from kard.serving.metrics import Metrics
 from kard.student.generation import Writing
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from kard.cores import each_on_its_cores
+from kard.machine.cores import each_on_its_cores
 from kard.student.attention import attends_by_group
 from kard.student.batching import IGNORED, Batch, Collator, aligned, reads_alone, unpadded
 from kard.student.cache import Buffers, GroupLayer, RoomyLayer, end_cache, is_roomy, last_tokens_can_go, roomy_cache

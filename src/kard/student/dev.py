@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kard.data.question import Question
 from kard.methods import Writes
 from kard.prompt import extract, same_answer, shown_answer
-from kard.questions import Question
 from kard.student.generation import Student, Writing
 
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from kard.cores import each_on_its_cores
 from kard.errors import UserError
+from kard.machine.cores import each_on_its_cores
 from kard.methods import Writes
 from kard.prompt import (
     AnswerAs,

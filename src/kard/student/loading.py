@@ -23,9 +23,9 @@ from transformers.pytorch_utils import Conv1D
 
 from kard.artifacts import read_json
 from kard.errors import UserError
-from kard.processes import compute_device
+from kard.machine.processes import compute_device
+from kard.models.weights import guarded, loading_explained, local_location, model_location, read_as_text
 from kard.prompt import AnswerAs, WorkedExample
-from kard.weights import guarded, loading_explained, local_location, model_location, read_as_text
 
 KEY = "student.model"
 # How peft names what it saves.

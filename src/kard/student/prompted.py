@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerFast
 
-from kard.precision import compute_dtype
+from kard.machine.precision import compute_dtype
+from kard.models.weights import model_location
 from kard.student.batching import of_similar_length
 from kard.student.decoding import likelihoods
 from kard.student.loading import base_model, base_tokenizer
-from kard.weights import model_location
 
 # Prompts, and their tokens, padding included: an encoder's attention grows with the square of a prompt's length.
 _RANKED_AT_ONCE, _TOKENS_AT_ONCE = 16, 1 << 14

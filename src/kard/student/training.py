@@ -16,8 +16,10 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedToken
 
 from kard.artifacts import write_json
 from kard.errors import UserError
-from kard.precision import compute_dtype
-from kard.processes import process_count, rank
+from kard.machine.precision import compute_dtype
+from kard.machine.processes import process_count, rank
+from kard.models.training import SCHEDULERS, EpochOrder, OrderedTrainer, is_out_of_memory, train, training_arguments
+from kard.models.weights import most_tokens
 from kard.progress import say
 from kard.recipe import StudentSection
 from kard.student.activation import gelu_by_sigmoid
@@ -26,8 +28,6 @@ from kard.student.dropout import quick_dropout
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.student.loss import token_loss
 from kard.student.tokens import question_tokens, text_tokens
-from kard.training import SCHEDULERS, EpochOrder, OrderedTrainer, is_out_of_memory, train, training_arguments
-from kard.weights import most_tokens
 
 if TYPE_CHECKING:
     from kard.student.generation import Student
@@ -88,7 +88,7 @@ def train_student(
 
     Raises:
         UserError: There is no example, one is longer than the model can read, the batch cannot be shared between the processes,
-            or training fails (see `kard.training.train`).
+            or training fails (see `kard.models.training.train`).
     """
     torch.manual_seed(seed)
     dtype = compute_dtype(section.dtype)

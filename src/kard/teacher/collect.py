@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from kard.artifacts import hash_of_file
+from kard.data.question import Question
+from kard.models.weights import model_identity
 from kard.progress import progress, say
-from kard.questions import Question
 from kard.recipe import TeacherSection
-from kard.teacher import Rationale, Status
 from kard.teacher.cache import Reply, ReplyCache
 from kard.teacher.extractive import extract_rationale
 from kard.teacher.filter import Draft, of_wanted_kind, rewritten, settle, sift, to_rewrite
 from kard.teacher.limits import CHARACTERS_PER_TOKEN, Spent, likely_cost, spending
 from kard.teacher.prompting import PassagesOf, Request, Write, model_name, requests_of, rewriting
+from kard.teacher.rationale import Rationale, Status
 from kard.teacher.recorded import recorded_drafts
 from kard.teacher.verifier import Rank, verify
-from kard.weights import model_identity
 
 _NOT_DECIDING = {
     *("api_key_env", "concurrency", "timeout", "retries", "max_wait", "max_failures"),

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import Stemmer
 
-from kard.knowledge import Passage
-from kard.knowledge.passages import sentences
-from kard.questions import Question
+from kard.data.cutting import sentences
+from kard.data.passage import Passage
+from kard.data.question import Question
 from kard.teacher.filter import Draft
 
 # Words that say nothing about what a sentence is about; shorter words than three letters are left out as well.

@@ -9,12 +9,12 @@ from difflib import SequenceMatcher
 from string import ascii_uppercase
 from typing import Any
 
-from kard.knowledge.passages import sentences
+from kard.data.cutting import sentences
+from kard.data.question import Question
 from kard.prompt import extract, same_answer
-from kard.questions import Question
 from kard.recipe import TeacherSection
-from kard.teacher import Rationale, Status
 from kard.teacher.kinds import kind_of, leading_to_answer
+from kard.teacher.rationale import Rationale, Status
 from kard.teacher.replies import REASONING_ONLY, TOOL_CALLS, readable
 
 Verdict = tuple[Status, str]

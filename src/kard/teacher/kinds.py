@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from string import ascii_uppercase
 
-from kard.knowledge.passages import sentences
-from kard.questions import Question
+from kard.data.cutting import sentences
+from kard.data.question import Question
 from kard.recipe import RationaleKind
 
 _OTHERS = re.compile(

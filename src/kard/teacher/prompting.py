@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kard.artifacts import hash_of
+from kard.data.passage import Passage
+from kard.data.question import Question
 from kard.errors import UserError
-from kard.knowledge import Passage
-from kard.questions import Question
+from kard.models.weights import model_identity
 from kard.recipe import TeacherSection
-from kard.weights import model_identity
 
 OPENAI_URL = "https://api.openai.com/v1"
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}

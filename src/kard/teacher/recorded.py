@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from kard.data.question import Question
+from kard.data.textfile import read_text
 from kard.errors import UserError
 from kard.progress import say
-from kard.questions import Question
 from kard.teacher.filter import Draft
 from kard.teacher.replies import completion_in, hiding, parsed
-from kard.textfile import read_text
 
 # Of so many rows in a row, most replies must speak of their own question rather than of another one. Of the authors' replies
 # 99.9 % do, none where all are a row off.

@@ -8,13 +8,13 @@ from dataclasses import replace
 from string import ascii_uppercase
 
 from kard.artifacts import hash_of
+from kard.data.question import Question
+from kard.models.weights import model_identity
 from kard.progress import progress
-from kard.questions import Question
 from kard.recipe import TeacherSection
-from kard.teacher import Rationale
 from kard.teacher.cache import ReplyCache
 from kard.teacher.prompting import Prompts, read_prompts
-from kard.weights import model_identity
+from kard.teacher.rationale import Rationale
 
 # Prompts and the answers that may follow each of them in; which of them is the likeliest, out.
 Rank = Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]

@@ -1,0 +1,1 @@
+"""Questions and documents: read, checked, cut, and kept on disk."""

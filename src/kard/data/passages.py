@@ -1,0 +1,158 @@
+"""Knowledge: passages cut from documents, each traceable to where it came from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from kard.artifacts import read_json, write_json, write_jsonl
+from kard.data.cutting import cut
+from kard.data.distractors import distracting_documents, draw_distractors
+from kard.data.passage import Passage, Passages, names_of, positions_of, read_passages, replace_passages, write_passages
+from kard.data.readers.documents import Document, LeftOut, cleaned_document, files_below, read_each, wikivital_documents
+from kard.errors import UserError
+from kard.recipe import KnowledgeSection
+
+__all__ = [
+    "Document",
+    "LeftOut",
+    "Passage",
+    "Passages",
+    "described",
+    "make_passages",
+    "positions_of",
+    "read_passages",
+    "report_of",
+]
+
+
+def make_passages(section: KnowledgeSection, folder: Path, gold: Collection[str] = (), seed: int = 0) -> dict[str, Any]:
+    """Read the recipe's documents, cut them, and write what is no duplicate; distractors stand behind the rest.
+
+    Args:
+        section: What to read and how.
+        folder: Gets ``passages.jsonl``, ``left_out.jsonl`` (broken files, empty documents, duplicates, each with its reason)
+            and ``report.json``.
+        gold: Ids of passages and documents that questions name; used with ``distractors: rest`` alone.
+        seed: Decides which distractors are drawn.
+
+    Returns:
+        The report: how many documents and passages there are, how much was left out for which reason, and, where distractors
+        are asked for, how many there are behind how many passages.
+
+    Raises:
+        UserError: A file is missing or wrong (named with its line), two passages have one id, or nothing is left.
+    """
+    left_out = LeftOut()
+    counted = _Counted()
+    path = folder / "passages.jsonl"
+    base = (document for document in _documents(section, left_out) if document.id.startswith(section.id_prefix))
+    documents = chain(base, distracting_documents(section, left_out))
+    write_passages(
+        path, (passage for document in documents for passage in counted.cut(document, section.passage_words))
+    )
+    stored = read_passages(path)
+    if not stored:
+        raise UserError(
+            f"knowledge: no document in {section.path} has an id that begins with '{section.id_prefix}'. Mend id_prefix."
+            if section.id_prefix
+            else f"knowledge: no document in {section.path} has text. Mend knowledge.path."
+        )
+    _check_ids(names_of(path)[:, 0], stored)
+    if section.duplicates is not None:
+        _drop_duplicates(path, section.duplicates, left_out)
+    write_jsonl(folder / "left_out.jsonl", left_out.rows)
+    report: dict[str, Any] = {"documents": counted.documents, "left_out": dict(left_out.counts)}
+    if left_out.rows:
+        report["first_left_out"] = left_out.first
+    if counted.replaced:
+        report["replaced"] = dict(counted.replaced)
+    if section.distractors is not None:
+        report["distractors"] = draw_distractors(section, folder, gold, seed)
+    report["passages"] = len(read_passages(path))
+    write_json(folder / "report.json", report)
+    return report
+
+
+class _Counted:
+    """Cuts documents, and keeps count of them and of characters that no text can hold."""
+
+    def __init__(self) -> None:
+        self.documents = 0
+        self.replaced: Counter[str] = Counter()
+
+    def cut(self, document: Document, words: int) -> Iterator[Passage]:
+        self.documents += 1
+        document = cleaned_document(document, self.replaced)
+        for number, (start, piece) in enumerate(cut(document.text, words), start=1):
+            identity = document.id + (f"#{number}" if number > 1 else "")
+            yield Passage(identity, document.title, piece, document.id, document.source_at(start))
+
+
+def _check_ids(digests: Any, passages: Passages) -> None:
+    import numpy as np
+
+    order = np.argsort(digests, kind="stable")
+    same = np.flatnonzero(digests[order][1:] == digests[order][:-1])
+    if not len(same):
+        return
+    second = int(order[same + 1].min())
+    first = int(np.flatnonzero(digests == digests[second])[0])
+    passage = passages[second]
+    raise UserError(
+        f"{passage.source}: passage '{passage.id}' is in {passages[first].source} already. Give every document its own id."
+    )
+
+
+def _drop_duplicates(path: Path, similar: float, left_out: LeftOut) -> None:
+    from kard.data.duplicates import compared, duplicates
+
+    every = read_passages(path)
+    original = duplicates(every, similar, path.parent)
+    if not (original >= 0).any():
+        return
+    for position in (original >= 0).nonzero()[0].tolist():
+        passage, kept = every[position], every[int(original[position])]
+        reason = "duplicate" if compared(passage) == compared(kept) else "near_duplicate"
+        left_out.add(reason, passage.source, f"of {kept.source}", id=passage.id, document=passage.document, of=kept.id)
+    replace_passages(path, (passage for passage, place in zip(every, original, strict=True) if place < 0))
+
+
+def _documents(section: KnowledgeSection, left_out: LeftOut) -> Iterator[Document]:
+    if section.kind in ("wikivital", "wikiyears"):
+        return wikivital_documents(section.kind == "wikiyears")
+    if section.kind == "wikipedia":
+        from kard.data.readers.wikipedia import wikipedia_documents
+
+        return wikipedia_documents()
+    assert section.path is not None
+    from kard.data.readers import files, mediawiki, tables
+
+    if section.kind == "files":
+        suffixes, read = files.SUFFIXES, files.read_file(section.path)
+    elif section.kind == "mediawiki":
+        suffixes, read = mediawiki.SUFFIXES, mediawiki.mediawiki_documents
+    else:
+        rows = {"jsonl": tables.jsonl_documents, "csv": tables.csv_documents, "parquet": tables.parquet_documents}
+        own = partial(rows[section.kind], section=section)
+        suffixes, read = tables.SUFFIXES[section.kind], lambda path, left_out: own(path)
+    return read_each(files_below(section.path, suffixes, left_out), read, section, left_out)
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    """What `make_passages` returned."""
+    report: dict[str, Any] = read_json(folder / "report.json")
+    return report
+
+
+def described(report: dict[str, Any]) -> Iterator[str]:
+    """What was left out, with the first of each kind by name, and which characters were replaced, in lines."""
+    for reason, count in report["left_out"].items():
+        example = report["first_left_out"][reason]
+        yield f"left out: {count:,} {reason.replace('_', ' ')}: {example}{' …' if count > 1 else ''}"
+    for character, count in report.get("replaced", {}).items():
+        yield f"replaced: {count:,} {character}, which no text can hold"

@@ -1,0 +1,51 @@
+"""The split of questions into train, dev and test."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kard.data.question import Question, normalised
+from kard.recipe import QuestionsSection
+
+SPLITS = ("train", "dev", "test")
+DEV_SHARE, TEST_SHARE = 0.1, 0.2
+
+
+def split_by_text(questions: Sequence[Question], section: QuestionsSection, seed: int) -> dict[str, list[Question]]:
+    """Split so that a question stays on one side; test is drawn first, so that other sizes never change it.
+
+    Questions are the same if text and choices are, whatever their case, punctuation and order of choices.
+    """
+    groups: dict[tuple[str, ...], list[Question]] = {}
+    for question in questions:
+        same = (normalised(question.question), *sorted(map(normalised, question.choices)))
+        groups.setdefault(same, []).append(question)
+    order = sorted(groups.values(), key=lambda group: min(map(_whole_text, group)))
+    random.Random(seed).shuffle(order)
+    wanted = {
+        "test": section.test_size or round(TEST_SHARE * len(questions)),
+        "dev": section.dev_size or round(DEV_SHARE * len(questions)),
+        "train": section.train_size or len(questions),
+    }
+    splits: dict[str, list[Question]] = {name: [] for name in SPLITS}
+    rest = iter(order)
+    for name, size in wanted.items():
+        while len(splits[name]) < size and (group := next(rest, None)) is not None:
+            splits[name] += group[: size - len(splits[name])]
+    return splits
+
+
+def shuffled(question: Question, seed: int) -> Question:
+    """The question with its choices in an order that depends on the seed and its id only."""
+    if not question.choices:
+        return question
+    order = list(range(len(question.choices)))
+    random.Random(f"{seed}:{question.id}").shuffle(order)
+    answer = order.index(question.answer) if isinstance(question.answer, int) else question.answer
+    return replace(question, choices=tuple(question.choices[i] for i in order), answer=answer)
+
+
+def _whole_text(question: Question) -> str:
+    return normalised(question.query("question_and_choices"))

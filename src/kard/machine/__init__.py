@@ -1,0 +1,1 @@
+"""What this machine has: processes, cores, memory, number formats."""

@@ -1,0 +1,1 @@
+"""Model files, and the training that students and rerankers share."""

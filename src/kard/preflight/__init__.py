@@ -1,0 +1,1 @@
+"""What a run will need, looked at before it: time, room, keys, names."""

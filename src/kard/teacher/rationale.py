@@ -1,0 +1,63 @@
+"""Teachers: where rationales come from, and which of them are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kard.artifacts import read_jsonl, write_jsonl
+
+Status = Literal[
+    "kept",
+    "wrong_answer",
+    "unparsable",
+    "refused",
+    "truncated",
+    "duplicate",
+    "too_short",
+    "too_long",
+    "leak",
+    "wrong_kind",
+    "unverified",
+    "near_duplicate",
+    "error",
+]
+
+
+@dataclass(frozen=True)
+class Rationale:
+    """One explanation of one question's answer.
+
+    Attributes:
+        id: Question id, a slash, and its number from 0.
+        question: The question's id.
+        text: The explanation, without a final statement of the answer.
+        status: ``kept``, or why it is not used for training.
+        reason: The status in words, with what was found; empty where it was kept.
+        source: ``recorded``, ``extractive``, or the model's name.
+        usage: What it cost: tokens and seconds, as far as they are known; of several from one request the first has it.
+        kind: How it reasons: constructive, eliminating, other; empty where there is no text.
+        original: The text before ``teacher.rewrite``; empty where it was left as it is.
+    """
+
+    id: str
+    question: str
+    text: str
+    status: Status = "kept"
+    reason: str = ""
+    source: str = ""
+    usage: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""
+    original: str = ""
+
+
+def write_rationales(path: Path, rationales: Iterable[Rationale]) -> None:
+    """Write rationales as JSONL, kept and rejected alike."""
+    write_jsonl(path, (asdict(rationale) for rationale in rationales))
+
+
+def read_rationales(path: Path) -> list[Rationale]:
+    """Read rationales that `write_rationales` wrote."""
+    return [Rationale(**row) for row in read_jsonl(path)]

@@ -1,0 +1,145 @@
+"""Answering files of questions, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kard.artifacts import Log, disk_full_explained, locked
+from kard.data.question import Question, check_choices
+from kard.data.readers.foreign import check_keys, say_unread
+from kard.data.readers.jsonl import choices_of, read_user_jsonl, text_of
+from kard.errors import UserError
+from kard.kard import Answer, Kard, answerer, found_row
+from kard.progress import progress
+
+QUESTIONS_AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many questions were answered now, and how many had been before."""
+
+    answered: int
+    there: int
+
+
+def answer_file(run: Path, source: Path, output: Path, method: str | None = None) -> Counts:
+    """Answer a JSONL file of questions with a finished run.
+
+    Args:
+        run: The run's folder.
+        source: Objects with ``question`` and, where there are any, ``id`` (default: the line number) and ``choices``.
+        output: JSONL that answers are appended to; questions that are there are not answered again.
+        method: One of the run's methods; by default its best one that is no oracle.
+
+    Raises:
+        UserError: A line is wrong, `output` cannot be written or holds something else, such as answers to other questions or
+            of another run or method, another command is writing there, or the run is not finished.
+    """
+    if output.is_dir() or not output.parent.is_dir():
+        raise UserError(f"{output}: cannot be written. Name a file in a folder that is there.")
+    with locked(output, beside=True):
+        return _answer_file(run, source, output, method)
+
+
+def _answer_file(run: Path, source: Path, output: Path, method: str | None) -> Counts:
+    questions = asked_in(source)
+    log = Log(output)
+    by = answerer(run, method)
+    there = _answered(log, by, {question.id: _asked(question) for question in questions})
+    todo = [question for question in questions if question.id not in there]
+    if todo:
+        kard = Kard.load(run, method)
+        _check(source, todo, kard)
+        with progress("answer", len(todo), "questions") as advance, disk_full_explained(output):
+            for begin in range(0, len(todo), QUESTIONS_AT_ONCE):
+                block = todo[begin : begin + QUESTIONS_AT_ONCE]
+                answers = zip(block, kard.answer_many(block), strict=True)
+                log.append({**_asked(question), **by, **answer_row(answer)} for question, answer in answers)
+                advance(len(block))
+    log.close()
+    if not questions:
+        output.touch()  # so that what comes next finds its file
+    return Counts(len(todo), len(questions) - len(todo))
+
+
+def _check(source: Path, questions: Sequence[Question], kard: Kard) -> None:
+    """Find a question that cannot be put to the student before hours have gone into those above it."""
+    for question in questions:
+        try:
+            kard.check(question)
+        except UserError as error:
+            raise UserError(f"{source}: id '{question.id}': {error}") from error
+
+
+def answer_row(answer: Answer) -> dict[str, Any]:
+    """An answer as JSON: what was said, and what was read."""
+    return {
+        "id": answer.question,
+        "answer": answer.answer,
+        "choice": answer.choice,
+        "confidence": answer.confidence,
+        "question_cut": answer.question_cut,
+        "rationale": answer.rationale,
+        "passages": [found_row(item) for item in answer.passages],
+        "text": answer.text,
+    }
+
+
+def answer_lines(answer: Answer) -> Iterator[str]:
+    """An answer for people: what was read, then what was said of it."""
+    for item in answer.passages:
+        named = {"retriever": item.retriever, "reranker": item.reranker}
+        scores = ", ".join(f"{name} {score:.2f}" for name, score in named.items() if score is not None)
+        yield f"Passage [{item.passage.id}] ({scores}; {item.passage.source})\n  {item.passage.text}"
+    if answer.question_cut:
+        yield "The question does not fit into student.max_input_tokens: only its end was read."
+    if answer.rationale:
+        yield f"Rationale: {answer.rationale}"
+    yield f"Answer: {answer.answer if answer.answer is not None else f'(no answer could be read off: {answer.text})'}"
+    if answer.confidence is not None:
+        sure = "not calibrated: how sure the student is, not how often it is right"
+        yield f"Confidence: {answer.confidence:.0%} ({sure})"
+
+
+def _asked(question: Question) -> dict[str, Any]:
+    return {"id": question.id, "question": question.question, "choices": list(question.choices)}
+
+
+def _answered(log: Log, by: dict[str, str], asked: dict[str, dict[str, Any]]) -> set[str]:
+    """Ids of the answers that are there, all of them by the same answerer and to what is asked now."""
+    rows = log.read()
+    if not all({"id", "question", "choices", *by, "answer", "text"} <= row.keys() for row in rows):
+        raise UserError(f"{log.path}: holds something else than answers of 'kard batch'. Name another file.")
+    for row in rows:
+        if any(row[name] != value for name, value in by.items()):
+            raise UserError(
+                f"{log.path}: holds answers of another run, or of this one before it was changed, by {row['method']}. "
+                "Name another file."
+            )
+        if any(row[name] != value for name, value in asked.get(row["id"], {}).items()):
+            raise UserError(
+                f"{log.path}: holds the answer to another question of the id '{row['id']}'. Name another file, or give "
+                "every question an id of its own."
+            )
+    return {row["id"] for row in rows}
+
+
+def asked_in(source: Path) -> list[Question]:
+    """The questions of a file, without their answers; an id that is not given is the line's number."""
+    questions: dict[str, Question] = {}
+    keys: set[str] = set()
+    for number, row in read_user_jsonl(source):
+        where = f"{source}:{number}"
+        check_keys(row, ("question", "choices"), where)
+        identity = text_of(row, "id", where) if "id" in row else str(number)
+        if identity in questions:
+            raise UserError(f"{where}: id '{identity}' is there twice. Give every question its own id.")
+        questions[identity] = Question(identity, text_of(row, "question", where), choices_of(row, where))
+        check_choices(questions[identity].choices, where)
+        keys |= row.keys()
+    say_unread(source, keys)
+    return list(questions.values())

