@@ -60,12 +60,9 @@ MEANINGS = {
     "reranker.question_tokens": "longer questions are cut",
     "reranker.passage_tokens": "longer passages are cut, for the reranker only",
     "student.method": "`lora`: adapters; `full`: all weights",
-    "student.lora_rank": "lora: rank of the adapters",
-    "student.lora_alpha": "lora: the adapters' scale is this over the rank",
-    "student.lora_dropout": "lora: dropout in front of the adapters",
+    "student.lora_rank": "lora: rank of the adapters, which are scaled by 2",
     "student.epochs": "passes over the training examples",
     "student.lr": "peak learning rate",
-    "student.weight_decay": "AdamW's weight decay",
     "student.max_input_tokens": "longest prompt; passages are shortened to fit, then the question (`long_questions`)",
     "student.max_output_tokens": "longest continuation; where there are choices, room for the answer is kept in it",
     "evaluation.methods": "rows of the [methods table](how-it-works.md#methods)",
@@ -82,14 +79,19 @@ def reference() -> str:
     top = {name: spec for name, spec in schema["properties"].items() if name not in sections}
     parts = [INTRODUCTION, "## Top level\n", _table(top, prefix="")]
     for name, model in sections.items():
-        parts += [
-            f"## {name}\n",
-            f"{_linked(model)}\n",
-            _table(schema["$defs"][model.__name__]["properties"], f"{name}."),
-        ]
+        parts += [f"## {name}\n", f"{_linked(model)}\n", _table(_properties(schema, model.__name__), f"{name}.")]
     own = MemorizationSection.model_json_schema()["properties"]
     parts += ["## memorization\n", MEMORIZATION, _table(own, "memorization.")]
     return "\n".join(parts)
+
+
+def _properties(schema: dict[str, Any], model: str) -> dict[str, Any]:
+    """The keys of a section; those of a section inside it with its name in front."""
+    found: dict[str, Any] = {}
+    for key, spec in schema["$defs"][model]["properties"].items():
+        inner = _properties(schema, spec["$ref"].rpartition("/")[2]) if "$ref" in spec else None
+        found |= {key: spec} if inner is None else {f"{key}.{name}": own for name, own in inner.items()}
+    return found
 
 
 def _linked(model: type[Section]) -> str:

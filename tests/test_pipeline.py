@@ -176,7 +176,7 @@ def test_second_run_does_nothing_and_gives_the_same(finished):
         ("evaluation.passages=2", {"predictions", "report"}),
         ("retriever.k1=1.2", {"index", "candidates", "reranker", "students", "predictions", "report"}),
         ("teacher.max_words=150", {"rationales", "candidates", "reranker", "students", "predictions", "report"}),
-        ("student.checkpoint_minutes=7", set()),
+        ("student.resources.gradient_checkpointing=true", set()),
         ("student.train_questions=9", {"students", "predictions", "report"}),
         ("student.answer_by=generate", {"predictions", "report"}),
         ("seed=1", set(STAGES) - {"knowledge", "index"}),

@@ -170,7 +170,7 @@ def test_what_is_no_recipe_says_why(write, content, says):
         ("student: {lr: fast}", "student.lr"),
         ("student: {epochs: -1}", "student.epochs"),
         ("student: {answer_as: number}", "student.answer_as"),
-        ("student: {warmup: 1}", "student.warmup"),
+        ("student: {lora_rank: 0}", "student.lora_rank"),
         ("student: 5", "student"),
         ("student: [lr]", "student"),
         ("retriever: {b: 1.1}", "retriever.b"),

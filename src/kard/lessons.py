@@ -90,7 +90,7 @@ def training_examples(
         cut |= set() if holds_question(prompt, question.question) else {question.id}
         answer = shown_answer(question.choices, question.answer, section.answer_as)
         asks = learns_questions(recipe, trained_on) and bool(lesson.passages)
-        yield Example(prompt, target(lesson.rationale, answer, writes), question.id, asks)
+        yield Example(prompt, target(lesson.rationale, answer, writes), asks)
     if cut:
         say(f"  {len(cut):,} questions to learn from do not fit into student.max_input_tokens: cut at the front")
 

@@ -400,7 +400,7 @@ def _student_step(recipe: Recipe, folder: Path, method: Method, keys: dict[str, 
         "rationales_silver": ("questions", "candidates"),
     }[method.trained_on]
     # Keys that leave this student as it is (those of other training sets, or of how and when it is saved) are not in its key.
-    unused = ["checkpoint_minutes", "answer_by", "train_passages"]
+    unused = ["resources", "answer_by", "train_passages"]
     unused += ["passages"] if method.trained_on in ("answers", "rationales") else []
     unused += ["rationales"] if method.trained_on.startswith("answers") else []
     key = {

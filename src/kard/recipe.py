@@ -377,6 +377,13 @@ class RerankerSection(Section):
         return self
 
 
+class StudentResources(Section):
+    """What changes the speed and memory of training alone."""
+
+    gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
+    compile: bool = Field(False, description="torch.compile: for long trainings; the first steps take minutes")
+
+
 class StudentSection(Section):
     """The small language model and its training."""
 
@@ -398,31 +405,16 @@ class StudentSection(Section):
     )
     method: Literal["lora", "full"] = "lora"
     lora_rank: Size = 16
-    lora_alpha: Size = 32
     lora_targets: Literal["all", "attention"] = Field("all", description="which linear layers get adapters")
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    rationales_per_epoch: Literal["all", "one"] = Field(
-        "all", description="one: of a question's rationales one is drawn each epoch, by the seed"
-    )
     epochs: Positive = 1.0
     early_stopping: Size | None = Field(
         None,
-        description="stop when dev questions have not got better for so many epochs, and keep the best; null: do not",
-    )
-    early_stopping_by: Literal["loss", "accuracy"] = Field(
-        "loss", description="what of them: the loss, or how many are answered right, which takes longer to find out"
+        description="stop when the dev loss has not got lower for so many epochs, and keep the best; null: do not",
     )
     batch_size: Size = Field(8, description="examples that are computed at once")
-    batch_tokens: Size | None = Field(
-        None, description="most tokens that are computed at once, padding included; the steps stay the same"
-    )
     gradient_accumulation: Size = Field(1, description="a step is on batch_size times this many examples")
-    gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
-    compile: bool = Field(False, description="torch.compile: for long trainings; the first steps take minutes")
     lr: Positive = 5e-4
     schedule: Schedule = "linear"
-    warmup: WarmUp = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
     dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the hardware computes in it")
     max_input_tokens: Size = 512
     max_output_tokens: Size = 128
@@ -431,7 +423,7 @@ class StudentSection(Section):
         description="a question that does not fit into max_input_tokens: cut it at the front, counted; or stop the run",
     )
     trim_vocabulary: bool = Field(False, description="keep only the tokens that questions, passages and rationales use")
-    checkpoint_minutes: Positive = Field(2.0, description="how much training a killed run may lose")
+    resources: StudentResources = StudentResources()
 
     @field_validator("dtype", mode="before")
     @classmethod

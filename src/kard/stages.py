@@ -19,7 +19,7 @@ from kard.data.splits import SPLITS
 from kard.errors import UserError
 from kard.evaluation.relevant import evaluation_questions, first_rationales, first_silver, gold_positions
 from kard.kard import Found, Kard, found_row
-from kard.lessons import explained_count, training_examples, worked_examples, writes_of
+from kard.lessons import explained_count, training_examples, worked_examples
 from kard.machine.processes import process_count, rank, wait_until
 from kard.methods import Method, TrainedOn
 from kard.parts import load_readers, load_student
@@ -31,7 +31,6 @@ from kard.retrieval.index import build_retriever, load_retriever
 from kard.teacher.rationale import read_rationales, write_rationales
 
 if TYPE_CHECKING:
-    from kard.student.generation import Student
     from kard.student.prompted import PromptedModel
     from kard.teacher.collect import Models
 
@@ -250,8 +249,6 @@ def make_base(recipe: Recipe, run: Path, folder: Path) -> None:
 
 def make_student(recipe: Recipe, run: Path, trained_on: TrainedOn, folder: Path) -> None:
     """students/…: one student for each distinct training set."""
-    from kard.student.dev import accuracy
-    from kard.student.generation import Writing
     from kard.student.loading import base_tokenizer
     from kard.student.training import train_student
 
@@ -266,15 +263,7 @@ def make_student(recipe: Recipe, run: Path, trained_on: TrainedOn, folder: Path)
             "questions what a rationale needs, or set student.early_stopping: null."
         )
     label = f"train student on {trained_on}"
-    asked = {one.id: one for one in dev_questions}
-    evaluation = recipe.evaluation
-    how = Writing(writes_of(trained_on), evaluation.batch_size, evaluation.batch_tokens, recipe.student.answer_by)
-
-    def judge(student: Student) -> float:
-        return accuracy(student, [(example.prompt, asked[example.group]) for example in dev], how)
-
-    by_accuracy = judge if dev and recipe.student.early_stopping_by == "accuracy" else None
-    train_student(examples, base, saved_as, recipe.student, recipe.seed, folder, label, dev, by_accuracy)
+    train_student(examples, base, saved_as, recipe.student, recipe.seed, folder, label, dev)
 
 
 def base_student(recipe: Recipe, run: Path) -> tuple[str, str]:

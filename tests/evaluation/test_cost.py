@@ -90,10 +90,7 @@ def test_an_epochs_tokens(decoder_folder, encoder_decoder):
     rows = encode_examples(examples, tokenizer, encoder_decoder)
     read = [len(tokenizer(one.prompt).input_ids) for one in examples]
     written = [len(tokenizer(one.target, add_special_tokens=False).input_ids) + 1 for one in examples]
-    every = trained_tokens(rows, [[0], [1], [2]], encoder_decoder)
-    assert every == {"read": sum(read), "written": sum(written)}
-    drawn = trained_tokens(rows, [[0], [1, 2]], encoder_decoder)
-    assert drawn["written"] == written[0] + (written[1] + written[2]) / 2
+    assert trained_tokens(rows, encoder_decoder) == {"read": sum(read), "written": sum(written)}
 
 
 def test_the_teachers_tokens_are_of_the_questions_that_a_method_learned_from(tmp_path):

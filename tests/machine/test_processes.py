@@ -56,10 +56,8 @@ def one_student(model, folder, last):
             raise SystemExit(7)
 
     kard.models.training._Watch.on_step_end = until_the_last
-    section = StudentSection(
-        model=model, method="full", dtype="fp32", epochs=3, batch_size=8, lr=5e-3, checkpoint_minutes=1e-9
-    )
-    train_student(lookup_task()[:17], model, model, section, 0, folder, "train")
+    section = StudentSection(model=model, method="full", dtype="fp32", epochs=3, batch_size=8, lr=5e-3)
+    train_student(lookup_task()[:17], model, model, section, 0, folder, "train", checkpoint_minutes=0.0)
 
 
 @pytest.mark.parametrize("kind", ["decoder_folder", "t5_folder"])

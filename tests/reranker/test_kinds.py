@@ -67,7 +67,7 @@ def test_a_step_scores_as_scoring_does(section, tmp_path):
     rows = sets()[:6]
     expected = reranker.score([row.queries for row in rows], [row.positions for row in rows])
     kind, inputs = learner_of(reranker, section)
-    batch = Collator(inputs, None, EpochOrder([], [], 1, 0))(rows)
+    batch = Collator(inputs, None, EpochOrder([], 1, 0))(rows)
     present = batch["present"].numpy()
     batch.pop("target"), batch.pop("present")
     with torch.no_grad():

@@ -86,7 +86,7 @@ def test_training_and_scoring_agree(reranker):
     rows = [CandidateSet(QUESTIONS[i], (i, i + 1, i + 5), (3.0, 2.0, 1.0)) for i in range(4)]
     reranker.vectors.ensure(range(20))
     _, inputs = learner_of(reranker, RerankerSection())
-    batch = Collator(inputs, None, EpochOrder([], [], 1, 0))(rows)
+    batch = Collator(inputs, None, EpochOrder([], 1, 0))(rows)
     with torch.no_grad():
         encoded = reranker.encoder(dict(batch["questions"]), task="query")
         scores = late_interaction(
@@ -158,7 +158,7 @@ def test_frozen_layers_stay_as_they_are(layers, reranker, tmp_path):
 
 def test_candidates_of_a_step_are_drawn_anew_each_epoch_half_from_each_side():
     row = CandidateSet(("q",), tuple(range(100, 164)), tuple(map(float, range(64))), by_rationale=32)
-    order = EpochOrder([], [], 1, 4)
+    order = EpochOrder([], 1, 4)
     collator, seen = Collator(lambda rows: {}, 8, order), set()
     for epoch in range(60):
         order.set_epoch(epoch)
@@ -174,7 +174,7 @@ def test_candidates_of_a_step_are_drawn_anew_each_epoch_half_from_each_side():
 @pytest.mark.parametrize(("by_rationale", "first"), [(0, 0), (2, 2), (9, 6), (5, 4)])
 def test_a_side_with_too_few_candidates_is_filled_up_by_the_other(by_rationale, first):
     row = CandidateSet(("q",), tuple(range(11)), (0.0,) * 11, by_rationale)
-    drawn = Collator(lambda rows: {}, 8, EpochOrder([], [], 1, 0)).sampled(row).positions
+    drawn = Collator(lambda rows: {}, 8, EpochOrder([], 1, 0)).sampled(row).positions
     assert len(set(drawn)) == 8
     assert sum(position < by_rationale for position in drawn) == first
 

@@ -22,14 +22,16 @@ from kard.progress import progress
 Section = Literal["student", "reranker"]
 SCHEDULERS = {"linear": "linear", "constant": "constant_with_warmup"}
 """What transformers calls the recipe's schedules."""
+CHECKPOINT_MINUTES = 2.0
+"""How much training a killed run may lose."""
 _STEPS_A_POINT = 5
 _DIVERGED = {
     "student": "Lower student.lr, or set student.dtype: fp32, and run again.",
     "reranker": "Lower reranker.lr and run again.",
 }
 _TOO_LARGE = {
-    "student": "Set student.method: lora or student.gradient_checkpointing: true, lower student.batch_size (and raise "
-    "student.gradient_accumulation) or student.max_input_tokens, or take a smaller model.",
+    "student": "Set student.method: lora or student.resources.gradient_checkpointing: true, lower student.batch_size (and "
+    "raise student.gradient_accumulation) or student.max_input_tokens, or take a smaller model.",
     "reranker": "Lower reranker.batch_size or reranker.step_candidates, or set reranker.train: question.",
 }
 
@@ -68,22 +70,13 @@ class EpochOrder(Sampler[int]):
 
     Args:
         lengths: Of each example, in any unit.
-        groups: Examples of which one is drawn each epoch; one group for each example where all are wanted.
         batch_size: Examples a step.
-        seed: Of the drawing and the order.
-        filler: An example without a target, put at the end so that the last batch is whole; None: it may be smaller.
+        seed: Of the order.
+        filler: Whether behind the examples stands one without a target, which makes the last batch whole.
     """
 
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        groups: Sequence[Sequence[int]],
-        batch_size: int,
-        seed: int,
-        filler: int | None = None,
-    ) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, filler: bool = False) -> None:
         self.lengths = lengths
-        self.groups = groups
         self.batch_size = batch_size
         self.seed = seed
         self.filler = filler
@@ -93,17 +86,17 @@ class EpochOrder(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.groups) + self._missing()
+        return len(self.lengths) + self._missing()
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        drawn = [group[int(torch.randint(len(group), (), generator=generator))] for group in self.groups]
-        lengths = [self.lengths[row] for row in drawn]
-        yield from (drawn[place] for place in get_length_grouped_indices(lengths, self.batch_size, generator=generator))
-        yield from [self.filler] * self._missing() if self.filler is not None else []
+        # Not looked at: the order has always been drawn behind so many numbers, and a seed's order shall stay.
+        torch.randint(1, (len(self.lengths),), generator=generator)
+        yield from get_length_grouped_indices(list(self.lengths), self.batch_size, generator=generator)
+        yield from [len(self.lengths)] * self._missing()
 
     def _missing(self) -> int:
-        return 0 if self.filler is None else -len(self.groups) % self.batch_size
+        return -len(self.lengths) % self.batch_size if self.filler else 0
 
 
 class OrderedTrainer(Trainer):

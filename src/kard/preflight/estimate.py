@@ -262,7 +262,6 @@ def _student(recipe: Recipe, folder: Path, work: Work, part: str) -> float | Non
     read = min(work.question + passages * work.passage, section.max_input_tokens)
     written = work.answer + is_explained * work.rationale
     each = min(work.rationales, section.rationales or work.rationales) if is_explained else 1.0
-    each = 1.0 if section.rationales_per_epoch == "one" and is_explained else each
     examples = min(section.train_questions or work.questions["train"], work.questions["train"]) * each
     examples *= section.epochs
     if _is_little(section.model, examples * (read + written)):

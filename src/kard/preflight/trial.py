@@ -67,8 +67,6 @@ class RerankerSpeed:
 _ANY_STUDENT = {
     "epochs": 1.0,
     "lr": 1.0,
-    "warmup": 0.0,
-    "weight_decay": 0.0,
     "train_questions": None,
     "rationales": None,
 }
@@ -104,7 +102,7 @@ def _student_speed(section: StudentSection, read: int, written: int, vocabulary:
     head = _Head(int(config.hidden_size), words, weights, trained=section.method == "full")
     body = _training_step(model, section, dtype, read, written)
     of_head = head.training_step(section.batch_size * written, dtype)
-    again = 1.33 if section.gradient_checkpointing else 1.0
+    again = 1.33 if section.resources.gradient_checkpointing else 1.0
     learned = again * layers / _LAYERS * body / (section.batch_size * (read + written))
     model = _few_layers(whole, dtype)
     prompt, few, many = _written(model, read, layers, head.seconds)

@@ -124,7 +124,7 @@ def _arguments(section: RerankerSection, seed: int, folder: Path, examples: int)
 def _order(sets: Sequence[CandidateSet], batch_size: int, seed: int) -> EpochOrder:
     """Questions of similar length together, by their letters: less is computed for padding."""
     lengths = [max(map(len, row.queries)) for row in sets]
-    return EpochOrder(lengths, [[place] for place in range(len(sets))], batch_size, seed)
+    return EpochOrder(lengths, batch_size, seed)
 
 
 class _DevTrainer(OrderedTrainer):

@@ -70,7 +70,7 @@ def _padded(rows: list[list[int]], filler: int, width: int, left: bool) -> Tenso
     return torch.tensor([gap + row if left else row + gap for row, gap in zip(rows, fill, strict=True)])
 
 
-def of_similar_length(lengths: Sequence[int], rows: int, tokens: int | None) -> list[list[int]]:
+def of_similar_length(lengths: Sequence[int], rows: int, tokens: int | None = None) -> list[list[int]]:
     """Texts in groups of similar length, longest first, so that little is computed for padding.
 
     Args:
@@ -92,15 +92,15 @@ def of_similar_length(lengths: Sequence[int], rows: int, tokens: int | None) -> 
     return groups
 
 
-def pieces(batch: Batch, rows: int, tokens: int | None) -> list[Batch]:
+def pieces(batch: Batch, rows: int) -> list[Batch]:
     """A batch in pieces of similar length, each without the padding that only the others need.
 
     Args:
         batch: From `Collator`.
         rows: Most examples of a piece.
-        tokens: Most tokens of a piece, padding included (a single longer example is a piece of its own); None: any.
     """
-    count = len(batch["labels"])
+    if len(batch["labels"]) <= rows:
+        return [batch]
     decoder = "position_ids" in batch
     read = aligned(batch["attention_mask"].sum(dim=1))
     learned = batch["labels"] != IGNORED
@@ -108,9 +108,7 @@ def pieces(batch: Batch, rows: int, tokens: int | None) -> list[Batch]:
     from_first = learned.shape[1] - learned.int().argmax(dim=1) + 1
     written = torch.where(learned.any(dim=1), from_first, 1) if decoder else aligned(learned.sum(dim=1).clamp(min=1))
     lengths = (read if decoder else read + written).tolist()
-    if count <= rows and (tokens is None or count * max(lengths) <= tokens):
-        return [batch]
-    cuts = of_similar_length(lengths, rows, tokens)
+    cuts = of_similar_length(lengths, rows)
     return [_cut(batch, cut, decoder, int(read[cut].max()), int(written[cut].max())) for cut in cuts]
 
 

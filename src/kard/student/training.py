@@ -6,9 +6,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,22 +18,27 @@ from kard.artifacts import write_json
 from kard.errors import UserError
 from kard.machine.precision import compute_dtype
 from kard.machine.processes import process_count, rank
-from kard.models.training import SCHEDULERS, EpochOrder, OrderedTrainer, is_out_of_memory, train, training_arguments
+from kard.models.training import (
+    CHECKPOINT_MINUTES,
+    SCHEDULERS,
+    EpochOrder,
+    OrderedTrainer,
+    is_out_of_memory,
+    train,
+    training_arguments,
+)
 from kard.models.weights import most_tokens
 from kard.progress import say
 from kard.recipe import StudentSection
 from kard.student.activation import gelu_by_sigmoid
-from kard.student.batching import IGNORED, Batch, Collator, of_similar_length, pieces, reads_alone, unpadded
-from kard.student.dropout import quick_dropout
+from kard.student.batching import IGNORED, Batch, Collator, Row, of_similar_length, pieces, reads_alone, unpadded
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.student.loss import token_loss
 from kard.student.tokens import question_tokens, text_tokens
 
-if TYPE_CHECKING:
-    from kard.student.generation import Student
-
 # Sequences are short here, and the backward pass of the fused kernel is the slower one on CPUs (measured: half the speed).
 ATTENTION_CPU = "eager"
+_WARMUP = 0.05  # share of the steps in which the learning rate rises
 # What the common models call the projections of their attention (an output projection's name alone is often the MLP's, too).
 ATTENTION_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "q", "k", "v", "o"]
 ATTENTION_LAYERS += ["qkv_proj", "query_key_value", "Wqkv", "attn.c_attn", "attn.c_proj"]
@@ -48,14 +53,12 @@ ATTENTION_LAYERS += [
 class Example:
     """One training example: what is read and what is to be written.
 
-    `group` names examples of which one may be drawn each epoch (a question's rationales), "" where there are none. With
-    `question` a decoder also learns how likely the prompt's question is after its passages: L = −log p(r, y | x, D̂) −
+    With `question` a decoder also learns how likely the prompt's question is after its passages: L = −log p(r, y | x, D̂) −
     log p(x | D̂), at no other cost than these tokens' logits.
     """
 
     prompt: str
     target: str
-    group: str = ""
     question: bool = False
 
 
@@ -68,7 +71,7 @@ def train_student(
     folder: Path,
     label: str,
     dev: Sequence[Example] = (),
-    dev_accuracy: Callable[[Student], float] | None = None,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
 ) -> None:
     """Fine-tune a student and write it to a folder that `Student.load` reads.
 
@@ -84,7 +87,7 @@ def train_student(
         folder: Gets the weights (or adapters), ``student.json`` and the loss curve; checkpoints while training.
         label: What is trained, for the progress line.
         dev: Examples that early stopping looks at; the weights with the lowest loss on them are kept.
-        dev_accuracy: How good a student is, where early stopping goes by that and not by the loss on `dev`.
+        checkpoint_minutes: How much work a killed process may lose.
 
     Raises:
         UserError: There is no example, one is longer than the model can read, the batch cannot be shared between the processes,
@@ -97,7 +100,7 @@ def train_student(
         base, dtype if section.method == "lora" else torch.float32, None if torch.cuda.is_available() else ATTENTION_CPU
     )
     trained = with_adapters(model, section) if section.method == "lora" else model
-    if section.compile:
+    if section.resources.compile:
         compile_layers(model)
     checkpoints = folder / "checkpoints"
     trainer = student_trainer(trained, tokenizer, examples, dev, section, dtype, seed, checkpoints)
@@ -110,45 +113,27 @@ def train_student(
         max_output_tokens=section.max_output_tokens,
         long_questions=section.long_questions,
     )
-    if dev_accuracy is not None:
-        of_now = replace(settings, base=base) if settings.adapters else settings
-        trainer.dev_accuracy = lambda: dev_accuracy(_student_of_now(trainer, tokenizer, of_now, checkpoints / "now"))
-    curve = train(trainer, label, section.checkpoint_minutes, "student")
-    _save(trainer, tokenizer, settings, folder)
-    if rank() > 0:
-        return
-    looks = [row for row in trainer.state.log_history if "eval_loss" in row]
-    dev_loss = [{"step": row["step"], "loss": row["eval_loss"]} for row in looks]
-    accuracies = [{"step": row["step"], "accuracy": row["eval_accuracy"]} for row in looks if "eval_accuracy" in row]
-    rows: Any = trainer.train_dataset
-    tokens = trained_tokens(rows, trainer.order.groups, model.config.is_encoder_decoder)
-    epochs = trainer.state.epoch or 0.0
-    training: dict[str, Any] = {"examples": len(examples), "loss": curve, "epochs": epochs}
-    training |= {"tokens": {name: round(epochs * count) for name, count in tokens.items()}}
-    training |= {"dev_loss": dev_loss} if dev else {}
-    training |= {"dev_accuracy": accuracies} if accuracies else {}
-    write_json(folder / "training.json", training)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-
-
-def _save(trainer: StudentTrainer, tokenizer: PreTrainedTokenizerFast, settings: StudentSettings, folder: Path) -> None:
-    """Write a student as it is now, together with the other processes."""
+    curve = train(trainer, label, checkpoint_minutes, "student")
     trainer.save_model(str(folder / "weights"))
     if rank() == 0:
         (folder / "weights" / "training_args.bin").unlink()  # it holds paths of this machine, and nobody reads it
         tokenizer.save_pretrained(folder / "tokenizer")
         write_json(folder / "student.json", asdict(settings))
+        write_json(folder / "training.json", _training_told(trainer, curve, len(examples)))
+        shutil.rmtree(checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 
 
-def _student_of_now(
-    trainer: StudentTrainer, tokenizer: PreTrainedTokenizerFast, settings: StudentSettings, folder: Path
-) -> Student:
-    """What a user would get if training ended here; every process has one, so that all come to the same decision."""
-    from kard.student.generation import Student
-
-    _save(trainer, tokenizer, settings, folder)
-    return Student.load(folder)
+def _training_told(trainer: StudentTrainer, curve: list[dict[str, float]], examples: int) -> dict[str, Any]:
+    """What ``training.json`` says."""
+    dataset: Any = trainer.train_dataset
+    epochs = trainer.state.epoch or 0.0
+    tokens = trained_tokens(dataset[:examples], trainer.model.config.is_encoder_decoder)
+    told: dict[str, Any] = {"examples": examples, "loss": curve, "epochs": epochs}
+    told |= {"tokens": {name: round(epochs * count) for name, count in tokens.items()}}
+    looks = [row for row in trainer.state.log_history if "eval_loss" in row]
+    dev_loss = [{"step": row["step"], "loss": row["eval_loss"]} for row in looks]
+    return told | ({"dev_loss": dev_loss} if dev_loss else {})
 
 
 def student_trainer(
@@ -175,8 +160,7 @@ def student_trainer(
     stopping: dict[str, Any] = {}
     if dev:
         stopping = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
-        stopping |= {"metric_for_best_model": section.early_stopping_by}
-        stopping |= {"greater_is_better": section.early_stopping_by == "accuracy"}
+        stopping |= {"metric_for_best_model": "loss", "greater_is_better": False}
         stopping |= {"restore_callback_states_from_checkpoint": True}  # for how many epochs nothing got better
     arguments = training_arguments(
         checkpoints,
@@ -186,19 +170,17 @@ def student_trainer(
         per_device_train_batch_size=step // process_count(),
         learning_rate=section.lr,
         lr_scheduler_type=SCHEDULERS[section.schedule],
-        warmup_steps=section.warmup,
-        weight_decay=section.weight_decay,
-        activation_checkpointing=section.gradient_checkpointing,
+        warmup_steps=_WARMUP,
+        activation_checkpointing=section.resources.gradient_checkpointing,
         **stopping,
     )
     # As many tokens as have logits where a batch has one target: a process's share of a batch may be all filler.
     filler = [{"input_ids": [tokenizer.eos_token_id] * 3, "labels": [IGNORED]}] if process_count() > 1 else []
     order = EpochOrder(
         [len(row["input_ids"]) + (len(row["labels"]) if encoder_decoder else 0) for row in rows],
-        _groups(examples, section.rationales_per_epoch),
         step,
         seed,
-        len(rows) if filler else None,
+        bool(filler),
     )
     stop = [EarlyStoppingCallback(section.early_stopping)] if dev and section.early_stopping else []
     return StudentTrainer(
@@ -210,11 +192,10 @@ def student_trainer(
         callbacks=stop,
         order=order,
         piece_rows=1 if reads_alone(model.config) else max(1, section.batch_size // process_count()),
-        piece_tokens=section.batch_tokens,
     )
 
 
-def _check_lengths(model: Any, rows: Sequence[dict[str, list[int]]]) -> None:
+def _check_lengths(model: Any, rows: Sequence[Row]) -> None:
     """Raise UserError where an example has more tokens than the model has positions (T5 has any)."""
     reads = most_tokens(model.config)
     longest = max(len(row["input_ids"]) for row in rows)
@@ -227,28 +208,11 @@ def _check_lengths(model: Any, rows: Sequence[dict[str, list[int]]]) -> None:
         )
 
 
-def trained_tokens(
-    rows: Sequence[dict[str, list[int]]], groups: Sequence[Sequence[int]], encoder_decoder: bool
-) -> dict[str, float]:
-    """Tokens of an epoch, of prompts (``read``) and what is learned (``written``): of a group one example is drawn, its mean
-    counts."""
-    written = [sum(token != IGNORED for token in row["labels"]) for row in rows]
-    inside = 0 if encoder_decoder else 1  # a decoder's inputs hold the target as well
-    read = [len(row["input_ids"]) - inside * count for row, count in zip(rows, written, strict=True)]
-
-    def total(counts: Sequence[int]) -> float:
-        return sum(sum(counts[row] for row in group) / len(group) for group in groups)
-
-    return {"read": total(read), "written": total(written)}
-
-
-def _groups(examples: Sequence[Example], rationales_per_epoch: str) -> list[list[int]]:
-    if rationales_per_epoch == "all":
-        return [[row] for row in range(len(examples))]
-    groups: dict[str, list[int]] = {}
-    for row, example in enumerate(examples):
-        groups.setdefault(example.group or f"alone {row}", []).append(row)
-    return list(groups.values())
+def trained_tokens(rows: Sequence[Row], encoder_decoder: bool) -> dict[str, int]:
+    """Tokens of an epoch, of prompts (``read``) and what is learned (``written``)."""
+    written = sum(token != IGNORED for row in rows for token in row["labels"])
+    inputs = sum(len(row["input_ids"]) for row in rows)
+    return {"read": inputs if encoder_decoder else inputs - written, "written": written}
 
 
 def compile_layers(model: PreTrainedModel) -> None:
@@ -266,8 +230,7 @@ def with_adapters(model: PreTrainedModel, section: StudentSection) -> Any:
 
     config = LoraConfig(
         r=section.lora_rank,
-        lora_alpha=section.lora_alpha,
-        lora_dropout=section.lora_dropout,
+        lora_alpha=2 * section.lora_rank,
         target_modules="all-linear" if section.lora_targets == "all" else ATTENTION_LAYERS,
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )
@@ -286,7 +249,7 @@ def with_adapters(model: PreTrainedModel, section: StudentSection) -> Any:
 
 def encode_examples(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast, encoder_decoder: bool
-) -> list[dict[str, list[int]]]:
+) -> list[Row]:
     """Token ids of prompts and targets, encoded apart so that a prompt's tokens are the same in training and writing."""
     if not examples:
         raise UserError("students: there is no training example. See 'kard show RUN rationales' for why none was kept.")
@@ -310,7 +273,6 @@ class StudentTrainer(OrderedTrainer):
     Args:
         order: Which examples come when.
         piece_rows: Most examples that are computed at once.
-        piece_tokens: Most tokens, padding included; None: any.
         settings: Trainer's own.
     """
 
@@ -319,13 +281,10 @@ class StudentTrainer(OrderedTrainer):
         *,
         order: EpochOrder,
         piece_rows: int = sys.maxsize,
-        piece_tokens: int | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(order=order, **settings)
         self.piece_rows = piece_rows
-        self.piece_tokens = piece_tokens
-        self.dev_accuracy: Callable[[], float] | None = None
         self.model_accepts_loss_kwargs = True  # the loss is a sum over the step's tokens, for every architecture
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -339,11 +298,10 @@ class StudentTrainer(OrderedTrainer):
                     total += super(StudentTrainer, self).training_step(model, dict(part), count)
             return total
 
-        with quick_dropout() if _drops_on_cpu(model) else nullcontext():
-            return self._in_pieces(model, inputs, add_up)
+        return self._in_pieces(model, inputs, add_up)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Loss on the dev examples, averaged over all of their target tokens; and their accuracy where that is asked for."""
+        """Loss on the dev examples, averaged over all of their target tokens."""
         rows: Any = self.eval_dataset
         model = self.model_wrapped.eval()
 
@@ -355,11 +313,9 @@ class StudentTrainer(OrderedTrainer):
         total, collate = 0.0, self.data_collator
         # Every process looks at all of them: they are few, and all processes must come to the same decision.
         with torch.no_grad(), self.compute_loss_context_manager():
-            for group in of_similar_length(lengths, self.piece_rows, self.piece_tokens):
+            for group in of_similar_length(lengths, self.piece_rows):
                 total += float(self._in_pieces(model, collate([rows[place] for place in group]), add_up))
         metrics = {"eval_loss": total / sum(token != IGNORED for row in rows for token in row["labels"])}
-        if self.dev_accuracy is not None:
-            metrics["eval_accuracy"] = self.dev_accuracy()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -367,7 +323,7 @@ class StudentTrainer(OrderedTrainer):
     def _in_pieces(self, model: Any, inputs: Batch, compute: Callable[[list[Batch]], torch.Tensor]) -> torch.Tensor:
         """What `compute` makes of a batch's pieces; smaller ones from here on where the memory does not suffice."""
         while True:
-            parts = pieces(inputs, self.piece_rows, self.piece_tokens)
+            parts = pieces(inputs, self.piece_rows)
             largest = max(len(part["labels"]) for part in parts)
             try:
                 return compute(parts)
@@ -415,10 +371,6 @@ class StudentTrainer(OrderedTrainer):
         with select:
             outputs = model(**inputs, **extra)
         return token_loss(outputs.logits, labels[is_target]), is_target.sum(), outputs
-
-
-def _drops_on_cpu(model: nn.Module) -> bool:
-    return not torch.cuda.is_available() and any(isinstance(one, nn.Dropout) and one.p > 0 for one in model.modules())
 
 
 @contextmanager
