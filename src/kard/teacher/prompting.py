@@ -79,7 +79,10 @@ def _teacher(section: TeacherSection) -> Any:
         return base_url(section)
     path = Path(section.model or "")
     # A GGUF file stays the same model where it is moved or copied.
-    return [section.kind, path.stat().st_size if path.is_file() else model_identity(str(section.model))]
+    return [
+        section.kind,
+        path.stat().st_size if path.is_file() else model_identity(str(section.model), "teacher.model"),
+    ]
 
 
 def model_name(section: TeacherSection) -> str:

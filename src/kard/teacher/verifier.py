@@ -78,7 +78,7 @@ def _reading(
 def _ranked_first(
     pairs: Sequence[tuple[str, list[str]]], section: TeacherSection, rank: Rank, cache: ReplyCache
 ) -> list[int]:
-    identity = model_identity(section.verifier or "")
+    identity = model_identity(section.verifier or "", "teacher.verifier")
     keys = [hash_of([identity, *pair]) for pair in pairs]
     known = {key: cache.verdict(key) for key in keys}
     missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if known[key] is None}

@@ -14,7 +14,6 @@ from kard.artifacts import check_run, check_whole
 from kard.damage import MANIFEST
 from kard.errors import UserError
 from kard.preflight.room import free_disk, free_memory, memory_of, passages_of, peak, rooms
-from kard.preflight.timetable import rounded
 from kard.recipe import Recipe
 from kard.recipe_file import recipe_from_run
 
@@ -50,7 +49,6 @@ def findings() -> Iterator[tuple[str, str]]:
         "OPENAI_API_KEY",
         "is set" if os.environ.get("OPENAI_API_KEY") else "is not set (needed for teacher.kind: openai only)",
     )
-    yield "training", _training()
 
 
 def index_needs(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -110,15 +108,3 @@ def _installed(package: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
-
-
-def _training() -> str:
-    """Of the shipped student, by a trial: what a question costs with a rationale and a passage in front of it."""
-    from kard.preflight.trial import student_speed
-    from kard.recipe import StudentSection
-
-    section = StudentSection(trim_vocabulary=True)
-    speed = student_speed(section, read=110, written=35, vocabulary=50_000)
-    assert speed is not None
-    each = 145 * speed.token_learned + 35 * speed.target_learned
-    return f"about {rounded(1000 * each)} for Gemma 3 270M on 1,000 questions, tried just now"

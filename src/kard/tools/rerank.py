@@ -81,7 +81,7 @@ def train_file(
     key = {
         "format": FORMAT,
         "section": section.model_dump(mode="json", exclude={"checkpoint_minutes", "encode_ahead"}),
-        "model": model_identity(section.model),
+        "model": model_identity(section.model, "reranker.model"),
         "files": [hash_of_file(path) for path in (source, dev) if path],
         "seed": seed,
     }
