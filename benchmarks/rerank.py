@@ -26,8 +26,8 @@ from kard.data.passage import Passages, read_passages
 from kard.data.passages import make_passages
 from kard.data.readers.wikivital import read_wikivital
 from kard.evaluation.retrieval import evaluate_ranking
-from kard.kard import reranker_queries
 from kard.recipe import KnowledgeSection, RerankerSection, RetrieverSection
+from kard.reranker.features import queries_of
 from kard.reranker.model import Reranker, autocast, new_encoder, passage_vectors
 from kard.reranker.vectors import packed
 from kard.retrieval.bm25 import Bm25
@@ -41,8 +41,8 @@ def main(quick: bool) -> None:
     """Measure, print what was found, and one JSON object in the last line."""
     folder = Path(tempfile.mkdtemp())
     questions, passages, found = data(24 if quick else 300, folder)
-    forms = [reranker_queries(question, "together") for question in questions]  # one query, as in the paper
-    each = [reranker_queries(question, "each") for question in questions]  # a query for each of four choices
+    forms = [queries_of(question, "together") for question in questions]  # one query, as in the paper
+    each = [queries_of(question, "each") for question in questions]  # a query for each of four choices
     texts = [passage.full_text for passage in passages]
     lengths = {"question_tokens": QUESTION_TOKENS, "passage_tokens": PASSAGE_TOKENS}
     encoder = new_encoder(RerankerSection(model=MODEL, **lengths), 0)

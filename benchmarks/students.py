@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
-from kard.lessons import training_examples
 from kard.machine.precision import compute_dtype
 from kard.pipeline import run_recipe
 from kard.recipe import Recipe
 from kard.recipe_file import load_recipe
-from kard.stages import make_base
+from kard.run import Run
+from kard.stages.students import make_base, training_examples
 from kard.student.loading import base_tokenizer
 from kard.student.training import Example
 
@@ -26,8 +26,9 @@ def quickstart(folder: Path) -> tuple[Recipe, list[Example], Path]:
     run_recipe(recipe, folder, until="candidates")
     base = folder / "students" / "base"
     base.mkdir(parents=True)
-    make_base(recipe, folder, base)
-    return recipe, list(training_examples(recipe, folder, "rationales_silver", base_tokenizer(str(base)))), base
+    run = Run(folder, recipe, online=True)
+    make_base(run, base)
+    return recipe, list(training_examples(run, "rationales_silver", base_tokenizer(str(base)))), base
 
 
 def t5_base(dtype: torch.dtype = torch.float32) -> PreTrainedModel:

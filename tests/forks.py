@@ -15,7 +15,7 @@ _LIBRARIES = [
     "transformers",
     "sentence_transformers",
     "peft",
-    "kard.stages",
+    "kard.plan",
     "kard.student.training",
     "openai",
     "pytest",

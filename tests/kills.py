@@ -28,9 +28,9 @@ def after(calls: int, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def in_questions() -> None:
-    from kard import stages
+    from kard.stages import questions
 
-    stages.write_questions = after(2, stages.write_questions)
+    questions.write_questions = after(2, questions.write_questions)
 
 
 def in_knowledge() -> None:
@@ -46,15 +46,15 @@ def in_index() -> None:
 
 
 def in_rationales() -> None:
-    from kard import stages
+    from kard.stages import rationales
 
-    stages.write_rationales = after(1, stages.write_rationales)
+    rationales.write_rationales = after(1, rationales.write_rationales)
 
 
 def in_candidates() -> None:
-    from kard import stages
+    from kard.stages import candidates
 
-    stages.candidate_positions = after(7, stages.candidate_positions)
+    candidates.candidate_positions = after(7, candidates.candidate_positions)
 
 
 def in_vectors() -> None:

@@ -19,7 +19,7 @@ import yaml
 from kard import cli
 from kard.memorization import MemorizationRecipe
 from kard.methods import METHODS
-from kard.pipeline import STAGES, plan
+from kard.plan import STAGES, plan
 from kard.recipe import Recipe
 from kard.recipe_file import load_recipe, shipped_recipes
 from tests.conftest import load_passages

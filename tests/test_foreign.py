@@ -17,13 +17,13 @@ from kard import Kard
 from kard.artifacts import read_json, write_json
 from kard.errors import UserError
 from kard.models.weights import check_model, local_location, model_location
-from kard.parts import load_student
 from kard.recipe import RerankerSection, RetrieverSection
 from kard.recipe_file import load_recipe
 from kard.reranker.load import new_reranker, open_reranker
 from kard.reranker.model import trained_reranker
 from kard.retrieval.dense import Encoder
 from kard.retrieval.milvus import check_asked
+from kard.run import Run
 from kard.student.loading import StudentSettings, base_model, base_tokenizer, trained_model
 from kard.tools.search import search_run
 
@@ -229,5 +229,5 @@ def test_a_run_whose_model_is_gone_says_so(student):
     write_json(student / "manifest.json", {"name": "x", "key": "k", "seconds": 1})
     recipe = load_recipe("quickstart")
     with pytest.raises(UserError, match=r"student\.model: no model at '/gone/model'.* put it back") as shown:
-        load_student(student.parents[1], recipe, "rationales")
+        Run(student.parents[1], recipe).student("rationales")
     assert "\n" not in str(shown.value)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kard.errors import UserError
-from kard.pipeline import plan
+from kard.plan import plan
 from kard.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kard.errors import UserError
-from kard.pipeline import STAGES, plan, run_recipe, states
+from kard.pipeline import run_recipe, states
+from kard.plan import STAGES, plan
 from kard.recipe_file import load_recipe
 
 
@@ -125,14 +126,15 @@ def test_mistakes_are_where_the_rankings_say(finished):
 
 
 def test_costs_are_those_of_the_prompts(finished):
-    from kard.lessons import training_examples
+    from kard.run import Run
+    from kard.stages.students import training_examples
     from kard.student.loading import base_tokenizer
 
     recipe, run = load_recipe(str(finished)), finished.parent / "run"
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     costs = {row["method"]: row for row in results["costs"]}
     tokenizer = base_tokenizer(str(run / "students" / "rationales_silver" / "tokenizer"))
-    examples = list(training_examples(recipe, run, "rationales_silver", tokenizer))
+    examples = list(training_examples(Run(run, recipe), "rationales_silver", tokenizer))
     texts = [len(tokenizer(one.prompt).input_ids) + len(tokenizer(one.target).input_ids) + 1 for one in examples]
     assert costs["kard_bm25"]["train_tokens"] == sum(texts)
     assert costs["kard_reranker"]["train_seconds"] > costs["kard_bm25"]["train_seconds"]
@@ -220,41 +222,22 @@ def test_changed_data_is_noticed(finished, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        ["reranker.train=both", "reranker.encode_ahead=10"],
+        ["reranker.train=both"],
         ["reranker.kind=cross_encoder", "reranker.passage_tokens=32", "reranker.question_tokens=32"],
-        ["reranker.method=lora", "reranker.vectors=int8", "reranker.encode_ahead=10", "reranker.early_stopping=2"],
+        ["reranker.method=lora", "reranker.vectors=int8"],
     ],
 )
 def test_every_kind_of_reranker_is_read_as_it_was_measured(project, changes):
-    from kard.data.passage import read_passages
-    from kard.evaluation.relevant import evaluation_questions
-    from kard.parts import load_reranker
-    from kard.reranking import Judged
+    from kard.evaluation.ranking import Judged
+    from kard.run import Run
 
     recipe = load_recipe(str(project), changes)
-    run = recipe.output
-    run_recipe(recipe, run, until="reranker")
-    passages = read_passages(run / "knowledge" / "passages.jsonl")
-    judged = Judged.of(recipe, run, evaluation_questions(recipe, run))
-    ranked = judged.ranked(load_reranker(run, recipe, passages))
-    rows = [json.loads(line) for line in (run / "reranker" / "rankings.jsonl").open(encoding="utf-8")]
-    assert [[passages[p].id for p in order[:10]] for order in ranked] == [row["first"]["reranker"] for row in rows]
-    if recipe.reranker.encode_ahead:
-        [store] = run.glob("reranker/vectors" if recipe.reranker.train == "both" else "vectors/*")
-        assert (store / "places.i64").stat().st_size == 24 * len(passages)
-
-
-def test_a_reranker_is_stopped_by_silver_passages_where_no_gold_ones_are_named(project):
-    path = project.parent / "questions.jsonl"
-    from tests.conftest import write_rows
-
-    rows = [json.loads(line) | {"gold_passages": []} for line in path.read_text(encoding="utf-8").splitlines()]
-    write_rows(path, rows)
-    recipe = load_recipe(str(project), ["reranker.early_stopping=2", "evaluation.methods=[kard_bm25, kard_reranker]"])
     run_recipe(recipe, recipe.output, until="reranker")
-    training = json.loads((recipe.output / "reranker" / "training.json").read_text(encoding="utf-8"))
-    assert training["dev"][0]["step"] == 0
-    assert len(training["dev"]) > 1
+    run = Run(recipe.output, recipe)
+    passages, judged = run.passages(), Judged.of(run, run.evaluated())
+    ranked = judged.ranked(run.reranker())
+    rows = [json.loads(line) for line in (recipe.output / "reranker" / "rankings.jsonl").open(encoding="utf-8")]
+    assert [[passages[p].id for p in order[:10]] for order in ranked] == [row["first"]["reranker"] for row in rows]
 
 
 def test_until_stops_after_the_stage(project):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kard.errors import UserError
-from kard.pipeline import plan
+from kard.plan import plan
 from kard.recipe import (
     EvaluationSection,
     KnowledgeSection,

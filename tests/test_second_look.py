@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from kard.data.passage import Passage
 from kard.data.question import Question
 from kard.errors import UserError
+from kard.finder import Finder, Found, SecondLook
 from kard.kard import Kard
-from kard.lessons import training_examples
 from kard.methods import METHODS
-from kard.pipeline import plan, run_recipe
+from kard.plan import plan, run_recipe
 from kard.preflight.checks import check_models
 from kard.prompt import render, target
 from kard.recipe import StudentSection
 from kard.recipe_file import load_recipe
 from kard.report.numbers import retriever
+from kard.retrieval.retriever import Hits
+from kard.run import Run
+from kard.stages.students import training_examples
 from kard.student.generation import Student
 from kard.student.loading import base_tokenizer
 from kard.student.training import Example, train_student
@@ -30,13 +33,15 @@ PASSAGES = [Passage(id=name, document=name, title="", text=f"text of {name}", so
 SCORES = [0.9, 0.89, 0.88, 0.7, 0.87, 0.1]
 
 
-def looking(student, scores, temperature=0.05, **keys) -> Kard:
-    """A Kard whose retriever finds all passages, and whose reranker gives them these scores."""
-    found = SimpleNamespace(positions=range(len(scores)), scores=[1.0] * len(scores))
-    reranker = SimpleNamespace(temperature=temperature, score=lambda forms, positions: [scores for _ in forms])
-    recipe = load_recipe("quickstart-full", [f"reranker.{key}={value}" for key, value in keys.items()])
+def looking(student, scores, temperature=0.05, weight=0.4) -> Finder:
+    """A finder whose retriever finds all passages, and whose reranker gives them these scores."""
+    found = Hits(np.arange(len(scores)), np.ones(len(scores)))
+    reranker = SimpleNamespace(
+        temperature=temperature, score=lambda forms, positions: [np.array(scores) for _ in forms]
+    )
     retriever = SimpleNamespace(search=lambda queries, k: [found for _ in queries])
-    return Kard(METHODS["kard_reranker"], student, PASSAGES, retriever, reranker, recipe)
+    second = SecondLook(student, weight, temperature) if student else None
+    return Finder(load_recipe("quickstart-full"), PASSAGES, retriever, reranker, second)
 
 
 class Asked:
@@ -51,37 +56,39 @@ class Asked:
         return [self.likelihoods[passage[-1]] for _, passage in pairs]
 
 
-def order(kard: Kard) -> str:
-    [row] = kard.candidates([Question(id="q", question="Why?", choices=("x", "y"))], {})
-    return "".join(item.passage.id for item in row)
+def candidates(finder: Finder, choices=("x", "y")) -> list[Found]:
+    [row] = finder.candidates(METHODS["kard_reranker"], [Question(id="q", question="Why?", choices=choices)], {})
+    return row
+
+
+def order(finder: Finder) -> str:
+    return "".join(item.passage.id for item in candidates(finder))
 
 
 def test_those_close_to_the_first_are_put_in_order_by_both():
     student = Asked({"a": -30.0, "b": -29.6, "c": -20.0, "e": -40.0})
-    kard = looking(student, SCORES, likelihood_weight=0.4, likelihood_near=0.5)
-    # e^((s - 0.9)/0.05) >= 0.5 holds down to 0.9 - 0.05 ln 2 = 0.865: a, b, c and e.
-    # Logarithms of probability, up to a constant: a 18 - 12, b 17.8 - 11.84, c 17.6 - 8, e 17.4 - 16.
-    assert order(kard) == "cabedf"
+    finder = looking(student, [0.9, 0.89, 0.88, 0.7, 0.83, 0.1])
+    # e^((s - 0.9)/0.05) >= 0.2 holds down to 0.9 - 0.05 ln 5 = 0.82: a, b, c and e.
+    # Logarithms of probability, up to a constant: a 18 - 12, b 17.8 - 11.84, c 17.6 - 8, e 16.6 - 16.
+    assert order(finder) == "cabedf"
     assert [passage[-1] for _, passage in student.pairs] == list("abce")
     assert {question for question, _ in student.pairs} == {"Why?"}
-    [row] = kard.candidates([Question(id="q", question="Why?")], {})
+    row = candidates(finder, ())
     assert [item.likelihood for item in row] == [-20.0, -30.0, -29.6, -40.0, None, None]
-    assert [item.reranker for item in row] == [0.88, 0.9, 0.89, 0.87, 0.7, 0.1]
+    assert [item.reranker for item in row] == [0.88, 0.9, 0.89, 0.83, 0.7, 0.1]
 
 
-def test_no_more_are_read_than_asked_for_and_one_alone_is_not_read():
-    student = Asked({"a": -3.0, "b": -1.0})
-    assert order(looking(student, SCORES, likelihood_near=0.001, likelihood_passages=2)) == "baced" + "f"
-    assert len(student.pairs) == 2
+def test_no_more_are_read_than_five_and_one_alone_is_not_read():
+    student = Asked(dict(zip("abcde", (-3.0, -1.0, -4.0, -5.0, -2.0), strict=True)))
+    assert order(looking(student, [0.5] * 6)) == "beacdf"
+    assert [passage[-1] for _, passage in student.pairs] == list("abcde")
     student = Asked({})
     assert order(looking(student, SCORES, temperature=1e-4)) == "abcedf"
     assert not student.pairs
 
 
-def test_nobody_is_asked_without_a_weight_or_a_student():
-    assert order(looking(Asked({}), SCORES, likelihood_weight="null")) == "abcedf"
+def test_nobody_is_asked_without_a_student():
     assert order(looking(None, SCORES)) == "abcedf"
-    assert order(replace(looking(Asked({"a": 0.0, "b": 1.0}), [0.5, 0.5]), passages=PASSAGES[:2])) == "ba"
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +99,6 @@ def looked(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
     folder = make_project(tmp_path_factory.mktemp("looked") / "p", decoder_folder, encoder_folder)
     settings = (
         "reranker.likelihood_weight=1",
-        "reranker.likelihood_near=0.01",
         "evaluation.methods=[distill, kard_bm25, kard_reranker]",
     )
     recipe = load_recipe(str(folder), list(settings))
@@ -136,8 +142,8 @@ def test_only_the_student_that_has_a_second_look_learns_questions(looked):
     without = load_recipe(str(looked.parent / "recipe.yaml"))
     tokenizer = base_tokenizer(str(looked / "students" / "base"))
     for trained_on, learns in (("rationales_silver", True), ("rationales", False), ("answers", False)):
-        assert {one.question for one in training_examples(recipe, looked, trained_on, tokenizer)} == {learns}
-        assert {one.question for one in training_examples(without, looked, trained_on, tokenizer)} == {False}
+        assert {one.question for one in training_examples(Run(looked, recipe), trained_on, tokenizer)} == {learns}
+        assert {one.question for one in training_examples(Run(looked, without), trained_on, tokenizer)} == {False}
     keys, other = ({step.name: step.hash for step in plan(one, looked)} for one in (recipe, without))
     changed = {name for name in keys if keys[name] != other[name]}
     assert changed == {"students/rationales_silver", "predictions/rationales_silver"}

@@ -10,11 +10,12 @@ import pytest
 
 from kard.errors import UserError
 from kard.kard import Kard
-from kard.lessons import worked_examples
 from kard.pipeline import run_recipe
 from kard.prompt import examples_in
 from kard.recipe import Recipe
 from kard.recipe_file import load_recipe
+from kard.run import Run
+from kard.stages.students import worked_examples
 from tests.conftest import make_project, write_rows
 
 METHODS = ["few_shot", "few_shot_cot", "ka_few_shot", "ka_few_shot_cot", "distill", "teacher_cot"]
@@ -49,7 +50,7 @@ def test_every_method_has_a_result(prompted):
 
 def test_examples_are_training_questions_in_the_prompts_own_form(prompted):
     train = {row["question"]: row for row in rows(prompted.output, "questions/train.jsonl")}
-    examples = worked_examples(prompted, prompted.output)
+    examples = worked_examples(Run(prompted.output, prompted))
     assert len(examples) == 3
     for example in examples:
         row = train[example.question]
@@ -198,4 +199,4 @@ def test_an_export_of_a_prompted_student_shows_the_same_examples(prompted, tmp_p
 
     assert export_run(prompted.output, tmp_path / "export", "few_shot_cot") > 0
     check_export(tmp_path / "export")
-    assert Kard.load(tmp_path / "export").student.settings.examples == worked_examples(prompted, prompted.output)
+    assert Kard.load(tmp_path / "export").student.settings.examples == worked_examples(Run(prompted.output, prompted))

@@ -9,7 +9,8 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 from kard.data.passage import Passage
 from kard.data.question import Question
 from kard.errors import UserError
-from kard.kard import Answer, Found, Kard
+from kard.finder import Found
+from kard.kard import Answer, Kard
 
 __all__ = ["Answer", "Found", "Kard", "Passage", "Question", "UserError"]
 __version__ = "0.1.0"

@@ -222,6 +222,19 @@ def check_whole(folder: Path, everything: bool = False) -> bool:
     return True
 
 
+def finished(run: Path, stage: str) -> Path:
+    """The folder of a stage that is complete.
+
+    Raises:
+        UserError: The run did not get that far, or a file of the stage is damaged.
+    """
+    path = run / stage
+    if manifest_of(path) is None:
+        raise UserError(f"{path}: this stage is not finished. Run 'kard run RECIPE --output {run}' to its end.")
+    check_whole(path)
+    return path
+
+
 def _are_sums(files: Any) -> bool:
     rows = files.values() if isinstance(files, dict) else [None]
     return all(isinstance(row, dict) and type(row.get("bytes")) is int and row["bytes"] >= 0 for row in rows)

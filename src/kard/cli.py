@@ -123,7 +123,8 @@ def run(
         return
     loaded = load_recipe(recipe, override)
     folder = output or loaded.output or Path("runs") / loaded.name
-    from kard.pipeline import check_stage, run_recipe
+    from kard.pipeline import run_recipe
+    from kard.plan import check_stage
 
     check_stage(until)
     if dry_run:

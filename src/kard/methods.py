@@ -5,6 +5,7 @@ Rows with the same `trained_on` share one student; `reads` names where the passa
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +14,24 @@ from kard.errors import UserError, nearest
 TrainedOn = Literal["nothing", "answers", "answers_passages", "rationales", "rationales_silver"]
 Reads = Literal["nothing", "bm25", "reranker", "silver", "gold", "teacher_rationale"]
 Writes = Literal["answer", "rationale"]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What the examples of a student look like: `writes` is the form of their targets, `reads` what finds their passages."""
+
+    writes: Writes
+    reads: Literal["nothing", "question", "silver"]
+    from_rationales: bool
+
+
+TRAINING_SETS: dict[TrainedOn, TrainingSet] = {
+    "nothing": TrainingSet("rationale", "silver", True),  # worked examples
+    "answers": TrainingSet("answer", "nothing", False),
+    "answers_passages": TrainingSet("answer", "question", False),
+    "rationales": TrainingSet("rationale", "nothing", True),
+    "rationales_silver": TrainingSet("rationale", "silver", True),
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,25 @@ METHODS: dict[str, Method] = {
         ),
     )
 }
+
+
+# Which of a run's methods answers where none is named: the first of these.
+PREFERRED = (
+    "kard_reranker",
+    "kard_bm25",
+    "distill",
+    "finetune",
+    "ka_finetune",
+    "ka_few_shot_cot",
+    "ka_few_shot",
+    "few_shot_cot",
+    "few_shot",
+)
+
+
+def preferred(names: Collection[str]) -> str | None:
+    """The method to answer by, of some; None where all are oracles."""
+    return next((name for name in PREFERRED if name in names), None)
 
 
 def without_passages(method: Method) -> Method:

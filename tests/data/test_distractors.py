@@ -8,7 +8,8 @@ from kard.artifacts import read_json
 from kard.data.passage import positions_of, read_passages
 from kard.data.passages import make_passages
 from kard.errors import UserError
-from kard.pipeline import index_recipe, plan, run_recipe
+from kard.pipeline import index_recipe, run_recipe
+from kard.plan import plan
 from kard.recipe import KnowledgeSection
 from kard.recipe_file import load_recipe
 from tests.conftest import write_rows

@@ -7,11 +7,12 @@ import time
 import pytest
 import torch
 
-from kard.lessons import training_examples
 from kard.pipeline import run_recipe
 from kard.preflight.estimate import counted, estimates, tokens
 from kard.preflight.timetable import Timetable, rounded
 from kard.recipe_file import load_recipe
+from kard.run import Run
+from kard.stages.students import training_examples
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_what_is_there_is_counted_as_it_is(project):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(recipe.student.model)
-    examples = list(training_examples(recipe, recipe.output, "rationales_silver", tokenizer))
+    examples = list(training_examples(Run(recipe.output, recipe), "rationales_silver", tokenizer))
     read = sum(len(tokenizer(one.prompt).input_ids) for one in examples) / len(examples)
     assert read / 2 < after.question + after.passage < read * 1.5
 

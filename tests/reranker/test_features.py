@@ -13,14 +13,15 @@ import pytest
 from kard.artifacts import read_jsonl
 from kard.data.passage import Passage
 from kard.data.question import Question
+from kard.finder import Finder
 from kard.kard import Kard
 from kard.methods import METHODS
-from kard.pipeline import plan, run_recipe
+from kard.plan import plan, run_recipe
 from kard.recipe import RerankerSection
 from kard.recipe_file import load_recipe
 from kard.report.card import render_reranker_card
 from kard.report.numbers import retriever
-from kard.reranker.features import priors
+from kard.reranker.features import score_features
 from kard.retrieval.retriever import Hits
 from tests.conftest import make_project
 
@@ -30,7 +31,7 @@ PASSAGES = [
 ]
 
 
-def test_priors_by_hand():
+def test_score_features_by_hand():
     questions = [
         Question(id="1", question="Who?", choices=("saadi.", "Rumi", "JAMI")),
         Question(id="2", question="Jami?"),
@@ -40,13 +41,13 @@ def test_priors_by_hand():
         Hits(np.array([0]), np.array([5.0], dtype=np.float32)),
     ]
     section = RerankerSection(retriever_weight=0.1, title_weight=0.5)
-    first, second = priors(section, questions, hits, PASSAGES)
+    first, second = score_features(section, questions, hits, PASSAGES)
     np.testing.assert_allclose(first, [0.4, 0.3 + 0.5, 0.2 + 0.5, 0.1], rtol=1e-6)
     np.testing.assert_allclose(second, [0.5], rtol=1e-6)  # it has no choices
     signs = Question(id="3", question="Plus?", choices=("+", "-"))  # nothing is left of these, and of no title
-    [third] = priors(RerankerSection(title_weight=0.5), [signs], hits[:1], PASSAGES)
+    [third] = score_features(RerankerSection(title_weight=0.5), [signs], hits[:1], PASSAGES)
     assert not third.any()
-    assert [row.tolist() for row in priors(RerankerSection(), questions, hits, PASSAGES)] == [[0.0] * 4, [0.0]]
+    assert [row.tolist() for row in score_features(RerankerSection(), questions, hits, PASSAGES)] == [[0.0] * 4, [0.0]]
 
 
 def test_candidates_are_put_in_order_by_the_sum():
@@ -55,12 +56,13 @@ def test_candidates_are_put_in_order_by_the_sum():
     scores = np.array([0.5, 0.3, 0.4], dtype=np.float32)
     reranker = SimpleNamespace(temperature=0.05, score=lambda forms, positions: [scores])
     retriever = SimpleNamespace(search=lambda queries, k: [hit])
-    kard = Kard(METHODS["kard_reranker"], None, PASSAGES, retriever, reranker, recipe)
+    finder = Finder(recipe, PASSAGES, retriever, reranker)
+    method = METHODS["kard_reranker"]
     question = Question(id="q", question="Who?", choices=("Jami", "Rumi"))
-    [row] = kard.candidates([question], {})
+    [row] = finder.candidates(method, [question], {})
     assert [item.passage.title for item in row] == ["Jami", "Iran", "Saadi"]
     assert [item.reranker for item in row] == pytest.approx([0.55, 0.5, 0.3])
-    [row] = kard.candidates([replace(question, choices=())], {})
+    [row] = finder.candidates(method, [replace(question, choices=())], {})
     assert [item.passage.title for item in row] == ["Iran", "Jami", "Saadi"]
 
 

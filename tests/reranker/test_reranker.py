@@ -20,7 +20,7 @@ from kard.reranker.learners import CandidateSet, Collator, kl_loss, late_interac
 from kard.reranker.model import Reranker, new_encoder, passage_vectors
 from kard.reranker.training import spread, train_reranker
 from kard.reranker.vectors import PassageVectors, packed, unpacked
-from kard.stages import candidate_positions
+from kard.stages.candidates import candidate_positions
 from tests.conftest import project_rows
 
 TEXTS = [f"{row['title']}. {row['text']}" for row in project_rows(30, 2)[1]]

@@ -105,7 +105,7 @@ def test_an_answer_tells_all_that_led_to_it(client):
 def test_without_passages_the_same_student_reads_the_question_alone(client, kard):
     reply = client.post("/v1/answer", json={"question": ASKED, "choices": COLOURS, "model": "no_passages"}).json()
     assert reply["passages"] == []
-    direct = kard.with_method(without_passages(kard.method)).answer(ASKED, COLOURS)
+    direct = replace(kard, method=without_passages(kard.method)).answer(ASKED, COLOURS)
     assert reply["text"] == direct.text
     assert "Passage:" not in direct.prompt
 

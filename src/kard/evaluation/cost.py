@@ -13,22 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kard.artifacts import manifest_of, read_json
-from kard.data.question import read_questions
 from kard.methods import METHODS, Method
-from kard.recipe import Recipe
+from kard.run import Run
 from kard.teacher.limits import Spent
-from kard.teacher.rationale import read_rationales
 
 if TYPE_CHECKING:
     from kard.student.loading import StudentSize
 
 
-def costs(recipe: Recipe, run: Path, predictions: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+def costs(run: Run, predictions: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The price of each method.
 
     Args:
-        recipe: The run's recipe.
-        run: Its folder.
+        run: The run.
         predictions: By method, its rows.
 
     Returns:
@@ -37,21 +34,21 @@ def costs(recipe: Recipe, run: Path, predictions: Mapping[str, Sequence[dict[str
         ``written_tokens``, ``answer_seconds`` (means over questions), ``teacher_tokens`` and ``teacher_usd`` (of all
         rationales that it learned from or was told, rejected ones too; None without prices).
     """
-    return [_cost(recipe, run, METHODS[name], rows) for name, rows in predictions.items()]
+    return [_cost(run, METHODS[name], rows) for name, rows in predictions.items()]
 
 
-def _cost(recipe: Recipe, run: Path, method: Method, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _cost(run: Run, method: Method, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     from kard.student.loading import student_size
 
-    folder = run / "students" / method.trained_on
+    recipe, folder = run.recipe, run.folder / "students" / method.trained_on
     size, n = student_size(folder), len(rows)
     read, written = answer_tokens(folder, rows, recipe.evaluation.samples)
-    spent = teacher_spent(recipe, run, method)
+    spent = teacher_spent(run, method)
     prices = recipe.teacher.input_price + recipe.teacher.output_price
     return {
         "method": method.name,
         **_training(folder, size, recipe.student.method == "lora"),
-        "train_seconds": sum(_seconds(run / name) for name in _trained(method)),
+        "train_seconds": sum(_seconds(run.folder / name) for name in _trained(method)),
         "answer_flops": forward_flops(size, read, written) / n,
         "read_tokens": read / n,
         "written_tokens": written / n,
@@ -84,15 +81,15 @@ def answer_tokens(folder: Path, rows: Sequence[dict[str, Any]], samples: int) ->
     return sum(map(len, prompts)), samples * sum(len(text) + 1 for text in texts)
 
 
-def teacher_spent(recipe: Recipe, run: Path, method: Method) -> Spent:
+def teacher_spent(run: Run, method: Method) -> Spent:
     """Tokens of the rationales that a method's student learned from, and of those that it is told at test time.
 
     Worked examples of prompted methods are a handful, and not counted.
     """
     splits = ["train"] if method.trained_on.startswith("rationales") else []
-    splits += [recipe.evaluation.split] if method.needs_test_rationales else []
-    of = {question.id for split in splits for question in read_questions(run / "questions" / f"{split}.jsonl")}
-    usages = [one.usage for one in read_rationales(run / "rationales" / "rationales.jsonl") if one.question in of]
+    splits += [run.recipe.evaluation.split] if method.needs_test_rationales else []
+    of = {question.id for split in splits for question in run.questions(split)}
+    usages = [one.usage for one in run.rationales() if one.question in of]
     tokens = [sum(usage.get(name) or 0 for usage in usages) for name in ("prompt_tokens", "completion_tokens")]
     return Spent(len(usages), *tokens)
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from kard.data.passage import read_passages
-from kard.evaluation.relevant import evaluation_questions, relevant_passages
-from kard.kard import PREFERRED
-from kard.methods import METHODS, Method
-from kard.recipe import Recipe
-from kard.retrieval.index import load_retriever
+from kard.evaluation.relevant import relevant_passages
+from kard.methods import METHODS, PREFERRED, Method
 from kard.retrieval.retriever import Retriever
+from kard.run import Run
 
 # Class: what is meant, and what mends it. A mistake is in the first class that fits.
 CLASSES = {
@@ -48,7 +44,7 @@ RETRIEVAL, STUDENT = ("not_in_top_k", "not_in_candidates"), ("in_prompt", "wrong
 Predictions = Mapping[str, Sequence[dict[str, Any]]]
 
 
-def diagnose(recipe: Recipe, run: Path, predictions: Predictions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def diagnose(run: Run, predictions: Predictions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Put each mistake of each method into a class of `CLASSES`.
 
     The passage that should have been found is the question's silver one, which kard_silver reads; where it has no rationale,
@@ -56,8 +52,7 @@ def diagnose(recipe: Recipe, run: Path, predictions: Predictions) -> tuple[list[
     words aside) that the passages of the prompt hold.
 
     Args:
-        recipe: The run's recipe.
-        run: Its folder.
+        run: The run.
         predictions: By method, its rows in the questions' order.
 
     Returns:
@@ -67,8 +62,8 @@ def diagnose(recipe: Recipe, run: Path, predictions: Predictions) -> tuple[list[
     """
     if not any(METHODS[name].reads_passages for name in predictions):
         return classify(predictions, {}, {}, {name: [None] * len(rows) for name, rows in predictions.items()})
-    wanted = _wanted(recipe, run)
-    retriever = load_retriever(recipe.retriever, run / "index")
+    wanted = _wanted(run)
+    retriever = run.retriever()
     supports = {name: _supports(retriever, METHODS[name], rows) for name, rows in predictions.items()}
     unread = [
         row["question"]
@@ -77,7 +72,7 @@ def diagnose(recipe: Recipe, run: Path, predictions: Predictions) -> tuple[list[
         for row in rows
         if not row["correct"] and wanted.get(row["question"]) and not _read(row) & wanted[row["question"]]
     ]
-    return classify(predictions, wanted, _candidates(recipe, run, retriever, set(unread)), supports)
+    return classify(predictions, wanted, _candidates(run, retriever, set(unread)), supports)
 
 
 def classify(
@@ -139,22 +134,22 @@ def _read(row: dict[str, Any]) -> set[str]:
     return {passage["id"] for passage in row["passages"]}
 
 
-def _wanted(recipe: Recipe, run: Path) -> dict[str, set[str]]:
+def _wanted(run: Run) -> dict[str, set[str]]:
     """Ids of the passages that should be found, for each question that has any."""
-    questions = evaluation_questions(recipe, run)
+    questions = run.evaluated()
     sets = relevant_passages(run, questions)
     none: list[set[int]] = [set() for _ in questions]
     rows = zip(questions, sets.get("silver", none), sets.get("gold", none), strict=True)
-    passages = read_passages(run / "knowledge" / "passages.jsonl")
+    passages = run.passages()
     return {question.id: {passages[p].id for p in silver or gold} for question, silver, gold in rows if silver or gold}
 
 
-def _candidates(recipe: Recipe, run: Path, retriever: Retriever, names: set[str]) -> dict[str, set[str]]:
+def _candidates(run: Run, retriever: Retriever, names: set[str]) -> dict[str, set[str]]:
     """Ids of the κ* passages that the retriever finds for some questions."""
-    questions = [question for question in evaluation_questions(recipe, run) if question.id in names]
-    queries = [question.query(recipe.retriever.query) for question in questions]
-    hits = retriever.search(queries, recipe.retriever.candidates) if queries else []
-    passages = read_passages(run / "knowledge" / "passages.jsonl")
+    questions = [question for question in run.evaluated() if question.id in names]
+    queries = [question.query(run.recipe.retriever.query) for question in questions]
+    hits = retriever.search(queries, run.recipe.retriever.candidates) if queries else []
+    passages = run.passages()
     return {q.id: {passages[p].id for p in hit.positions} for q, hit in zip(questions, hits, strict=True)}
 
 

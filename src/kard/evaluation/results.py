@@ -5,35 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kard.artifacts import Artifact, manifest_of, read_json, read_jsonl
-from kard.data.passage import read_passages
+from kard.artifacts import Artifact, manifest_of
 from kard.data.passages import report_of
-from kard.data.question import read_questions
 from kard.evaluation.cost import costs
 from kard.evaluation.diagnosis import diagnose
 from kard.evaluation.leaks import find_leaks
-from kard.evaluation.relevant import evaluation_questions
 from kard.evaluation.statistics import holm, mcnemar, paired_difference, wilson
 from kard.methods import Method, methods_named
 from kard.progress import progress, say
 from kard.prompt import examples_in
 from kard.recipe import Recipe
-from kard.retrieval.index import load_retriever
+from kard.run import Run
 
 PACKAGES = ("kard", "torch", "transformers", "peft", "sentence-transformers", "bm25s", "numpy")
 
 
-def build_results(recipe: Recipe, run: Path, done: Sequence[Artifact]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def build_results(run: Run, done: Sequence[Artifact]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Collect the numbers of a finished run.
 
     Args:
-        recipe: The run's recipe.
-        run: Its folder, with the predictions of every method.
+        run: With the predictions of every method.
         done: Its stages, for their times.
 
     Returns:
@@ -41,51 +36,49 @@ def build_results(recipe: Recipe, run: Path, done: Sequence[Artifact]) -> tuple[
         paired bootstrap for differences), p values are exact McNemar, Holm-corrected over all comparisons; and what
         `diagnose` says of each mistake.
     """
+    recipe = run.recipe
     methods = methods_named(recipe.evaluation.methods)
-    predictions = {m.name: predictions_of(run, m) for m in methods}
+    predictions = {m.name: run.predictions(m.name) for m in methods}
     there = [method for method in methods if predictions[method.name]]
     skipped = [{"name": m.name, "why": why_skipped(m)} for m in methods if not predictions[m.name]]
     right = {method.name: [row["correct"] for row in predictions[method.name]] for method in there}
-    looked = run / "predictions" / "rationales_silver" / "retrieval.json"  # where the student had a second look
-    judged = [path for path in (run / "reranker" / "retrieval.json", looked) if path.exists()]
-    found = [row for path in judged for row in read_json(path)] if "kard_reranker" in right else []
+    found = run.rankings() if "kard_reranker" in right else []
     answered = {method.name: predictions[method.name] for method in there}
-    diagnosis, mistakes = diagnose(recipe, run, answered)
+    diagnosis, mistakes = diagnose(run, answered)
     results = {
         "recipe": recipe.name,
         "dataset": recipe.questions.kind if recipe.questions.kind != "jsonl" else _file_name(recipe),
         "split": recipe.evaluation.split,
         "seed": recipe.seed,
         "environment": environment(recipe),
-        "knowledge": report_of(run / "knowledge"),
+        "knowledge": report_of(run.folder / "knowledge"),
         "methods": [_method_row(run, method, predictions[method.name]) for method in there],
         "skipped_methods": skipped,
         "retrieval": sorted(found, key=lambda row: str(row["against"])),  # gold first
         "comparisons": compare(right, recipe.seed),
         "diagnosis": diagnosis,
-        "leaks": leaks_of(recipe, run, answered),
-        "costs": costs(recipe, run, answered),
+        "leaks": leaks_of(run, answered),
+        "costs": costs(run, answered),
         "stages": [{"name": a.name, "seconds": round(a.seconds, 2), "skipped": a.skipped} for a in done],
     }
     return results, mistakes
 
 
-def leaks_of(recipe: Recipe, run: Path, predictions: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
+def leaks_of(run: Run, predictions: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
     """What `find_leaks` finds in a run, of passages in those that the retriever finds for its questions.
 
     It is said aloud where it is loud, with each method's accuracy without leaked questions (``clean``: ``name, n,
     accuracy``; none where a training question collides with none or with all of them).
     """
-    test = evaluation_questions(recipe, run)
-    train = read_questions(run / "questions" / "train.jsonl")
-    passages = read_passages(run / "knowledge" / "passages.jsonl").texts
+    recipe, test = run.recipe, run.evaluated()
+    passages = run.passages().texts
     # A passage that no search for a question finds gives nothing away, and there may be millions of them.
-    hits = load_retriever(recipe.retriever, run / "index").search(
+    hits = run.retriever().search(
         [question.query("question_and_choices") for question in test], recipe.retriever.candidates
     )
     looked_at = np.unique(np.concatenate([hit.positions for hit in hits])).tolist()
     with progress("look for leaks", len(looked_at), "passages") as advance:
-        found = find_leaks(test, train, (passages[place] for place in looked_at), advance)
+        found = find_leaks(test, run.questions("train"), (passages[place] for place in looked_at), advance)
     for kind, text in (("train", "a training question"), ("passages", "a passage")):
         side = found[kind]
         if side["loud"]:
@@ -102,12 +95,6 @@ def leaks_of(recipe: Recipe, run: Path, predictions: Mapping[str, Sequence[dict[
         if leaked and right
     ]
     return found | {"clean": kept}
-
-
-def predictions_of(run: Path, method: Method) -> list[dict[str, Any]]:
-    """The rows of a method's predictions; none where it could not be run."""
-    path = run / "predictions" / method.trained_on / f"{method.name}.jsonl"
-    return list(read_jsonl(path)) if path.exists() else []
 
 
 def why_skipped(method: Method) -> str:
@@ -166,8 +153,8 @@ def environment(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _method_row(run: Path, method: Method, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    manifest = manifest_of(run / "students" / method.trained_on) if method.trained_on != "nothing" else None
+def _method_row(run: Run, method: Method, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    manifest = manifest_of(run.folder / "students" / method.trained_on) if method.trained_on != "nothing" else None
     told = "rationale" if method.reads == "teacher_rationale" else "passages"
     correct = sum(row["correct"] for row in rows)
     shown = [examples_in(row["prompt"]) for row in rows]

@@ -13,11 +13,11 @@ import numpy as np
 from kard.artifacts import check_run, check_whole, hash_of, read_json
 from kard.damage import MANIFEST
 from kard.errors import UserError
-from kard.evaluation.results import pairs_to_compare, predictions_of
+from kard.evaluation.results import pairs_to_compare
 from kard.evaluation.statistics import holm, seeds_accuracy, seeds_difference
 from kard.methods import METHODS
 from kard.recipe import Recipe
-from kard.recipe_file import recipe_from_run
+from kard.run import Run
 
 Axes = dict[str, list[Any]]
 _APART = {"seed", "data_seed", "name", "output"}  # what runs of one recipe may differ in
@@ -66,10 +66,11 @@ def read_outcome(folder: Path) -> Outcome:
     if "methods" not in results:
         raise UserError(f"{folder}: is an experiment without methods to compare. Leave it out.")
     names = [row["name"] for row in results["methods"]]
-    rows = {name: predictions_of(folder, METHODS[name]) for name in names}
+    run = Run.open(folder)
+    rows = {name: run.predictions(name) for name in names}
     questions = tuple(row["question"] for row in rows[names[0]])
     right = {name: [bool(row["correct"]) for row in rows[name]] for name in names}
-    return Outcome(folder, recipe_from_run(folder), results, questions, right)
+    return Outcome(folder, run.recipe, results, questions, right)
 
 
 def group_by_recipe(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:

@@ -19,12 +19,12 @@ from kard.data.passage import read_passages
 from kard.data.question import Question, read_questions
 from kard.data.questions import load_splits
 from kard.errors import UserError
-from kard.lessons import explained_count
 from kard.methods import Method, methods_named
 from kard.models.weights import downloaded_folder, model_config
 from kard.preflight.room import passages_of
 from kard.progress import say
 from kard.recipe import Recipe
+from kard.stages.rationales import explained_count
 
 if TYPE_CHECKING:
     from kard.preflight.trial import StudentSpeed

@@ -60,3 +60,10 @@ def render_reranker_card(section: RerankerSection, rows: Sequence[dict[str, Any]
 def in_markdown(text: str) -> str:
     """A text that Markdown shows as it is, on one line."""
     return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", " ".join(text.split()))
+
+
+def write_reranker_card(
+    folder: Path, section: RerankerSection, rows: Sequence[dict[str, Any]], from_file: bool = False
+) -> None:
+    """The card beside the reranker's weights; arguments as of `render_reranker_card`."""
+    (folder / "README.md").write_text(render_reranker_card(section, rows, from_file), encoding="utf-8")

@@ -8,81 +8,76 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import read_jsonl, write_json
-from kard.data.question import Question, read_questions
-from kard.kard import PREFERRED
-from kard.methods import METHODS
+from kard.artifacts import write_json
+from kard.data.question import Question
+from kard.methods import preferred
 from kard.recipe import Recipe
 from kard.recipe_file import dump_recipe
 from kard.report.data import MistakeSample, ReportData, Sample
 from kard.report.write import write_report
+from kard.run import Run
 from kard.teacher.collect import describe_teacher, spent_so_far
-from kard.teacher.rationale import read_rationales
 
 SAMPLES = 20
 MISTAKES = 2  # of each class of each method
 
 
-def make_report(
-    recipe: Recipe, run: Path, results: dict[str, Any], mistakes: Sequence[dict[str, Any]], folder: Path
-) -> None:
+def write_sheet(run: Run, results: dict[str, Any], mistakes: Sequence[dict[str, Any]], folder: Path) -> None:
     """Write the page and the card into `folder`, and ``results.json`` into the run folder."""
+    recipe = run.recipe
     data = ReportData(
         results=results,
         rationales=rationale_counts(run),
-        teacher=_teacher(recipe, run),
-        samples=samples(recipe, run, results),
-        mistakes=mistake_samples(recipe, run, results, mistakes),
+        teacher=_teacher(run),
+        samples=samples(run, results),
+        mistakes=mistake_samples(run, results, mistakes),
         credits=_credits(recipe),
         recipe_yaml=dump_recipe(recipe),
     )
     write_report(folder, data)
-    write_json(run / "results.json", results)
+    write_json(run.folder / "results.json", results)
 
 
-def _teacher(recipe: Recipe, run: Path) -> str:
+def _teacher(run: Run) -> str:
     """Who explained, and what it cost."""
-    sentence = describe_teacher(recipe.teacher)
-    if not recipe.teacher.asks:
+    section = run.recipe.teacher
+    sentence = describe_teacher(section)
+    if not section.asks:
         return sentence
-    return f"{sentence} Spent so far: {spent_so_far(recipe.teacher, run / 'teacher.sqlite')['words']}."
+    return f"{sentence} Spent so far: {spent_so_far(section, run.folder / 'teacher.sqlite')['words']}."
 
 
-def rationale_counts(run: Path) -> list[dict[str, Any]]:
+def rationale_counts(run: Run) -> list[dict[str, Any]]:
     """How many rationales have which status, with one reason each; the kept ones first."""
-    rationales = read_rationales(run / "rationales" / "rationales.jsonl")
+    rationales = run.rationales()
     counts = Counter(rationale.status for rationale in rationales)
     reasons = {rationale.status: rationale.reason for rationale in reversed(rationales)}
     order = sorted(counts, key=lambda status: (status != "kept", -counts[status]))
     return [{"status": status, "count": counts[status], "reason_example": reasons[status]} for status in order]
 
 
-def samples(recipe: Recipe, run: Path, results: dict[str, Any]) -> list[Sample]:
+def samples(run: Run, results: dict[str, Any]) -> list[Sample]:
     """About twenty test questions of the most useful method, right and wrong ones in turn, drawn by the seed."""
     there = {row["name"] for row in results["methods"]}
-    name = next((name for name in PREFERRED if name in there), results["methods"][0]["name"])
-    rows = list(read_jsonl(run / "predictions" / METHODS[name].trained_on / f"{name}.jsonl"))
-    random.Random(recipe.seed).shuffle(rows)
+    rows = run.predictions(preferred(there) or results["methods"][0]["name"])
+    random.Random(run.recipe.seed).shuffle(rows)
     right = [row for row in rows if row["correct"]]
     wrong = [row for row in rows if not row["correct"]]
     half = SAMPLES // 2
     some_wrong = wrong[: max(half, SAMPLES - len(right))]
     chosen = [*some_wrong, *right[: SAMPLES - len(some_wrong)]]
-    questions = _questions(recipe, run)
+    questions = _questions(run)
     return [_sample(row, questions[row["question"]]) for row in chosen]
 
 
-def mistake_samples(
-    recipe: Recipe, run: Path, results: dict[str, Any], mistakes: Sequence[dict[str, Any]]
-) -> list[MistakeSample]:
+def mistake_samples(run: Run, results: dict[str, Any], mistakes: Sequence[dict[str, Any]]) -> list[MistakeSample]:
     """A few mistakes of each class of each method, drawn by the seed."""
     order = list(mistakes)
-    random.Random(recipe.seed).shuffle(order)
-    questions = _questions(recipe, run)
+    random.Random(run.recipe.seed).shuffle(order)
+    questions = _questions(run)
     found = []
     for summary in results["diagnosis"]:
-        path = run / "predictions" / METHODS[summary["method"]].trained_on / f"{summary['method']}.jsonl"
-        predictions = {row["question"]: row for row in read_jsonl(path)}
+        predictions = {row["question"]: row for row in run.predictions(summary["method"])}
         for kind in summary["classes"]:
             own = [row for row in order if (row["method"], row["class"]) == (summary["method"], kind["class"])]
             for row in own[:MISTAKES]:
@@ -91,9 +86,8 @@ def mistake_samples(
     return found
 
 
-def _questions(recipe: Recipe, run: Path) -> dict[str, Question]:
-    path = run / "questions" / f"{recipe.evaluation.split}.jsonl"
-    return {question.id: question for question in read_questions(path)}
+def _questions(run: Run) -> dict[str, Question]:
+    return {question.id: question for question in run.evaluated()}
 
 
 def _sample(row: dict[str, Any], question: Question) -> Sample:

@@ -1,4 +1,4 @@
-"""What is known of a candidate before the reranker reads it, and is added to its score."""
+"""Score features: what is known of a candidate before the reranker reads it, and is added to its score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kard.recipe import RerankerSection
 from kard.retrieval.retriever import Hits
 
 
-def priors(
+def score_features(
     section: RerankerSection, questions: Sequence[Question], hits: Sequence[Hits], passages: Sequence[Passage]
 ) -> list[np.ndarray]:
     """a · ρ(d|x) + b · [the title of d is one of the choices of x], for each question's candidates.
@@ -28,10 +28,19 @@ def priors(
     """
     found = []
     for question, hit in zip(questions, hits, strict=True):
-        prior = section.retriever_weight * np.asarray(hit.scores, dtype=np.float32)
+        feature = section.retriever_weight * np.asarray(hit.scores, dtype=np.float32)
         if section.title_weight and question.choices:
             choices = {normalised(choice) for choice in question.choices} - {""}  # no title is no choice
             titled = [normalised(passages[position].title) in choices for position in hit.positions]
-            prior = prior + section.title_weight * np.array(titled, dtype=np.float32)
-        found.append(prior)
+            feature = feature + section.title_weight * np.array(titled, dtype=np.float32)
+        found.append(feature)
     return found
+
+
+def queries_of(question: Question, form: str) -> tuple[str, ...]:
+    """How the reranker reads a question (``reranker.choices``)."""
+    if not question.choices or form == "none":
+        return (question.question,)
+    if form == "together":
+        return (question.query("question_and_choices"),)
+    return tuple(f"{question.question} {choice}" for choice in question.choices)

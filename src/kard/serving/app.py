@@ -20,7 +20,8 @@ from starlette.exceptions import HTTPException
 from kard import __version__
 from kard.data.question import Question
 from kard.errors import UserError, nearest
-from kard.kard import Found, Kard, Listener
+from kard.finder import Found
+from kard.kard import Kard, Listener
 from kard.methods import Method
 from kard.report.numbers import retriever
 from kard.serving import schema

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from kard.kard import Found, found_row
+from kard.finder import Found
 from kard.serving.worker import Done
 
 MOST_CHOICES, MOST_SHOWN = 26, 50
@@ -147,7 +147,7 @@ def passage_rows(found: Sequence[Found], count: int, read: int) -> list[dict[str
     by_retriever = sorted(range(len(found)), key=lambda place: -(found[place].retriever or 0.0))
     retriever_rank = {place: rank for rank, place in enumerate(by_retriever, start=1)}
     return [
-        {**found_row(item), "retriever_rank": retriever_rank[place], "rank": place + 1, "read": place < read}
+        {**item.row(), "retriever_rank": retriever_rank[place], "rank": place + 1, "read": place < read}
         for place, item in enumerate(found[:count])
     ]
 

@@ -13,7 +13,8 @@ from time import monotonic
 
 from kard.data.question import Question
 from kard.errors import UserError
-from kard.kard import Answer, Found, Kard, Listener
+from kard.finder import Found
+from kard.kard import Answer, Kard, Listener
 from kard.machine.memory import release_memory
 from kard.methods import Method
 from kard.serving.metrics import Metrics
@@ -143,7 +144,7 @@ class Worker:
         self._thread.join()
 
     def _warm_up(self) -> None:
-        self.kard.candidates([_WARM_UP], {})
+        self.kard.finder.candidates(self.kard.method, [_WARM_UP], {})
         self.kard.student.write({_WARM_UP.question: _WARM_UP.choices}, Writing("answer", 1))
 
     def _run(self) -> None:
@@ -185,7 +186,7 @@ class Worker:
 
     def _error(self, job: Job) -> Exception | None:
         try:
-            self.kard.with_method(job.method).check(job.question)
+            self.kard.check(job.question, job.method)
         except UserError as error:
             return error
         except Exception:
@@ -231,7 +232,7 @@ class Worker:
 
     def _searched(self, job: Job, start: float) -> Done:
         steps: dict[str, float] = {}
-        [found] = self.kard.with_method(job.method).candidates([job.question], steps)
+        [found] = self.kard.finder.candidates(job.method, [job.question], steps)
         times = {"queue": _ms(start - job.accepted), **{name: _ms(seconds) for name, seconds in steps.items()}}
         return Done(found, times)
 

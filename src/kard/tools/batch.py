@@ -12,7 +12,7 @@ from kard.data.question import Question, check_choices
 from kard.data.readers.foreign import check_keys, say_unread
 from kard.data.readers.jsonl import choices_of, read_user_jsonl, text_of
 from kard.errors import UserError
-from kard.kard import Answer, Kard, answerer, found_row
+from kard.kard import Answer, Kard, answerer
 from kard.progress import progress
 
 QUESTIONS_AT_ONCE = 128
@@ -84,7 +84,7 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         "confidence": answer.confidence,
         "question_cut": answer.question_cut,
         "rationale": answer.rationale,
-        "passages": [found_row(item) for item in answer.passages],
+        "passages": [item.row() for item in answer.passages],
         "text": answer.text,
     }
 

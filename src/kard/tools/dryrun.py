@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kard.pipeline import STAGES, StepState, plan, states, timetable
+from kard.pipeline import StepState, states, timetable
+from kard.plan import STAGES, plan
 from kard.preflight.estimate import estimates
 from kard.preflight.timetable import rounded
 from kard.progress import duration
 from kard.recipe import Recipe
+from kard.run import Run
 from kard.tools.sweep import Sweep, sweep_states
 
 if TYPE_CHECKING:
@@ -20,10 +22,8 @@ if TYPE_CHECKING:
 def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
     """What asking the teacher would take: requests, tokens, money; nothing where no language model is asked."""
     from kard.artifacts import manifest_of
-    from kard.data.passage import read_passages
-    from kard.evaluation.relevant import gold_positions
     from kard.methods import methods_named
-    from kard.stages import explained_questions
+    from kard.stages.rationales import explained_questions
     from kard.teacher.collect import estimate
 
     if not recipe.teacher.asks:
@@ -31,9 +31,9 @@ def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
     if manifest_of(folder / "knowledge") is None or manifest_of(folder / "questions") is None:
         return ["Teacher: run '--until knowledge' first, then the dry run counts requests, tokens and money."]
     with_test = any(method.needs_test_rationales for method in methods_named(recipe.evaluation.methods))
-    questions = explained_questions(recipe, folder, with_test)
-    passages = read_passages(folder / "knowledge" / "passages.jsonl")
-    gold = gold_positions(folder, questions)
+    run = Run(folder, recipe, online=True)
+    questions = explained_questions(run, with_test)
+    passages, gold = run.passages(), run.named(questions)
     cost = estimate(
         questions,
         lambda question: [passages[p] for name in question.gold_passages for p in gold.get(name, [])],

@@ -17,6 +17,7 @@ from kard.artifacts import (
     build,
     check_output,
     check_run,
+    finished,
     manifest_of,
     read_jsonl,
     seal,
@@ -28,11 +29,11 @@ from kard.data.sources import SOURCES
 from kard.errors import UserError
 from kard.kard import Kard
 from kard.methods import METHODS, check_no_oracle
-from kard.parts import finished, own_vectors
 from kard.progress import say
 from kard.prompt import render, with_examples
 from kard.recipe import Recipe, Section
 from kard.recipe_file import dump_recipe, recipe_from_run
+from kard.run import Run
 
 CHECKED = 16
 _VERSION = 2
@@ -86,8 +87,8 @@ def push_export(folder: Path, name: str) -> str:
 
 def _parts(kard: Kard) -> list[str]:
     """Folders of the run that the export takes."""
-    readers = ["knowledge", "index"] if kard.retriever is not None else []
-    reranker = ["reranker"] if kard.reranker is not None else []
+    readers = ["knowledge", "index"] if kard.finder.retriever is not None else []
+    reranker = ["reranker"] if kard.finder.reranker is not None else []
     return [*readers, *reranker, f"students/{kard.method.trained_on}"]
 
 
@@ -95,7 +96,7 @@ def _write(run: Path, kard: Kard, parts: Sequence[str], folder: Path, vectors: s
     for part in parts[:-1]:
         shutil.copytree(run / part, folder / part, dirs_exist_ok=True, ignore=_LEFT_OUT)
     _write_student(kard, folder / parts[-1])
-    if kard.reranker is not None:
+    if kard.finder.reranker is not None:
         _write_vectors(kard, folder, vectors)
     exported = _without_paths(recipe_from_run(run), kard)
     (folder / "recipe.yaml").write_text(dump_recipe(exported), encoding="utf-8")
@@ -123,13 +124,13 @@ def _write_student(kard: Kard, folder: Path) -> None:
 def _write_vectors(kard: Kard, folder: Path, vectors: str) -> None:
     from kard.reranker.cross import CrossReranker
 
-    assert kard.reranker is not None
-    if isinstance(kard.reranker, CrossReranker):
+    assert kard.finder.reranker is not None
+    if isinstance(kard.finder.reranker, CrossReranker):
         return
-    store = kard.reranker.vectors
+    store = kard.finder.reranker.vectors
     if vectors == "all":
-        store.ensure(range(len(kard.passages)))
-    target = own_vectors(folder)
+        store.ensure(range(len(kard.finder.passages)))
+    target = Run(folder, kard.recipe).own_vectors
     target.mkdir(parents=True, exist_ok=True)
     for path in (store.path, store.folder / "places.i64"):
         if path.exists():

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +23,11 @@ from kard.artifacts import (
 )
 from kard.data.readers.jsonl import read_user_jsonl, text_of, texts_of
 from kard.errors import UserError
+from kard.evaluation.ranking import Judged
 from kard.models.weights import guarded, model_identity, model_location, most_tokens
 from kard.progress import say
 from kard.recipe import RerankerSection
-from kard.reranking import Judged, write_reranker_card
+from kard.report.card import write_reranker_card
 
 if TYPE_CHECKING:
     from kard.reranker.cross import CrossReranker
@@ -72,8 +72,6 @@ def train_file(
     Raises:
         UserError: A line is wrong or has nothing to learn from, `output` holds something else, or the model cannot be loaded.
     """
-    if section.early_stopping and dev is None:
-        raise UserError("early_stopping: there is no dev file to look at. Name one with --dev, or set it to null.")
     texts: dict[str, int] = {}
     lines = read_candidates(source, texts)
     judged = _judged(dev, texts) if dev else None
@@ -106,7 +104,7 @@ def _train(
         train_reranker(reranker, sets, section, seed, folder)
     else:
         rankings = {"given": judged.found, "reranker_untrained": judged.ranked(reranker)}
-        trained = train_reranker(reranker, sets, section, seed, folder, partial(judged.hits, reranker))
+        trained = train_reranker(reranker, sets, section, seed, folder)
         rankings["reranker"] = judged.ranked(trained)
         rows = evaluate_ranking(rankings, judged.relevant, seed)
         write_jsonl(folder / "rankings.jsonl", _ranked_queries(judged, rankings))

@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import check_run
 from kard.data.passage import Passage
-from kard.parts import load_index
-from kard.recipe_file import recipe_from_run
+from kard.run import Run
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,8 @@ def search_run(run: Path, query: str, count: int) -> list[FoundPassage]:
     Raises:
         UserError: The folder is no run, or its index is not built.
     """
-    check_run(run)
-    recipe = recipe_from_run(run)
-    passages, retriever = load_index(run, recipe)
+    opened = Run.open(run)
+    passages, retriever = opened.passages(), opened.retriever()
     [hits] = retriever.search([query], count)
     found = [(passages[int(place)], float(score)) for place, score in zip(hits.positions, hits.scores, strict=True)]
     return [

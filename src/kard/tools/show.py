@@ -9,12 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import check_stages, read_json, read_jsonl
+from kard.artifacts import check_stages, finished, read_json, read_jsonl
 from kard.damage import MANIFEST
 from kard.errors import UserError, nearest
-from kard.kard import PREFERRED
-from kard.methods import METHODS
-from kard.parts import finished
+from kard.methods import METHODS, preferred
 from kard.report.numbers import ranking_gains, reranking
 
 SHOWN = ("questions", "knowledge", "rationales", "candidates", "reranker", "students", "predictions", "mistakes")
@@ -166,7 +164,7 @@ def _curve(loss: Sequence[dict[str, float]]) -> Iterator[str]:
 
 def last_lines(run: Path) -> Iterator[str]:
     """What a finished run ends with: one of its answers, and what can be done with it now."""
-    best = next((name for name in PREFERRED if list(run.glob(f"predictions/*/{name}.jsonl"))), None)
+    best = preferred([path.stem for path in run.glob("predictions/*/*.jsonl")])
     if best is not None:
         [path] = run.glob(f"predictions/*/{best}.jsonl")
         row = next(read_jsonl(path))

@@ -20,7 +20,8 @@ import yaml
 from kard.artifacts import disk_full_explained, hash_of, locked, manifest_of, open_run, read_marker, write_json
 from kard.errors import UserError
 from kard.machine.processes import rank
-from kard.pipeline import Step, plan, run_recipe
+from kard.pipeline import run_recipe
+from kard.plan import Step, plan
 from kard.progress import duration, say
 from kard.recipe import Recipe
 from kard.recipe_file import load_recipe

@@ -1,0 +1,180 @@
+"""Finding: the passages that are read for a question (KARD equation 5: retriever top κ*, reranker, top k)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from kard.data.passage import Passage
+from kard.data.question import Question
+from kard.methods import Method, check_no_oracle
+from kard.recipe import Recipe
+from kard.reranker.features import queries_of, score_features
+
+if TYPE_CHECKING:
+    from kard.reranker.cross import CrossReranker
+    from kard.reranker.model import Reranker
+    from kard.retrieval.retriever import Hits, Retriever
+    from kard.run import Run
+
+
+@dataclass(frozen=True)
+class Found:
+    """A passage that was considered for a question, with the scores that brought it there (None where there is none).
+
+    `reranker` has the score features in it; `likelihood` is log p(question | passage) by the student, of those it was asked for.
+    """
+
+    passage: Passage
+    retriever: float | None = None
+    reranker: float | None = None
+    likelihood: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As predictions, reports and the command line show it."""
+        passage = self.passage
+        shown = {"id": passage.id, "title": passage.title, "text": passage.text, "source": passage.source}
+        return {**shown, "retriever": self.retriever, "reranker": self.reranker, "likelihood": self.likelihood}
+
+
+class Likelihoods(Protocol):
+    """A student as the query likelihood asks it."""
+
+    def question_likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """log p(question | passage) of pairs of question and passage."""
+
+
+@dataclass(frozen=True)
+class SecondLook:
+    """Query likelihood: the first passages in the order of exp(f(d, x)/τ2) · p(x | d)^λ.
+
+    Only passages that the reranker finds about as probable as its first one are looked at; all others keep their places.
+
+    Attributes:
+        student: Reads the passages.
+        weight: λ.
+        temperature: τ2.
+    """
+
+    student: Likelihoods
+    weight: float
+    temperature: float
+
+    NEAR = 0.2  # at least so many times as probable as the first
+    PASSAGES = 5  # most of a question that are looked at
+
+    def ordered(self, questions: Sequence[Question], rows: Sequence[list[Found]]) -> list[list[Found]]:
+        """The candidates of each question, best first, in their final order."""
+        margin = -self.temperature * math.log(self.NEAR)
+        close = [[item for item in row if _score(row[0]) - _score(item) <= margin] for row in rows]
+        close = [row[: self.PASSAGES] if len(row) > 1 else [] for row in close]
+        pairs = [(q.question, item.passage.full_text) for q, row in zip(questions, close, strict=True) for item in row]
+        likely = iter(self.student.question_likelihoods(pairs))
+        looked = [[replace(item, likelihood=next(likely)) for item in row] for row in close]
+        return [[*sorted(some, key=self._place), *row[len(some) :]] for some, row in zip(looked, rows, strict=True)]
+
+    def _place(self, item: Found) -> float:
+        return -(_score(item) / self.temperature + self.weight * (item.likelihood or 0.0))
+
+
+@dataclass(frozen=True)
+class Finder:
+    """Finds passages for questions; no student writes here.
+
+    Attributes:
+        recipe: How many passages, which queries.
+        passages: The knowledge base.
+        retriever: None where no method reads passages.
+        reranker: None where no method needs one.
+        second_look: The student's, after the reranker; None without one.
+    """
+
+    recipe: Recipe
+    passages: Sequence[Passage] = ()
+    retriever: Retriever | None = None
+    reranker: Reranker | CrossReranker | None = None
+    second_look: SecondLook | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, run: Run, methods: Sequence[Method], student: Likelihoods | None = None) -> Finder:
+        """What a run finds passages with, as far as the methods need it; the query likelihood is the student's."""
+        if not any(method.reads_passages for method in methods):
+            return cls(run.recipe)
+        weight = run.recipe.reranker.likelihood_weight
+        retriever = run.retriever()
+        reranker = run.reranker() if any(method.reads == "reranker" for method in methods) else None
+        second = (
+            SecondLook(student, weight, reranker.temperature) if student and reranker and weight is not None else None
+        )
+        return cls(run.recipe, run.passages(), retriever, reranker, second)
+
+    def read(self, method: Method, questions: Sequence[Question], wanted: int | None = None) -> list[list[Found]]:
+        """The passages that go into each question's prompt, best first.
+
+        Args:
+            method: Says what is read.
+            questions: Their choices may be a part of the query.
+            wanted: k; None: ``evaluation.passages``.
+        """
+        wanted = wanted or self.recipe.evaluation.passages
+        return [row[:wanted] for row in self.candidates(method, questions, {}, wanted)]
+
+    def candidates(
+        self, method: Method, questions: Sequence[Question], steps: dict[str, float], wanted: int | None = None
+    ) -> list[list[Found]]:
+        """All passages that are considered for each question, at least `wanted` (None: ``evaluation.passages``), best first;
+        the seconds of ``search`` and ``rerank`` are added to `steps`."""
+        if method.reads == "nothing":
+            return [[] for _ in questions]
+        check_no_oracle(method)
+        start = monotonic()
+        reads = wanted or self.recipe.evaluation.passages
+        hits = self.search(questions, 0 if method.reads == "reranker" else reads)
+        steps["search"] = steps.get("search", 0.0) + monotonic() - start
+        if method.reads == "bm25":
+            return [self._found(hit, hit.scores, None) for hit in hits]
+        start = monotonic()
+        rows = [self._found(hit, row, row) for hit, row in zip(hits, self.scores(questions, hits), strict=True)]
+        if self.second_look is not None:
+            rows = self.second_look.ordered(questions, rows)
+        steps["rerank"] = steps.get("rerank", 0.0) + monotonic() - start
+        return rows
+
+    def search(self, questions: Sequence[Question], least: int = 0) -> list[Hits]:
+        """The retriever's κ* candidates of each question, or more where `least` is more."""
+        assert self.retriever is not None
+        section = self.recipe.retriever
+        queries = [question.query(section.query) for question in questions]
+        return self.retriever.search(queries, max(section.candidates, least))
+
+    def scores(self, questions: Sequence[Question], hits: Sequence[Hits]) -> list[np.ndarray]:
+        """The reranker's scores of each question's candidates, in their order, with the score features added."""
+        assert self.reranker is not None
+        section = self.recipe.reranker
+        scores = self.reranker.score(
+            [queries_of(q, section.choices) for q in questions], [hit.positions.tolist() for hit in hits]
+        )
+        features = score_features(section, questions, hits, self.passages)
+        return [row + feature for row, feature in zip(scores, features, strict=True)]
+
+    def _found(self, hit: Hits, by: np.ndarray, reranked: np.ndarray | None) -> list[Found]:
+        # Equal scores keep the retriever's order: Python's sort is stable.
+        order = sorted(range(len(by)), key=lambda place: -by[place])
+        return [
+            Found(
+                self.passages[hit.positions[place]],
+                float(hit.scores[place]),
+                None if reranked is None else float(reranked[place]),
+            )
+            for place in order
+        ]
+
+
+def _score(item: Found) -> float:
+    assert item.reranker is not None
+    return item.reranker

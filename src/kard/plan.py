@@ -1,0 +1,307 @@
+"""The stages of a run: what of the recipe each reads, from which stages, and the key that says whether it is still right.
+
+questions → knowledge → index → rationales → candidates → reranker → students → predictions → report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kard import prompt
+from kard.artifacts import RUN_FORMAT, hash_of
+from kard.data.sources import content_hash, published
+from kard.errors import UserError, nearest
+from kard.methods import TRAINING_SETS, Method, TrainedOn, methods_named
+from kard.models.weights import model_identity
+from kard.recipe import QuestionsSection, Recipe, RetrieverSection, Section
+from kard.run import Run
+from kard.stages.candidates import make_candidates, silver_depth
+from kard.stages.index import make_index
+from kard.stages.knowledge import make_knowledge
+from kard.stages.predictions import make_predictions
+from kard.stages.questions import make_questions
+from kard.stages.rationales import explained_count, make_rationales
+from kard.stages.reranker import make_reranker
+from kard.stages.students import learns_questions, make_base, make_prompted, make_student, uses_reranker
+from kard.teacher.collect import deciding_settings
+
+STAGES = (
+    "questions",
+    "knowledge",
+    "index",
+    "rationales",
+    "candidates",
+    "reranker",
+    "students",
+    "predictions",
+    "report",
+)
+
+# Raised when what a stage writes changes, so that folders of an older kind are made again.
+VERSIONS = dict.fromkeys(STAGES, 1) | {
+    "questions": 2,
+    "knowledge": 3,
+    "index": 2,
+    "reranker": 2,
+    "students": 4,
+    "predictions": 5,
+    "report": 4,
+}
+_WORDS = ("analyzer", "stemmer", "stopwords", "k1", "b")
+_VECTORS = ("encoder", "exact_vectors")
+_RERANKER = (
+    *("kind", "model", "train_questions", "interaction", "train", "method", "lora_rank", "choices", "step_candidates"),
+    *("tau_rationale", "tau_question", "epochs", "batch_size", "lr", "schedule", "warmup", "frozen_layers"),
+    *("question_tokens", "passage_tokens", "vectors", "retriever_weight", "title_weight"),
+)
+_STUDENT = (
+    *("train_questions", "answer_as", "method", "lora_rank", "lora_targets", "epochs", "early_stopping", "batch_size"),
+    *("gradient_accumulation", "lr", "schedule", "dtype", "max_input_tokens", "max_output_tokens", "long_questions"),
+    "trim_vocabulary",
+)
+_PROMPTED = ("answer_as", "dtype", "max_output_tokens", "long_questions", "passages")
+_SAMPLES = ("temperature", "top_k", "top_p")
+_MODELS = ("student.model", "reranker.model", "retriever.encoder")
+_KINDS = ("questions.kind", "knowledge.kind")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One folder to make.
+
+    Attributes:
+        name: Its path in the run folder, e.g. ``students/rationales``; the first part is the stage.
+        key: All that decides whether it is still right.
+        make: Writes it into the folder that it is given.
+        about: Its size, for the dry run.
+        shared: All processes of the command work on it together.
+    """
+
+    name: str
+    key: dict[str, Any]
+    make: Callable[[Path], None]
+    about: str = ""
+    shared: bool = False
+
+    @property
+    def stage(self) -> str:
+        return self.name.split("/")[0]
+
+    @property
+    def hash(self) -> str:
+        return hash_of(self.key)
+
+
+def plan(recipe: Recipe, folder: Path) -> list[Step]:
+    """All steps before the report, with their keys; nothing is run, but inputs are looked at.
+
+    Raises:
+        UserError: An unknown method, a missing file, an unknown model package.
+    """
+    methods = methods_named(recipe.evaluation.methods)
+    if not methods:
+        raise UserError("evaluation.methods: no method is named. Name at least one, e.g. kard_reranker.")
+    run, keys = Run(folder, recipe, online=True), dict[str, str]()
+    steps = [*_data_steps(run, keys), *_search_steps(run, keys, methods)]
+    trained = list(dict.fromkeys(method.trained_on for method in methods))
+    steps += _student_steps(run, keys, trained)
+    own = ([method for method in methods if method.trained_on == trained_on] for trained_on in trained)
+    return [*steps, *(_predictions_step(run, keys, group) for group in own)]
+
+
+def _data_steps(run: Run, keys: dict[str, str], only_passages: bool = False) -> Iterator[Step]:
+    """questions, knowledge, index; the questions only where they are needed for passages."""
+    recipe, section = run.recipe, run.recipe.knowledge
+    by_questions = section.distractors == "rest"
+    if by_questions or not only_passages:
+        of_questions = ("questions", "data_seed", "student.answer_as")
+        yield _step(run, keys, "questions", of_questions, (), partial(make_questions, run), _sizes(recipe.questions))
+    about = f"passages of at most {section.passage_words} words"
+    if section.distractors is not None:
+        about += f", and {section.distractor_factor:g} times as many distractors"
+    reads: Sequence[str] = ("knowledge", "data_seed") if section.distractors is not None else ("knowledge",)
+    inputs = ("questions",) if by_questions else ()
+    yield _step(run, keys, "knowledge", reads, inputs, partial(make_knowledge, run), about)
+    kind = recipe.retriever.kind
+    yield _step(run, keys, "index", _index_reads(recipe.retriever), ("knowledge",), partial(make_index, run), kind)
+
+
+def passage_steps(recipe: Recipe, folder: Path) -> list[Step]:
+    """The steps that make passages and index alone."""
+    return list(_data_steps(Run(folder, recipe, online=True), {}, only_passages=True))
+
+
+def _index_reads(section: RetrieverSection) -> list[str]:
+    """The keys that decide an index: those of other kinds do not."""
+    kind = section.milvus_search if section.kind == "milvus" else section.kind
+    keys = ["kind", *(("milvus", "milvus_search") if section.kind == "milvus" else ())]
+    keys += _WORDS if kind != "dense" else ()
+    keys += _VECTORS if kind != "bm25" else ()
+    return [f"retriever.{key}" for key in keys]
+
+
+def _search_steps(run: Run, keys: dict[str, str], methods: Sequence[Method]) -> Iterator[Step]:
+    """rationales, candidates, and the reranker where a method reads what it finds."""
+    recipe = run.recipe
+    with_test = not recipe.teacher.asks or any(method.needs_test_rationales for method in methods)
+    more = {
+        "teacher": deciding_settings(recipe.teacher),
+        "explained": explained_count(recipe),
+        "split": recipe.evaluation.split if with_test else None,
+        "with_dev": recipe.student.early_stopping is not None,
+        "replies": value_of(recipe, "teacher.replies"),
+    }
+    make = partial(make_rationales, run, with_test)
+    about = f"teacher: {recipe.teacher.kind}"
+    yield _step(run, keys, "rationales", ("data_seed",), ("questions", "knowledge"), make, about, more)
+    section = recipe.reranker
+    reads: Sequence[str] = (
+        "retriever.query",
+        "reranker.rationale_candidates",
+        "reranker.question_candidates",
+        *_fusion(recipe),
+    )
+    about = f"κ1 {section.rationale_candidates}, κ2 {section.question_candidates}"
+    inputs, depth = ("rationales", "index"), {"depth": silver_depth(recipe)}
+    yield _step(run, keys, "candidates", reads, inputs, partial(make_candidates, run), about, depth)
+    if uses_reranker(recipe):
+        reads = (*_searched(recipe), *_named("reranker", _RERANKER), "evaluation.split", "seed")
+        about = f"{section.model}, {section.train_questions or 'all'} questions, {section.epochs:g} epochs"
+        yield _step(run, keys, "reranker", reads, ("candidates", "questions"), partial(make_reranker, run), about)
+
+
+def _student_steps(run: Run, keys: dict[str, str], trained: Sequence[TrainedOn]) -> Iterator[Step]:
+    section = run.recipe.student
+    if section.trim_vocabulary:
+        reads, inputs = _named("student", ("model", "method", "dtype")), ("knowledge", "questions", "rationales")
+        yield _step(run, keys, "students/base", reads, inputs, partial(make_base, run), section.model)
+    for trained_on in trained:
+        make = _prompted_step if trained_on == "nothing" else _student_step
+        yield make(run, keys, trained_on, ["students/base"] if section.trim_vocabulary else [])
+
+
+def _prompted_step(run: Run, keys: dict[str, str], trained_on: TrainedOn, base: list[str]) -> Step:
+    reads = (*_named("student", ("model", *_PROMPTED)), "evaluation.prompt_tokens", "evaluation.shots", "seed")
+    inputs, about = ["questions", "candidates", *base], f"{run.recipe.evaluation.shots} worked examples"
+    more = {"prompt": prompt.FORMAT}
+    return _step(run, keys, f"students/{trained_on}", reads, inputs, partial(make_prompted, run), about, more)
+
+
+def _student_step(run: Run, keys: dict[str, str], trained_on: TrainedOn, base: list[str]) -> Step:
+    section, of = run.recipe.student, TRAINING_SETS[trained_on]
+    reads, inputs = [*_named("student", ("model", *_STUDENT)), "seed"], ["questions", *base]
+    more: dict[str, Any] = {"prompt": prompt.FORMAT}
+    if of.from_rationales:
+        reads += ["student.rationales"]
+        inputs += ["rationales" if of.reads == "nothing" else "candidates"]
+    if of.reads != "nothing":
+        reads += ["student.passages"]
+    if of.reads == "question":
+        reads += ["retriever.query"]
+        inputs += ["index"]
+    if of.reads == "silver":
+        more["asks"] = learns_questions(run.recipe, trained_on)
+        if section.train_passages == "mixed":
+            reads += ["student.train_passages", *_searched(run.recipe), "reranker.choices"]
+            inputs += ["reranker" if "reranker" in keys else "index"]
+    about = f"{section.train_questions or 'all'} questions, {section.epochs:g} epochs"
+    make = partial(make_student, run, trained_on)
+    return _step(run, keys, f"students/{trained_on}", reads, inputs, make, about, more, shared=True)
+
+
+def _predictions_step(run: Run, keys: dict[str, str], methods: list[Method]) -> Step:
+    recipe, section = run.recipe, run.recipe.evaluation
+    trained_on = methods[0].trained_on
+    reads = ["student.answer_by", *_named("evaluation", ("split", "engine", "samples"))]
+    inputs = ["questions", f"students/{trained_on}"]
+    if section.samples > 1:
+        reads += ["seed", *_named("evaluation", _SAMPLES)]
+    if any(method.reads_passages for method in methods):
+        reads += ["evaluation.passages", *_searched(recipe)]
+        inputs += ["index", "candidates"]
+    if any(method.reads == "reranker" for method in methods):
+        reads += ["reranker.likelihood_weight", "reranker.choices"]
+        inputs += ["reranker"]
+    if any(method.reads == "teacher_rationale" for method in methods):
+        inputs += ["rationales"]
+    names = [method.name for method in methods]
+    about = f"{', '.join(names)} on {recipe.evaluated_size or 'all'} {section.split} questions"
+    make = partial(make_predictions, run, trained_on, methods)
+    name = f"predictions/{trained_on}"
+    return _step(run, keys, name, reads, inputs, make, about, {"methods": names}, shared=True)
+
+
+def _step(
+    run: Run,
+    keys: dict[str, str],
+    name: str,
+    reads: Sequence[str],
+    inputs: Sequence[str],
+    make: Callable[[Path], None],
+    about: str,
+    more: Mapping[str, Any] | None = None,
+    shared: bool = False,
+) -> Step:
+    """A step, from the recipe's keys and the steps that it reads, and what else decides it; its own key is put into `keys`."""
+    key = {
+        "step": name,
+        "version": VERSIONS[name.split("/")[0]],
+        "run_format": RUN_FORMAT,
+        "recipe": {read: value_of(run.recipe, read) for read in reads},
+        "inputs": {one: keys[one] for one in inputs},
+        **(more or {}),
+    }
+    step = Step(name, key, make, about, shared)
+    keys[name] = step.hash
+    return step
+
+
+def _named(section: str, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{section}.{key}" for key in keys)
+
+
+def _searched(recipe: Recipe) -> tuple[str, ...]:
+    """The keys that decide what is found for a question in an index."""
+    return ("retriever.kind", "retriever.query", "retriever.candidates", *_fusion(recipe))
+
+
+def _fusion(recipe: Recipe) -> tuple[str, ...]:
+    section = recipe.retriever
+    return ("retriever.fusion",) if "hybrid" in (section.kind, section.milvus_search) else ()
+
+
+def _sizes(section: QuestionsSection) -> str:
+    sizes = {"train": section.train_size, "dev": section.dev_size, "test": section.test_size}
+    return ", ".join(f"{name} {size or 'all'}" for name, size in sizes.items())
+
+
+def check_stage(until: str | None) -> None:
+    """Raise UserError unless this is a stage, or None."""
+    if until is not None and until not in STAGES:
+        raise UserError(f"--until {until}: no such stage{nearest(until, STAGES)}. Stages: {', '.join(STAGES)}.")
+
+
+def value_of(recipe: Recipe, name: str) -> Any:
+    """What a section, or a key as ``section.key``, says; files and models count by their content, and ``resources``, which no
+    result depends on, not at all."""
+    section, _, key = name.partition(".")
+    value = {**dict(recipe), "data_seed": recipe.seed_of_data}[section]
+    if not isinstance(value, Section):
+        return value
+    found = {field: _content(f"{section}.{field}", inner) for field, inner in value if key in ("", field)}
+    found.pop("resources", None)
+    return found[key] if key else found
+
+
+def _content(name: str, value: Any) -> Any:
+    if isinstance(value, Path):
+        return content_hash(value, name)
+    if isinstance(value, Section):
+        return value.model_dump(mode="json")
+    if name in _KINDS:
+        return published(value)
+    return model_identity(value, name) if name in _MODELS else value

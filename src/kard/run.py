@@ -1,0 +1,168 @@
+"""A run: typed readers of what its stages wrote, and its parts, opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kard.artifacts import check_run, finished, manifest_of, read_json, read_jsonl
+from kard.damage import damage_explained
+from kard.data.passage import Passages, positions_of, read_passages
+from kard.data.question import Question, read_questions
+from kard.methods import METHODS
+from kard.recipe import Recipe
+from kard.recipe_file import recipe_from_run
+from kard.teacher.rationale import Rationale, read_rationales
+
+if TYPE_CHECKING:
+    from kard.reranker.cross import CrossReranker
+    from kard.reranker.model import Reranker
+    from kard.retrieval.retriever import Retriever
+    from kard.student.generation import Student
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a rationale finds (KARD equations 3 and 4).
+
+    Attributes:
+        rationale: The rationale's id.
+        question: The question's id.
+        status: The rationale's.
+        silver: Positions of the passages that it finds, best first.
+        candidates: Positions of D̃, those by the rationale first.
+        scores: The retriever's score of each of them for the rationale.
+    """
+
+    rationale: str
+    question: str
+    status: str
+    silver: list[int]
+    candidates: list[int]
+    scores: list[float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder with its recipe.
+
+    Attributes:
+        folder: Where its stages lie.
+        recipe: What it is made from.
+        online: Whether a user gave this recipe to be run, and so asks for the servers and the hub's models that it names.
+            A run folder may come from anywhere.
+    """
+
+    folder: Path
+    recipe: Recipe
+    online: bool = False
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """A run that was made earlier.
+
+        Raises:
+            UserError: The folder is no run.
+        """
+        check_run(folder)
+        return cls(folder, recipe_from_run(folder))
+
+    def questions(self, split: str) -> list[Question]:
+        """The questions of ``train``, ``dev`` or ``test``."""
+        return read_questions(self.folder / "questions" / f"{split}.jsonl")
+
+    def evaluated(self) -> list[Question]:
+        """The questions that are answered to measure the methods: test, or dev where the recipe says so."""
+        return self.questions(self.recipe.evaluation.split)
+
+    def passages(self) -> Passages:
+        """The knowledge base."""
+        return read_passages(self.folder / "knowledge" / "passages.jsonl")
+
+    def named(self, questions: Iterable[Question]) -> dict[str, list[int]]:
+        """Positions of the gold passages that questions name, by the passages' ids and their documents'."""
+        return positions_of(self.folder / "knowledge", {name for one in questions for name in one.gold_passages})
+
+    def rationales(self) -> list[Rationale]:
+        """All rationales, kept or not."""
+        return read_rationales(self.folder / "rationales" / "rationales.jsonl")
+
+    def candidates(self) -> list[Candidates]:
+        """What each rationale finds."""
+        return [Candidates(**row) for row in read_jsonl(self.folder / "candidates" / "candidates.jsonl")]
+
+    def predictions(self, method: str) -> list[dict[str, Any]]:
+        """The rows of a method's predictions; none where it could not be run."""
+        path = self.folder / "predictions" / METHODS[method].trained_on / f"{method}.jsonl"
+        return list(read_jsonl(path)) if path.exists() else []
+
+    def rankings(self) -> list[dict[str, Any]]:
+        """How well candidates are ranked, by the retriever, the reranker, and after the query likelihood where it is asked."""
+        paths = (self.folder / part / "retrieval.json" for part in ("reranker", "predictions/rationales_silver"))
+        return [row for path in paths if path.exists() for row in read_json(path)]
+
+    def finished(self, stage: str) -> Path:
+        """The folder of a stage; see `kard.artifacts.finished`."""
+        return finished(self.folder, stage)
+
+    def key(self, stage: str) -> str:
+        """The key that a finished stage was made for."""
+        return str((manifest_of(self.finished(stage)) or {}).get("key"))
+
+    def retriever(self) -> Retriever:
+        """What finds passages."""
+        from kard.retrieval.index import load_retriever
+        from kard.retrieval.milvus import check_asked
+
+        if not self.online:
+            check_asked(self.recipe.retriever)
+        index = self.finished("index")
+        with damage_explained(index):
+            return load_retriever(self.recipe.retriever, index)
+
+    def reranker(self) -> Reranker | CrossReranker:
+        """The trained reranker, with the passage vectors that the run has computed so far."""
+        trained, section = self.finished("reranker"), self.recipe.reranker
+        has_own = section.kind == "cross_encoder" or section.train == "both" or self.own_vectors.exists()
+        store = self.own_vectors if has_own else self.passage_vectors()
+        texts = self.passages().texts
+        with damage_explained(trained):
+            temperature = read_json(trained / "training.json")["tau_question"]
+            if section.kind == "cross_encoder":
+                from kard.reranker.load import open_reranker
+
+                return open_reranker(str(trained / "model"), section, store, texts, temperature)
+            from kard.reranker.model import trained_reranker
+
+            return trained_reranker(trained / "model", store, texts, section.vectors, temperature)
+
+    def student(self, trained_on: str) -> Student:
+        """A trained student, ready to write with the engine that the recipe names."""
+        folder = self.finished(f"students/{trained_on}")
+        with damage_explained(folder):
+            if self.recipe.evaluation.engine == "vllm":
+                from kard.student.vllm import VllmStudent
+
+                return VllmStudent.load(folder, self.online)
+            from kard.student.generation import Student
+
+            return Student.load(folder, self.online)
+
+    def passage_vectors(self) -> Path:
+        """Where the passage vectors lie that ``reranker.model`` makes; another encoder or other passages have another folder."""
+        from kard.models.weights import model_identity
+        from kard.reranker.vectors import vectors_folder
+
+        section = self.recipe.reranker
+        identity: object = model_identity(section.model, "reranker.model")
+        if section.interaction == "paper":  # a linear layer on top, by the seed
+            identity = [identity, section.interaction, self.recipe.seed]
+        return vectors_folder(self.folder, identity, section.passage_tokens, self.key("knowledge"), section.vectors)
+
+    @property
+    def own_vectors(self) -> Path:
+        """Where the passage vectors lie that belong to the trained reranker: those of an export, which does not need the model
+        that the reranker was trained from, and those of a passage side that was trained as well."""
+        return self.folder / "reranker" / "vectors"

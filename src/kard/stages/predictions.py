@@ -1,0 +1,155 @@
+"""predictions: what one student answers under each of its methods, one JSONL a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kard.artifacts import Log, read_json, write_json, write_jsonl
+from kard.data.question import Question
+from kard.evaluation.ranking import ranked_by_likelihood
+from kard.evaluation.relevant import first_rationales, first_silver
+from kard.finder import Finder, Found
+from kard.kard import Kard
+from kard.machine.processes import process_count, rank, wait_until
+from kard.methods import Method, TrainedOn
+from kard.progress import progress, say
+from kard.prompt import examples_in, holds_question, same_answer, with_rationale
+from kard.run import Run
+
+
+def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method], folder: Path) -> None:
+    """Answer the evaluated questions.
+
+    Prompts that are the same under several methods are written once. The batches depend on the prompts alone, and each is
+    logged: a run that was killed goes on with the same batches.
+    """
+    from kard.student.generation import Written
+
+    if rank() > 0 and _is_written(folder, rank()):  # by an earlier attempt: the first process may be done at any moment
+        return
+    recipe, questions = run.recipe, run.evaluated()
+    student = run.student(trained_on)
+    if alike := sum(student.takes_for_one(question.choices) for question in questions):
+        say(
+            f"  {alike:,} questions have choices that are the same to the student. Set student.answer_as: letter or both"
+        )
+    kard = Kard(methods[0], student, Finder.of(run, methods, student))
+    considered = {method.name: _considered(kard, method, run, questions) for method in methods}
+    if kard.finder.second_look is not None and rank() == 0:
+        write_json(folder / "retrieval.json", ranked_by_likelihood(run, questions, considered["kard_reranker"]))
+    found = {name: [row[: recipe.evaluation.passages] for row in rows] for name, rows in considered.items()}
+    # An oracle that has nothing to read for any question cannot be run; results.json says so.
+    given = first_rationales(run) if any(method.reads == "teacher_rationale" for method in methods) else {}
+    given = {question.id: given[question.id] for question in questions if question.id in given}
+    read = {method.name: given if method.reads == "teacher_rationale" else found[method.name] for method in methods}
+    methods = [method for method in methods if not method.is_oracle or any(read[method.name])]
+    prompts = {method.name: _prompts(kard, method, questions, found[method.name], given) for method in methods}
+    _say_what_is_left_out(recipe.evaluation.shots, questions, prompts, trained_on)
+    log = Log(_written_log(folder, rank()))
+    known = {row["prompt"]: Written(**row) for row in log.read()}
+    asked = [(question, method) for method in methods for question in questions]
+    texts = [prompt for method in methods for prompt in prompts[method.name]]
+    with progress(f"answer as {trained_on}", -(-len(set(texts)) // process_count()), "prompts") as advance:
+
+        def keep(batch: list[Written]) -> None:
+            log.append(asdict(item) for item in batch if item.prompt not in known)
+            advance(len(batch))
+
+        written = kard.write(asked, texts, keep, known, (rank(), process_count()))
+    log.close()
+    if rank() > 0:
+        write_json(_share_done(folder, rank()), {"processes": process_count()})
+        return
+    for other in range(1, process_count()):
+        wait_until(partial(_is_written, folder, other))
+        written |= {row["prompt"]: Written(**row) for row in Log(_written_log(folder, other)).read()}
+    for method in methods:
+        rows = zip(questions, found[method.name], prompts[method.name], strict=True)
+        told = given if method.reads == "teacher_rationale" else {}
+        answers = (_prediction(kard, method, q, p, written[prompt], told.get(q.id, "")) for q, p, prompt in rows)
+        write_jsonl(folder / f"{method.name}.jsonl", answers)
+
+
+def _say_what_is_left_out(
+    shots: int, questions: Sequence[Question], prompts: Mapping[str, Sequence[str]], trained_on: TrainedOn
+) -> None:
+    for name, texts in prompts.items():
+        if cut := sum(not holds_question(text, q.question) for q, text in zip(questions, texts, strict=True)):
+            say(
+                f"  {name}: {cut:,} of {len(texts):,} questions do not fit into student.max_input_tokens: cut at the front"
+            )
+        shown = [examples_in(text) for text in texts]
+        if trained_on == "nothing" and min(shown) < shots:
+            say(
+                f"  {name}: {sum(shown) / len(shown):.1f} of {shots} worked examples fit into a prompt on average, into "
+                f"{shown.count(0):,} of {len(shown):,} none. Raise evaluation.prompt_tokens"
+            )
+
+
+def _written_log(folder: Path, process: int) -> Path:
+    return folder / ("written.jsonl" if process == 0 else f"written-{process}.jsonl")
+
+
+def _share_done(folder: Path, process: int) -> Path:
+    return folder / f"written-{process}.done.json"
+
+
+def _is_written(folder: Path, process: int) -> bool:
+    """Whether another process has written all of its batches (they are others with another number of processes)."""
+    done = _share_done(folder, process)
+    return done.exists() and read_json(done)["processes"] == process_count()
+
+
+def _prompts(
+    kard: Kard,
+    method: Method,
+    questions: Sequence[Question],
+    found: Sequence[Sequence[Found]],
+    given: Mapping[str, str],
+) -> list[str]:
+    prompts = [kard.prompt(question, method, passages) for question, passages in zip(questions, found, strict=True)]
+    if method.reads != "teacher_rationale":
+        return prompts
+    return [with_rationale(prompt, given.get(q.id, "")) for q, prompt in zip(questions, prompts, strict=True)]
+
+
+def _considered(kard: Kard, method: Method, run: Run, questions: Sequence[Question]) -> list[list[Found]]:
+    if not method.is_oracle:
+        return kard.finder.candidates(method, questions, {})
+    if not method.reads_passages:
+        return [[] for _ in questions]
+    if method.reads == "gold":
+        names = run.named(questions)
+        positions = [[p for name in q.gold_passages for p in names.get(name, [])] for q in questions]
+    else:
+        silver = first_silver(run)
+        positions = [silver.get(question.id, []) for question in questions]
+    return [[Found(kard.finder.passages[p]) for p in row] for row in positions]
+
+
+def _prediction(
+    kard: Kard, method: Method, question: Question, found: Sequence[Found], written: Any, given: str
+) -> dict[str, Any]:
+    answer = kard.parse(question, method, found, written)
+    assert question.answer is not None
+    said = answer.choice if question.choices else answer.answer
+    return {
+        "question": question.id,
+        "method": method.name,
+        "correct": same_answer(said, question.answer),
+        "parsed": answer.answer is not None,
+        "gold": question.answer_text,
+        "answer": answer.answer,
+        "rationale": answer.rationale or given,
+        "passages": [item.row() for item in answer.passages],
+        "prompt": answer.prompt,
+        "text": answer.text,
+        "cut": answer.cut,
+        "question_cut": answer.question_cut,
+        "confidence": answer.confidence,
+        "seconds": round(answer.seconds, 4),
+    }

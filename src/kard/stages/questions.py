@@ -1,0 +1,54 @@
+"""questions: train, dev and test as JSONL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kard.data.question import Question, write_questions
+from kard.data.questions import load_splits
+from kard.data.sources import remember_sources
+from kard.data.splits import SPLITS
+from kard.errors import UserError
+from kard.progress import say
+from kard.prompt import check_letters
+from kard.recipe import Recipe
+from kard.run import Run
+
+
+def make_questions(run: Run, folder: Path) -> None:
+    """Read, split and check the recipe's questions.
+
+    Raises:
+        UserError: A file or a question is wrong, or there are too few.
+    """
+    recipe = run.recipe
+    splits = load_splits(recipe.questions, recipe.seed_of_data)
+    for name in SPLITS:
+        for question in splits[name]:
+            check_letters(question.choices, recipe.student.answer_as, f"question '{question.id}' ({name})")
+        write_questions(folder / f"{name}.jsonl", splits[name])
+    if recipe.student.long_questions == "stop":
+        _check_lengths(recipe, [question for name in SPLITS for question in splits[name]])
+    remember_sources(recipe.questions, folder)
+    if not splits[recipe.evaluation.split]:
+        raise UserError(
+            "evaluation.split: dev asked for, and there is no dev question. Give questions.dev or dev_size."
+        )
+    say("  " + ", ".join(f"{name} {len(splits[name]):,}" for name in SPLITS))
+
+
+def _check_lengths(recipe: Recipe, questions: Sequence[Question]) -> None:
+    """Raise UserError where a question cannot be read as a whole, before anything is paid for or learned."""
+    from kard.models.weights import model_location
+    from kard.student.generation import fitting_prompt
+    from kard.student.loading import KEY, base_tokenizer
+
+    section = recipe.student
+    tokenizer = base_tokenizer(model_location(section.model, KEY))
+    limit, form = section.max_input_tokens, section.answer_as
+    for question in questions:
+        try:
+            fitting_prompt(tokenizer, limit, question.question, question.choices, (), "rationale", form, (), "stop")
+        except UserError as error:
+            raise UserError(f"questions, id '{question.id}': {error}") from error

@@ -1,0 +1,104 @@
+"""rationales: every rationale with its status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kard.data.question import Question
+from kard.errors import UserError
+from kard.progress import say
+from kard.recipe import Recipe
+from kard.run import Run
+from kard.teacher.rationale import write_rationales
+
+if TYPE_CHECKING:
+    from kard.student.prompted import PromptedModel
+    from kard.teacher.collect import Models
+
+
+def make_rationales(run: Run, with_test: bool, folder: Path) -> None:
+    """Let the teacher explain the questions of `explained_questions`.
+
+    Raises:
+        UserError: None was kept.
+    """
+    from kard.teacher.collect import collect_rationales, why_none_is_kept
+
+    recipe = run.recipe
+    questions = explained_questions(run, with_test)
+    passages, gold = run.passages(), run.named(questions)
+    rationales = collect_rationales(
+        questions,
+        lambda question: [passages[p] for name in question.gold_passages for p in gold.get(name, [])],
+        recipe.teacher,
+        recipe.seed_of_data,
+        run.folder / "teacher.sqlite",
+        teacher_models(recipe),
+    )
+    write_rationales(folder / "rationales.jsonl", rationales)
+    kept = [rationale.question for rationale in rationales if rationale.status == "kept"]
+    train = {question.id for question in run.questions("train")}
+    without = [question.id in train for question in questions if question.id not in set(kept)]
+    learned, tested = sum(without), len(without) - sum(without)
+    missing = f"; none for {learned:,} training and {tested:,} {recipe.evaluation.split} questions" if without else ""
+    say(f"  {len(kept):,} of {len(rationales):,} rationales kept{missing}")
+    if unknown := unknown_gold(run, questions, gold):
+        say(f"  {unknown}")
+    if not kept:
+        extractive = recipe.teacher.kind == "extractive"
+        why = unknown if extractive and unknown else why_none_is_kept(rationales, recipe.teacher)
+        raise UserError(f"rationales: none was kept. {why}")
+
+
+def explained_questions(run: Run, with_test: bool) -> list[Question]:
+    """Questions that need rationales: the training questions that student or reranker learn from, those that are
+    evaluated where rationales cost nothing or an oracle method reads them, and dev questions for early stopping."""
+    train = run.questions("train")[: explained_count(run.recipe)]
+    asked = [*train, *(run.evaluated() if with_test else []), *stopping_questions(run)]
+    return list({question.id: question for question in asked}.values())
+
+
+def stopping_questions(run: Run) -> list[Question]:
+    """The dev questions whose loss stops the training; none where the recipe does not ask for it."""
+    return run.questions("dev") if run.recipe.student.early_stopping is not None else []
+
+
+def explained_count(recipe: Recipe) -> int | None:
+    """How many training questions need rationales; None means all."""
+    wanted = (recipe.student.train_questions, recipe.reranker.train_questions)
+    return None if None in wanted else max(size for size in wanted if size is not None)
+
+
+def unknown_gold(run: Run, questions: Sequence[Question], gold: Mapping[str, Sequence[int]]) -> str:
+    """Which ids in ``gold_passages`` name no document, and what ids look like; nothing where all do."""
+    named = list(dict.fromkeys(name for question in questions for name in question.gold_passages))
+    missing = [name for name in named if not gold.get(name)]
+    if not missing:
+        return ""
+    passages = run.passages()
+    like = ", ".join(f"'{passages[place].document}'" for place in range(min(3, len(passages))))
+    return (
+        f"gold_passages: '{missing[0]}' is no id of a document ({len(missing):,} of {len(named):,} ids are none); ids look "
+        f"like {like}. Mend the ids in your questions, or those of your documents."
+    )
+
+
+def teacher_models(recipe: Recipe) -> Models:
+    """The language models that the teacher needs in this process; each is loaded when it is first asked."""
+    from kard.teacher.collect import Models
+
+    @cache
+    def loaded(name: str, key: str) -> PromptedModel:
+        from kard.student.prompted import PromptedModel
+
+        say(f"  load {name} ({key})")
+        return PromptedModel.load(name, key)
+
+    section = recipe.teacher
+    return Models(
+        lambda prompts, answers: loaded(section.verifier or "", "teacher.verifier").rank(prompts, answers),
+        lambda bodies: loaded(section.model or "", "teacher.model").write(bodies),
+    )

@@ -1,0 +1,101 @@
+"""Keys: a stage reads nothing of the recipe that its key does not hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kard.artifacts import build, open_run
+from kard.plan import Step, plan
+from kard.recipe import Recipe, Section
+from kard.recipe_file import load_recipe
+
+# Read where no result depends on it: a message's words, which of several ways leads to the same, or what is in a key as
+# something that was worked out from it.
+HARMLESS = {
+    "evaluation.methods",  # as the steps that there are, and `methods`
+    "student.early_stopping",  # as `with_dev`
+    "reranker.likelihood_weight",  # as `asks`
+    "teacher.kind",  # as `teacher`
+    "student.long_questions",  # stop ends the run, and changes nothing else
+}
+METHODS = "[few_shot, ka_few_shot_cot, finetune, ka_finetune, distill, kard_bm25, kard_reranker, kard_silver, teacher_cot]"
+
+
+def held(step: Step, steps: dict[str, Step]) -> set[str]:
+    """The recipe's keys in a step's key, and in those of the steps that it reads."""
+    found = set(step.key["recipe"])
+    for name in step.key["inputs"]:
+        found |= held(steps[name], steps)
+    return found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["student.train_passages=mixed", "reranker.likelihood_weight=1", "evaluation.samples=2"],
+        ["retriever.kind=hybrid", "reranker.title_weight=0.1", "student.trim_vocabulary=false"],
+    ],
+)
+def test_a_stage_reads_no_key_that_is_not_in_its_own(project, monkeypatch, changes):
+    recipe = load_recipe(str(project), [f"evaluation.methods={METHODS}", "evaluation.shots=2", *changes])
+    if recipe.retriever.kind == "hybrid":
+        recipe = load_recipe(
+            str(project), [f"evaluation.methods={METHODS}", *changes, f"retriever.encoder={recipe.reranker.model}"]
+        )
+    sections = {id(value): name for name, value in recipe if isinstance(value, Section)}
+    read: set[str] = set()
+
+    def recording(self: Section, name: str) -> Any:
+        if id(self) in sections and name in type(self).model_fields:
+            read.add(f"{sections[id(self)]}.{name}")
+        return object.__getattribute__(self, name)
+
+    folder: Path = recipe.output
+    open_run(folder)
+    steps = {step.name: step for step in plan(recipe, folder)}
+    monkeypatch.setattr(Section, "__getattribute__", recording)
+    for step in steps.values():
+        read.clear()
+        build(step.name, folder / step.name, step.key, step.make)
+        known = held(step, steps)
+        unknown = {
+            name
+            for name in read
+            if name not in known | HARMLESS and name.split(".")[0] not in known and not name.endswith(".resources")
+        }
+        assert unknown == set(), step.name
+
+
+def test_every_key_of_the_recipe_is_in_some_key(project):
+    everything = [
+        f"evaluation.methods={METHODS}",
+        "retriever.kind=hybrid",
+        "student.train_passages=mixed",
+        "evaluation.samples=2",
+    ]
+    recipe = load_recipe(str(project), everything)
+    known = {name for step in plan(recipe, recipe.output) for name in step.key["recipe"]}
+    keys = {
+        f"{name}.{key}"
+        for name, section in Recipe.model_validate(recipe.model_dump())
+        if isinstance(section, Section)
+        for key in type(section).model_fields
+    }
+    missing = {key for key in keys - known if key.split(".")[0] not in known and not key.endswith(".resources")}
+    assert {key for key in missing if not key.startswith("teacher.")} <= HARMLESS | {
+        "retriever.milvus",
+        "retriever.milvus_search",
+        "retriever.milvus_token_env",
+        "evaluation.batch_size",
+        "evaluation.batch_tokens",
+        "reranker.lora_alpha",
+        "reranker.likelihood_near",
+        "reranker.likelihood_passages",
+        "reranker.encode_ahead",
+        "reranker.early_stopping",
+        "reranker.checkpoint_minutes",
+    }
