@@ -15,6 +15,7 @@ from kard.recipe_file import load_recipe
 # Read where no result depends on it: a message's words, which of several ways leads to the same, or what is in a key as
 # something that was worked out from it.
 HARMLESS = {
+    "evaluation.split",  # of questions: whether there are any
     "evaluation.methods",  # as the steps that there are, and `methods`
     "student.early_stopping",  # as `with_dev`
     "reranker.likelihood_weight",  # as `asks`

@@ -15,7 +15,8 @@ from kard.errors import UserError
 from kard.finder import Finder, Found, SecondLook
 from kard.kard import Kard
 from kard.methods import METHODS
-from kard.plan import plan, run_recipe
+from kard.pipeline import run_recipe
+from kard.plan import plan
 from kard.preflight.checks import check_models
 from kard.prompt import render, target
 from kard.recipe import StudentSection

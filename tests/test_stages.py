@@ -182,7 +182,7 @@ def test_the_teachers_rationale_stands_where_the_student_writes_its_own(prompted
 def test_too_few_examples_are_an_error(prompted):
     wanted = load_recipe(str(prompted.output.parent / "recipe.yaml"), ["evaluation.shots=40"])
     with pytest.raises(UserError, match=r"evaluation\.shots: 40 asked for, and 32 training questions"):
-        worked_examples(wanted, prompted.output)
+        worked_examples(Run(prompted.output, wanted))
 
 
 def test_the_number_of_examples_remakes_prompted_students_alone(prompted):

@@ -269,7 +269,7 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
     def absolute(section: Section, *models: str) -> dict[str, Any]:
         values = dict(section)
         found: dict[str, Any] = {name: folder / value for name, value in values.items() if isinstance(value, Path)}
-        return found | {name: model(values[name]) for name in models if values[name] is not None}
+        return found | {name: model(values[name]) for name in models if values[name]}
 
     def model(name: str) -> str:
         path = folder / os.path.expanduser(name)

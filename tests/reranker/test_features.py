@@ -16,7 +16,8 @@ from kard.data.question import Question
 from kard.finder import Finder
 from kard.kard import Kard
 from kard.methods import METHODS
-from kard.plan import plan, run_recipe
+from kard.pipeline import run_recipe
+from kard.plan import plan
 from kard.recipe import RerankerSection
 from kard.recipe_file import load_recipe
 from kard.report.card import render_reranker_card
