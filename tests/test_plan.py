@@ -19,10 +19,13 @@ HARMLESS = {
     "evaluation.methods",  # as the steps that there are, and `methods`
     "student.early_stopping",  # as `with_dev`
     "reranker.likelihood_weight",  # as `asks`
-    "teacher.kind",  # as `teacher`
+    "reranker.train_questions",  # as `explained`
+    "student.train_questions",
     "student.long_questions",  # stop ends the run, and changes nothing else
 }
-METHODS = "[few_shot, ka_few_shot_cot, finetune, ka_finetune, distill, kard_bm25, kard_reranker, kard_silver, teacher_cot]"
+METHODS = (
+    "[few_shot, ka_few_shot_cot, finetune, ka_finetune, distill, kard_bm25, kard_reranker, kard_silver, teacher_cot]"
+)
 
 
 def held(step: Step, steps: dict[str, Step]) -> set[str]:
@@ -66,7 +69,9 @@ def test_a_stage_reads_no_key_that_is_not_in_its_own(project, monkeypatch, chang
         unknown = {
             name
             for name in read
-            if name not in known | HARMLESS and name.split(".")[0] not in known and not name.endswith(".resources")
+            if name not in known | HARMLESS
+            and name.split(".")[0] not in known | {"teacher"}
+            and not name.endswith(".resources")
         }
         assert unknown == set(), step.name
 
@@ -78,7 +83,8 @@ def test_every_key_of_the_recipe_is_in_some_key(project):
         "student.train_passages=mixed",
         "evaluation.samples=2",
     ]
-    recipe = load_recipe(str(project), everything)
+    model = load_recipe(str(project)).reranker.model
+    recipe = load_recipe(str(project), [*everything, f"retriever.encoder={model}"])
     known = {name for step in plan(recipe, recipe.output) for name in step.key["recipe"]}
     keys = {
         f"{name}.{key}"
@@ -86,8 +92,10 @@ def test_every_key_of_the_recipe_is_in_some_key(project):
         if isinstance(section, Section)
         for key in type(section).model_fields
     }
-    missing = {key for key in keys - known if key.split(".")[0] not in known and not key.endswith(".resources")}
-    assert {key for key in missing if not key.startswith("teacher.")} <= HARMLESS | {
+    missing = {
+        key for key in keys - known if key.split(".")[0] not in known | {"teacher"} and not key.endswith(".resources")
+    }
+    assert missing <= HARMLESS | {
         "retriever.milvus",
         "retriever.milvus_search",
         "retriever.milvus_token_env",

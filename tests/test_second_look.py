@@ -156,9 +156,7 @@ def test_a_student_taught_by_questions_tells_the_passage_that_was_asked_about(
 ):
     pairs = [(f"Which colour has the {thing}?", f"The {thing} is of the north.") for thing in THINGS[:8]]
     examples = [
-        Example(
-            render(question, ("red", "blue"), [passage], "rationale"), target("So.", "red", "rationale"), "", taught
-        )
+        Example(render(question, ("red", "blue"), [passage], "rationale"), target("So.", "red", "rationale"), taught)
         for question, passage in pairs
     ]
     base = str(decoder_folder)

@@ -79,7 +79,9 @@ class Run:
 
     def passages(self) -> Passages:
         """The knowledge base."""
-        return read_passages(self.folder / "knowledge" / "passages.jsonl")
+        folder = self.finished("knowledge")
+        with damage_explained(folder):
+            return read_passages(folder / "passages.jsonl")
 
     def named(self, questions: Iterable[Question]) -> dict[str, list[int]]:
         """Positions of the gold passages that questions name, by the passages' ids and their documents'."""

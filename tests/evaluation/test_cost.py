@@ -13,6 +13,7 @@ from kard.data.question import Question, write_questions
 from kard.evaluation.cost import answer_tokens, costs, forward_flops, teacher_spent, training_flops
 from kard.methods import METHODS
 from kard.recipe import Recipe, StudentSection
+from kard.run import Run
 from kard.student.loading import StudentSettings, StudentSize, base_model, base_tokenizer, student_size
 from kard.student.training import encode_examples, trained_tokens, with_adapters
 from kard.teacher.rationale import Rationale, write_rationales
@@ -96,7 +97,7 @@ def test_an_epochs_tokens(decoder_folder, encoder_decoder):
 def test_the_teachers_tokens_are_of_the_questions_that_a_method_learned_from(tmp_path):
     recipe = asked_recipe()
     run = made_run(tmp_path)
-    spent = {name: teacher_spent(recipe, run, METHODS[name]).prompt_tokens for name in METHODS}
+    spent = {name: teacher_spent(Run(run, recipe), METHODS[name]).prompt_tokens for name in METHODS}
     assert spent["distill"] == spent["kard_reranker"] == 200  # a rejected one was paid as well
     assert spent["kard_silver"] == spent["teacher_cot"] == 300
     assert spent["finetune"] == spent["ka_finetune"] == spent["few_shot"] == 0
@@ -109,7 +110,7 @@ def test_a_row_for_each_method(tmp_path, decoder_folder):
     write_json(folder / "manifest.json", {"name": "students/rationales", "key": "k", "seconds": 12.5})
     prompted(run / "students" / "nothing", decoder_folder)
     answer = {"prompt": "Question:", "text": "red", "seconds": 0.5}
-    told, shown = costs(asked_recipe(), run, {"teacher_cot": [answer, answer], "few_shot": [answer]})
+    told, shown = costs(Run(run, asked_recipe()), {"teacher_cot": [answer, answer], "few_shot": [answer]})
     size = student_size(folder)
     assert told["train_tokens"] == 1200
     assert told["train_flops"] == 4 * (1000 * size.reading + 200 * size.writing)
@@ -119,7 +120,7 @@ def test_a_row_for_each_method(tmp_path, decoder_folder):
     assert told["teacher_usd"] == pytest.approx((300 * 1.0 + 150 * 2.0) / 1e6)
     assert (shown["train_flops"], shown["train_seconds"], shown["teacher_usd"]) == (0, 0, 0.0)
     write_json(folder / "training.json", {"examples": 3})
-    [unknown] = costs(asked_recipe(), run, {"distill": [answer]})
+    [unknown] = costs(Run(run, asked_recipe()), {"distill": [answer]})
     assert unknown["train_flops"] is None
 
 

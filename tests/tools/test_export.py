@@ -114,7 +114,7 @@ def test_it_has_what_others_need(exported):
 
 
 def test_every_passage_has_its_vectors(exported):
-    reranker = Kard.load(exported).reranker
+    reranker = Kard.load(exported).finder.reranker
     assert reranker.vectors.has.all()
 
 

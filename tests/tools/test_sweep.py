@@ -89,7 +89,7 @@ def test_results_hold_every_setting_and_seed(swept):
 
 
 def test_the_docs_get_its_tables(swept):
-    writer = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "fill_results.py"))
+    writer = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "fill_results.py"))
     results = read_sweep(swept)
     assert writer["sweep_block"](results) == "recipe-sweep-passages"
     text = "\n".join(writer["sweep"](results))
