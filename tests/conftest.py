@@ -20,16 +20,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first: no worker is left with one of them at the end."""
-    long = (
+    """The files that take longest come first, the longest of them at the front: no worker is left with one of them at the end."""
+    long = [
         "test_pipeline.py",
+        "test_paper_recipes.py",
         "test_limits.py",
-        "test_cli.py",
         "test_processes.py",
+        "test_cli.py",
         "test_client.py",
         "test_export.py",
-    )
-    items.sort(key=lambda item: item.path.name not in long)
+        "test_sweep.py",
+        "test_knowledge_chain.py",
+        "test_browser.py",
+    ]
+    place = {name: number for number, name in enumerate(long)}
+    items.sort(key=lambda item: place.get(item.path.name, len(long)))
 
 
 def pytest_collection_finish() -> None:

@@ -66,8 +66,7 @@ def run(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
     """A finished run with few methods, made by the program itself, in a folder with a space and an umlaut."""
     recipe = make_project(tmp_path_factory.mktemp("cli") / "größe 1", decoder_folder, encoder_folder)
     methods = "evaluation.methods=[distill, kard_bm25, kard_reranker]"
-    command = [sys.executable, "-m", "kard", "run", recipe.name, "--set", methods]
-    result = subprocess.run(command, cwd=recipe.parent, capture_output=True, text=True, encoding="utf-8")
+    result = kard("run", recipe.name, "--set", methods, cwd=recipe.parent)
     assert result.returncode == 0, result.stderr
     assert "index.html" in result.stdout
     assert "A question that no training has seen: " in result.stdout

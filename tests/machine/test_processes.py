@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -60,6 +60,16 @@ def one_student(model, folder, last):
     train_student(lookup_task()[:17], model, model, section, 0, folder, "train", checkpoint_minutes=0.0)
 
 
+def one_command(arguments, folder):
+    """What a launcher starts: the program, which keeps apart what each process says."""
+    from kard.cli import main
+
+    sys.argv = ["kard", *arguments]
+    out, err = ((folder / f"{name}-{rank()}").open("w", encoding="utf-8") for name in ("out", "err"))
+    with out, err, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        main()
+
+
 @pytest.mark.parametrize("kind", ["decoder_folder", "t5_folder"])
 def test_two_processes_train_alike_with_a_batch_of_one_and_after_being_killed(kind, request, tmp_path):
     """Of the last batch's one example the second process has nothing; the third epoch begins after the interruption."""
@@ -84,12 +94,13 @@ def test_two_processes_do_what_one_does(project):
     one, two = project.parent / "one", project.parent / "two"
     recipe = load_recipe(str(project), [METHODS])
     run_recipe(recipe, one)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command = [*launcher, "kard", "run", str(project), "--output", str(two), "--set", METHODS]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.count("Report:") == 1  # the first process alone speaks
-    assert done.stderr.count("students/rationales took") == 1
+    shown = project.parent / "shown"
+    shown.mkdir()
+    arguments = ("run", str(project), "--output", str(two), "--set", METHODS)
+    assert forks.run(one_command, arguments, shown, processes=2) == [0, 0]
+    said = {path.name: path.read_text(encoding="utf-8") for path in shown.iterdir()}
+    assert [said[f"out-{number}"].count("Report:") for number in (0, 1)] == [1, 0]  # the first process alone speaks
+    assert [said[f"err-{number}"].count("students/rationales took") for number in (0, 1)] == [1, 0]
     for name in ("rationales", "rationales_silver"):
         curves = [
             json.loads((run / "students" / name / "training.json").read_text(encoding="utf-8")) for run in (one, two)

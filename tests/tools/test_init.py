@@ -10,7 +10,7 @@ from kard.data.questions import load_splits
 from kard.errors import UserError
 from kard.methods import methods_named
 from kard.recipe_file import load_recipe
-from kard.tools.init import RECIPE, write_project
+from kard.tools.init import write_project
 from tests.conftest import load_passages
 
 
@@ -38,7 +38,7 @@ def test_the_recipe_loads_with_its_data(project):
 def test_every_setting_in_a_remark_is_one(project):
     """Lines such as `# train_size: 1000` can be taken in as they are."""
     section, overrides = "", []
-    for line in RECIPE.splitlines():
+    for line in (project / "recipe.yaml").read_text(encoding="utf-8").splitlines():
         if found := re.fullmatch(r"(\w+):", line):
             section = found[1]
         elif found := re.fullmatch(r"  # (\w+): ([^#]+).*", line):

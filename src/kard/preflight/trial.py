@@ -93,7 +93,8 @@ def student_speed(section: StudentSection, read: int, written: int, vocabulary: 
     target = _target_learned(head.requires_grad_(not is_lora), dtype)
     model = _few_layers(whole, kind, dtype).eval()
     Student(model, None, None)  # type: ignore[arg-type]  # sets the model up as it is for writing
-    prompt = _written(model, max(1, _TOKENS // aligned(read)), aligned(read), 1) / max(_TOKENS, aligned(read))
+    rows = max(1, _TOKENS // aligned(read))
+    prompt = _written(model, rows, aligned(read), 1) / (rows * aligned(read))
     few, many = (depth * _step(model, rows) + _scored(head, rows) for rows in (_FEW, _MANY))
     each = max(0.0, (many - few) / (_MANY - _FEW))
     again = 1.33 if section.resources.gradient_checkpointing else 1.0
