@@ -18,34 +18,30 @@ def first_look(run: Run) -> Iterator[str]:
     ones (which explanations find by themselves) elsewhere.
     """
     recipe, by_rationale = run.recipe, first_silver(run)
-    tested = [question for question in run.evaluated() if question.id in by_rationale]
-    where, asked = str(recipe.evaluation.split), tested[:_QUESTIONS]
-    if not asked:
-        learned = run.questions("train")
-        where, asked = "training", [question for question in learned if question.id in by_rationale][:_QUESTIONS]
+    where, questions = str(recipe.evaluation.split), run.evaluated()
+    if not any(question.id in by_rationale for question in questions):
+        where, questions = "training", run.questions("train")
+    asked = [question for question in questions if question.id in by_rationale][:_QUESTIONS]
     relevant = relevant_passages(run, asked)
     if not relevant:
         return
     kind = "gold" if "gold" in relevant else "silver"
     queries = [question.query(recipe.retriever.query) for question in asked]
     found = run.retriever().search(queries, max(_DEPTHS))
-    rankings = {"question": [hits.positions.tolist() for hits in found]}
-    if kind == "gold":
-        rankings["explanation"] = [by_rationale[question.id] for question in asked]
+    by = {
+        "question": [hits.positions.tolist() for hits in found],
+        "explanation": [by_rationale[question.id] for question in asked],
+    }
     yield f"  First result: {len(asked)} {where} questions, how often the {kind} passage is among the first"
     yield "    found by     " + "".join(f"{depth:>8}" for depth in _DEPTHS)
-    for name, ranking in rankings.items():
-        pairs = [(row, right) for row, right in zip(ranking, relevant[kind], strict=True) if right]
+    for name, rankings in by.items() if kind == "gold" else [("question", by["question"])]:
+        pairs = [(row, right) for row, right in zip(rankings, relevant[kind], strict=True) if right]
         shares = (sum(hits_at(row, right, depth) for row, right in pairs) / len(pairs) for depth in _DEPTHS)
         yield f"    {name:<13}" + "".join(f"{share:>8.0%}" for share in shares)
     passages = run.passages()
-    missed = [place for place, row in enumerate(rankings["question"]) if row and row[0] not in relevant[kind][place]]
+    missed = [place for place, row in enumerate(by["question"]) if row and row[0] not in relevant[kind][place]]
     place = (missed or [0])[0]
     yield f"  For example: {asked[place].question}"
-    for name, position in (
-        ("question", rankings["question"][place][:1]),
-        ("explanation", by_rationale[asked[place].id][:1]),
-    ):
-        if position:
-            passage = passages[position[0]]
+    for name, rankings in by.items():
+        for passage in (passages[position] for position in rankings[place][:1]):
             yield f"    by {name + ':':<13} {passage.title + ': ' if passage.title else ''}{passage.text[:100]}"

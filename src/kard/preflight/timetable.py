@@ -23,10 +23,8 @@ WHAT = {
     "predictions": "answers questions that no training has seen, to measure how often that is right",
     "report": "puts all methods side by side, with intervals and mistakes to read",
 }
-_SHORT, _MOST = (
-    5.0,
-    3.0,
-)  # seconds of a stage that says little of the machine; how far what was measured corrects the rest
+_SHORT = 5.0  # seconds of a stage that says little of the machine
+_MOST = 3.0  # how far what was measured corrects the rest
 
 
 class Timetable:

@@ -131,8 +131,7 @@ def reranker_speed(section: RerankerSection, query: int, passage: int, queries: 
     step = asked_at_once * (learned * (1 - frozen) + asked * frozen)
     if section.train == "both":
         step += read_at_once * read * (3 - 2 * frozen)
-    compared = _compared(section.batch_size, queries * query, at_once * passage, int(config.hidden_size))
-    return RerankerSpeed(step + compared, read, asked)
+    return RerankerSpeed(step, read, asked)
 
 
 def _few_layers(config: Any, kind: Any, dtype: torch.dtype) -> Any:
@@ -240,10 +239,3 @@ def _encoded(model: Any, tokens: int) -> float:
             model(input_ids=part)
 
     return _seconds(lambda: each_on_its_cores(read, [ids] * cores)) / (rows * cores)
-
-
-def _compared(questions: int, asked: int, read: int, size: int) -> float:
-    """Forward and backward pass of comparing each token of a question's queries with each of its candidates."""
-    queries = torch.randn(questions, asked, size, device=compute_device()).requires_grad_()
-    passages = torch.randn(questions, read, size, device=compute_device())
-    return _seconds(lambda: (queries @ passages.transpose(1, 2)).amax(dim=-1).sum().backward())
