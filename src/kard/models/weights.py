@@ -41,14 +41,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kard"
 
 
+def _check_named(name: str, key: str) -> None:
+    if not name:
+        raise UserError(f"{key}: no model is named. {_NAMES}.")
+
+
 def model_identity(name: str, key: str) -> Any:
     """What stands for a model in an artifact's key: the name, and what is known of the files behind it.
 
     Raises:
         UserError: No model is named, or a package is not installed.
     """
-    if not name:
-        raise UserError(f"{key}: no model is named. {_NAMES}.")
+    _check_named(name, key)
     path = Path(name)
     if name.startswith(PACKAGE):
         return [name, _package(name).version]
@@ -72,8 +76,7 @@ def model_location(name: str, key: str) -> str:
     Raises:
         UserError: No model is named, the package is not installed or holds none, or a path does not exist.
     """
-    if not name:
-        raise UserError(f"{key}: no model is named. {_NAMES}.")
+    _check_named(name, key)
     if name.startswith(PACKAGE):
         files = _packaged(name)
         if files[0].is_dir():
@@ -325,7 +328,7 @@ def _gguf_head(path: Path) -> bytes:
     """A GGUF file of this one's settings alone: its vocabulary takes half a minute to read."""
     with path.open("rb") as file:
         magic, _, count = _unpacked(file, "<8sQQ")
-        kept, end = 0, file.tell()
+        kept, end = 0, 24
         while kept < count and not file.read(_unpacked(file, "<Q")[0]).startswith(b"tokenizer."):
             _skip_value(file, _unpacked(file, "<I")[0])
             kept, end = kept + 1, file.tell()

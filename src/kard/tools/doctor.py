@@ -7,7 +7,7 @@ import platform
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 from kard.artifacts import check_run, check_whole
@@ -43,7 +43,7 @@ def findings() -> Iterator[tuple[str, str]]:
     dtype = str(compute_dtype("auto")).removeprefix("torch.")
     yield "student.dtype: auto", dtype + ("" if dtype == "bfloat16" else _SLOW)
     yield "model cache", f"{cache_folder()} ({'is there' if cache_folder().exists() else 'empty'})"
-    missing = [package for package in DEMO if not _installed(package)]
+    missing = [package for package in DEMO if not any(distributions(name=package))]
     yield "extra demo", "complete" if not missing else f"missing {', '.join(missing)}: pip install 'kard[demo]'"
     yield (
         "OPENAI_API_KEY",
@@ -100,11 +100,3 @@ def _database(path: Path) -> str:
             return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
     except sqlite3.Error as error:
         return f"{path}: cannot be read ({error}). Keep a copy; 'sqlite3 {path.name} .recover' saves what can be saved."
-
-
-def _installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
