@@ -15,8 +15,6 @@ from kard.errors import UserError, nearest
 from kard.methods import METHODS, preferred
 from kard.report.numbers import ranking_gains, reranking
 
-SHOWN = ("questions", "knowledge", "rationales", "candidates", "reranker", "students", "predictions", "mistakes")
-
 
 def sample_lines(run: Path, stage: str, count: int, seed: int) -> Iterator[str]:
     """Lines to print for some samples of a stage.
@@ -33,28 +31,14 @@ def sample_lines(run: Path, stage: str, count: int, seed: int) -> Iterator[str]:
     check_stages(run)
     if stage not in SHOWN:
         raise UserError(f"show {stage}: nothing to show{nearest(stage, SHOWN)}. Choose from: {', '.join(SHOWN)}.")
-    if stage == "reranker":
-        yield from _ranking_lines(run)
-    elif stage == "students":
-        yield from _student_lines(run)
-    elif stage == "mistakes":
-        yield from _mistake_lines(run, count, seed)
-    elif stage == "predictions":
-        yield from _prediction_lines(run, count, seed)
-    else:
-        yield from {
-            "questions": _questions,
-            "knowledge": _passages,
-            "rationales": _rationales,
-            "candidates": _candidates,
-        }[stage](run, count, random.Random(seed))
+    yield from SHOWN[stage](run, count, seed)
 
 
-def _questions(run: Path, count: int, chance: random.Random) -> Iterator[str]:
+def _questions(run: Path, count: int, seed: int) -> Iterator[str]:
     for split in ("train", "dev", "test"):
         rows = list(read_jsonl(finished(run, "questions") / f"{split}.jsonl"))
         yield f"{split}: {len(rows):,} questions"
-        for row in _some(rows, count, chance):
+        for row in _some(rows, count, seed):
             yield f"  [{row['id']}] {row['question']}"
             for number, choice in enumerate(row["choices"]):
                 yield f"    {'*' if number == row['answer'] else '-'} {choice}"
@@ -62,10 +46,10 @@ def _questions(run: Path, count: int, chance: random.Random) -> Iterator[str]:
                 yield f"    * {row['answer']}"
 
 
-def _passages(run: Path, count: int, chance: random.Random) -> Iterator[str]:
+def _passages(run: Path, count: int, seed: int) -> Iterator[str]:
     rows = list(read_jsonl(finished(run, "knowledge") / "passages.jsonl"))
     yield f"{len(rows):,} passages"
-    yield from (f"  [{row['id']}] {row['title']}\n    {row['text']}" for row in _some(rows, count, chance))
+    yield from (f"  [{row['id']}] {row['title']}\n    {row['text']}" for row in _some(rows, count, seed))
 
 
 def _written(run: Path, stage: str) -> Path:
@@ -76,7 +60,7 @@ def _written(run: Path, stage: str) -> Path:
     return finished(run, stage) / whole.name
 
 
-def _rationales(run: Path, count: int, chance: random.Random) -> Iterator[str]:
+def _rationales(run: Path, count: int, seed: int) -> Iterator[str]:
     rows = list(read_jsonl(_written(run, "rationales")))
     questions = _all_questions(run)
     counts = Counter(row["status"] for row in rows)
@@ -94,7 +78,7 @@ def _rationales(run: Path, count: int, chance: random.Random) -> Iterator[str]:
     )
     for status, number in counts.most_common():
         yield f"\n{status}: {number:,}, {number / len(rows):.1%}"
-        for row in _some([row for row in rows if row["status"] == status], count, chance):
+        for row in _some([row for row in rows if row["status"] == status], count, seed):
             yield from _rationale(row, questions[row["question"]])
 
 
@@ -111,14 +95,14 @@ def _rationale(row: dict[str, Any], question: dict[str, Any]) -> Iterator[str]:
         yield f"    ({row['reason']})"
 
 
-def _candidates(run: Path, count: int, chance: random.Random) -> Iterator[str]:
+def _candidates(run: Path, count: int, seed: int) -> Iterator[str]:
     rows = list(read_jsonl(finished(run, "candidates") / "candidates.jsonl"))
     passages = list(read_jsonl(finished(run, "knowledge") / "passages.jsonl"))
     texts = {row["id"]: row["text"] for row in read_jsonl(finished(run, "rationales") / "rationales.jsonl")}
     questions = _all_questions(run)
     sizes = [len(row["candidates"]) for row in rows]
     yield f"{len(rows):,} rationales, {sum(sizes) / max(1, len(sizes)):.1f} candidates each"
-    for row in _some(rows, count, chance):
+    for row in _some(rows, count, seed):
         yield f"\n  [{row['rationale']}] {questions[row['question']]['question']}\n    rationale: {texts[row['rationale']]}"
         for position in row["silver"][:1]:
             yield f"    silver: [{passages[position]['id']}] {passages[position]['text']}"
@@ -126,7 +110,7 @@ def _candidates(run: Path, count: int, chance: random.Random) -> Iterator[str]:
         yield "    candidates: " + ", ".join(f"{passages[place]['id']} ({score:.1f})" for score, place in ranked[:8])
 
 
-def _ranking_lines(run: Path) -> Iterator[str]:
+def _ranking_lines(run: Path, count: int, seed: int) -> Iterator[str]:
     folder = finished(run, "reranker")
     training = read_json(folder / "training.json")
     temperatures = f"τ1 {training['tau_rationale']:.3g}, τ2 {training['tau_question']:.3g}"
@@ -150,7 +134,7 @@ def _ranking_line(row: dict[str, Any]) -> str:
     return f"{row['name']:<20} against {row['against']:<7} {shares}  {rest}  (n {row['n']})"
 
 
-def _student_lines(run: Path) -> Iterator[str]:
+def _student_lines(run: Path, count: int, seed: int) -> Iterator[str]:
     for path in sorted((run / "students").glob("*/training.json")):
         training = read_json(finished(run, f"students/{path.parent.name}") / path.name)
         yield f"{path.parent.name}: {training['examples']:,} examples"
@@ -192,7 +176,7 @@ def _mistake_lines(run: Path, count: int, seed: int) -> Iterator[str]:
         for kind in summary["classes"]:
             yield f"\n{method.name}, {kind['what']}: {kind['count']:,}"
             own = [row for row in mistakes if row["method"] == method.name and row["class"] == kind["class"]]
-            for mistake in _some(own, count, random.Random(seed)):
+            for mistake in _some(own, count, seed):
                 yield from _answer(rows[mistake["question"]])
                 if mistake["support"] is not None:
                     yield f"  {mistake['support']:.0%} of the rationale's content words are in the passages"
@@ -209,7 +193,7 @@ def _prediction_lines(run: Path, count: int, seed: int) -> Iterator[str]:
     for path in paths:
         rows = list(read_jsonl(path))
         yield f"\n{path.stem}: {len(rows):,} predictions"
-        for row in _some(rows, count, random.Random(seed)):
+        for row in _some(rows, count, seed):
             yield from _answer(row)
 
 
@@ -224,5 +208,18 @@ def _all_questions(run: Path) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for split in ("train", "dev", "test") for row in read_jsonl(folder / f"{split}.jsonl")}
 
 
-def _some(rows: Sequence[dict[str, Any]], count: int, chance: random.Random) -> list[dict[str, Any]]:
-    return chance.sample(rows, min(count, len(rows)))
+def _some(rows: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    return random.Random(seed).sample(rows, min(count, len(rows)))
+
+
+SHOWN = {
+    "questions": _questions,
+    "knowledge": _passages,
+    "rationales": _rationales,
+    "candidates": _candidates,
+    "reranker": _ranking_lines,
+    "students": _student_lines,
+    "predictions": _prediction_lines,
+    "mistakes": _mistake_lines,
+}
+"""What can be shown, and the lines of each."""
