@@ -105,9 +105,9 @@ class Finder:
         """What a run finds passages with, as far as the methods need it; the query likelihood is the student's."""
         if not any(method.reads_passages for method in methods):
             return cls(run.recipe)
-        weight = run.recipe.reranker.likelihood_weight
-        retriever = run.retriever()
-        reranker = run.reranker() if any(method.reads == "reranker" for method in methods) else None
+        retriever, reranker, weight = run.retriever(), None, None
+        if any(method.reads == "reranker" for method in methods):
+            reranker, weight = run.reranker(), run.recipe.reranker.likelihood_weight
         second = (
             SecondLook(student, weight, reranker.temperature) if student and reranker and weight is not None else None
         )

@@ -194,7 +194,10 @@ class Kard:
         from kard.student.sampling import Sampling
 
         section = self.recipe.evaluation
-        drawn = Sampling(section.samples, section.temperature, section.top_k, section.top_p, self.recipe.seed)
+        drawn = None
+        if section.samples > 1:
+            seed = self.recipe.seed
+            drawn = Sampling(section.samples, section.temperature, section.top_k, section.top_p, seed)
         form = self.student.settings.answer_as
         answers: dict[Writes, dict[str, list[str]]] = {}
         for (question, method), prompt in zip(asked, prompts, strict=True):
@@ -207,7 +210,7 @@ class Kard:
                 section.batch_size,
                 section.batch_tokens,
                 self.recipe.student.answer_by,
-                drawn if section.samples > 1 else None,
+                drawn,
                 share,
             )
             written |= self.student.write(by_prompt, how, done, known, hear)

@@ -63,7 +63,10 @@ _STUDENT = (
     *("gradient_accumulation", "lr", "schedule", "dtype", "max_input_tokens", "max_output_tokens", "long_questions"),
     "trim_vocabulary",
 )
-_PROMPTED = ("answer_as", "dtype", "max_output_tokens", "long_questions", "passages")
+_PROMPTED = (
+    *("answer_as", "dtype", "max_output_tokens", "long_questions", "passages", "rationales", "train_questions"),
+    "trim_vocabulary",
+)
 _SAMPLES = ("temperature", "top_k", "top_p")
 _MODELS = ("student.model", "reranker.model", "retriever.encoder")
 _KINDS = ("questions.kind", "knowledge.kind")
@@ -186,6 +189,7 @@ def _student_steps(run: Run, keys: dict[str, str], trained: Sequence[TrainedOn])
 
 def _prompted_step(run: Run, keys: dict[str, str], trained_on: TrainedOn, base: list[str]) -> Step:
     reads = (*_named("student", ("model", *_PROMPTED)), "evaluation.prompt_tokens", "evaluation.shots", "seed")
+    reads += ("reranker.train_questions",)  # that many are explained
     inputs, about = ["questions", "candidates", *base], f"{run.recipe.evaluation.shots} worked examples"
     more = {"prompt": prompt.FORMAT}
     return _step(run, keys, f"students/{trained_on}", reads, inputs, partial(make_prompted, run), about, more)
@@ -201,12 +205,13 @@ def _student_step(run: Run, keys: dict[str, str], trained_on: TrainedOn, base: l
     if of.reads != "nothing":
         reads += ["student.passages"]
     if of.reads == "question":
-        reads += ["retriever.query"]
+        reads += ["retriever.query", *_fusion(run.recipe)]
         inputs += ["index"]
     if of.reads == "silver":
         more["asks"] = learns_questions(run.recipe, trained_on)
+        reads += ["student.train_passages"]
         if section.train_passages == "mixed":
-            reads += ["student.train_passages", *_searched(run.recipe), "reranker.choices"]
+            reads += [*_searched(run.recipe), "reranker.choices"]
             inputs += ["reranker" if "reranker" in keys else "index"]
     about = f"{section.train_questions or 'all'} questions, {section.epochs:g} epochs"
     make = partial(make_student, run, trained_on)

@@ -148,7 +148,8 @@ def explained(run: Run, trained_on: TrainedOn, questions: Sequence[Question]) ->
         if rationale.status == "kept":
             kept.setdefault(rationale.question, []).append(rationale)
     pairs = [(q, rationale) for q in questions for rationale in kept.get(q.id, [])[: recipe.student.rationales]]
-    by_question = _mixed_in(run, [(q, rationale.id) for q, rationale in pairs]) if of.reads == "silver" else {}
+    mixes = trained_on == "rationales_silver"
+    by_question = _mixed_in(run, [(q, rationale.id) for q, rationale in pairs]) if mixes else {}
     depth = recipe.student.passages if of.reads == "silver" else 0
     for question, rationale in pairs:
         passages = by_question.get(rationale.id) or [texts[p] for p in silver[rationale.id][:depth]]
