@@ -50,9 +50,8 @@ MEANINGS = {
     "teacher.kind": "`recorded`: rationales that came with the questions; `extractive`: sentences of the gold passages "
     "(no LLM is asked); `openai`: any OpenAI-compatible endpoint; `llama_cpp`: a GGUF file, served here; `transformers`: a model "
     "in this process",
-    "teacher.top_p": "LLM: sample from the likeliest words with this share of the probability; null: not sent",
     "teacher.max_tokens": "LLM: longest reply; one that is cut off is rejected as truncated",
-    "teacher.concurrency": "openai, llama_cpp: requests under way at once; transformers: how many are written in one batch",
+    "teacher.resources.concurrency": "openai, llama_cpp: requests under way at once; transformers: how many are written in one batch",
     "reranker.lora_rank": "lora: rank of the adapters",
     "reranker.lora_alpha": "lora: the adapters' scale is this over the rank",
     "reranker.epochs": "passes over the candidate sets",

@@ -136,6 +136,38 @@ class RetrieverSection(Section):
         return self
 
 
+class TeacherResources(Section):
+    """What asking a teacher takes in time and money; no rationale depends on it."""
+
+    api_key_env: str = Field("OPENAI_API_KEY", description="openai: the environment variable that holds the key")
+    concurrency: Size = 8
+    timeout: Positive = Field(120.0, description="openai: seconds for one request")
+    requests_per_minute: Positive | None = Field(None, description="openai: the endpoint's limit; null: none")
+    input_price: NotNegative = Field(0.0, description="openai: US dollars a million tokens in")
+    output_price: NotNegative = Field(0.0, description="openai: US dollars a million tokens out")
+    max_usd: Positive | None = Field(None, description="openai: stop before all runs together have cost more")
+    max_total_tokens: Size | None = Field(None, description="openai: stop before all runs together have used more")
+    context_tokens: Size = Field(
+        4096, description="llama_cpp: longest prompt and reply together, for each request under way"
+    )
+
+    @property
+    def has_prices(self) -> bool:
+        """Whether money can be counted."""
+        return self.input_price + self.output_price > 0
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> TeacherResources:
+        # A ValueError would be shown with the value that was found, and that may be the key itself.
+        if not re.fullmatch("[A-Z][A-Z0-9_]*", self.api_key_env):
+            raise UserError(
+                "teacher.resources.api_key_env: not the name of an environment variable. Give one, as OPENAI_KEY."
+            )
+        if self.max_usd is not None and not self.has_prices:
+            raise ValueError("max_usd needs input_price and output_price, in US dollars a million tokens")
+        return self
+
+
 class TeacherSection(Section):
     """Who explains the answers, and which explanations are kept."""
 
@@ -151,54 +183,24 @@ class TeacherSection(Section):
         None,
         description="openai: its name at the endpoint; llama_cpp: a GGUF file; transformers: hub id, folder, package:NAME",
     )
-    context_tokens: Size = Field(
-        4096, description="llama_cpp: longest prompt and reply together, for each request under way"
-    )
     base_url: str | None = Field(None, description="openai: the endpoint, as http://localhost:8000/v1; null: OpenAI's")
-    api_key_env: str = Field("OPENAI_API_KEY", description="openai: the environment variable that holds the key")
     mode: Literal["live", "batch"] = Field("live", description="openai: ask now, or by the provider's batch API")
-    batch_wait: Annotated[float, Field(ge=0)] = Field(
-        0.0,
-        description="batch: minutes to wait for batches under way before the command ends; run it again to collect them",
-    )
     endpoint: Literal["chat", "completions"] = Field("chat", description="openai: chat, or plain text to be continued")
-    several: Literal["seed", "n"] | None = Field(
-        None,
-        description="openai: a request for each rationale, or one for all of a question, which pays the prompt once, where "
-        "the endpoint has n; null: n at OpenAI's own endpoint, seed elsewhere and in batches",
-    )
     prompt: PathIn | None = Field(None, description="LLM: your own prompt file; null: the paper's, by kind of question")
-    system_prompt: str | None = Field(None, description="LLM: a system message in front of the prompt")
-    temperature: Annotated[float, Field(ge=0)] | None = Field(
+    temperature: NotNegative | None = Field(
         0.7,
         description="LLM: 0 always takes the likeliest word; null: none is sent, so the endpoint's own holds (1 at OpenAI)",
     )
-    top_p: Share | None = None
     max_tokens: Size = 256
-    stop: tuple[str, ...] = Field((), description="LLM: texts that end a reply")
-    extra_body: dict[str, Any] = Field({}, description="LLM: more keys of the request; null takes one of ours out")
-    thinking: Literal["cut", "keep"] = Field("cut", description="what to do with a <think> part")
-    concurrency: Size = 8
-    timeout: Positive = Field(120.0, description="openai: seconds for one request")
-    retries: Annotated[int, Field(ge=0)] = Field(8, description="openai: how often a failed request is sent again")
-    max_wait: Positive = Field(
-        60.0, description="openai: longest pause before that, in seconds, also where the endpoint asks for a longer one"
+    extra_body: dict[str, Any] = Field(
+        {}, description="LLM: more keys of the request (top_p, stop …); null takes one of ours out"
     )
-    requests_per_minute: Positive | None = Field(None, description="openai: the endpoint's limit; null: none")
-    tokens_per_minute: Positive | None = Field(None, description="openai: the endpoint's limit, in and out together")
-    input_price: Annotated[float, Field(ge=0)] = Field(0.0, description="openai: US dollars a million tokens in")
-    output_price: Annotated[float, Field(ge=0)] = Field(0.0, description="openai: US dollars a million tokens out")
-    max_usd: Positive | None = Field(None, description="openai: stop before all runs together have cost more")
-    max_requests: Size | None = Field(None, description="openai: stop before all runs together have sent more")
-    max_total_tokens: Size | None = Field(None, description="openai: stop before all runs together have used more")
     sees_answer: bool = Field(True, description="LLM: show the gold answer in the prompt, as the paper does")
     sees_gold_passages: bool = Field(False, description="LLM: show the gold passages in the prompt")
-    min_words: Annotated[int, Field(ge=0)] = Field(3, description="shorter rationales are rejected")
     max_words: Size = Field(200, description="longer rationales are rejected")
     reject_leaks: bool = Field(
         False, description="reject rationales that speak of the passage, the prompt or the given answer"
     )
-    kinds: tuple[RationaleKind, ...] = Field((), description="reject rationales of other kinds; empty: none")
     prefer_kind: RationaleKind | None = Field(
         None, description="a question's rationales of this kind come first, so that student.rationales takes them"
     )
@@ -212,32 +214,22 @@ class TeacherSection(Section):
     verifier_by: Literal["letter", "text"] = Field(
         "letter", description="the verifier ranks the choices' letters or texts"
     )
-    near_duplicate: Share | None = Field(
-        None,
-        description="reject a rationale that shares this share of its words, in order, with a kept one of its question",
-    )
-    max_failures: Share = Field(0.2, description="openai: stop when a larger share of the requests failed")
+    resources: TeacherResources = TeacherResources()
 
     @property
     def at_once(self) -> bool:
-        """Whether one request asks for all rationales of a question."""
-        return self.several == "n" or (
-            self.several is None and self.kind == "openai" and self.base_url is None and self.mode == "live"
-        )
+        """Whether one request asks for all rationales of a question, which pays its prompt once: where ``n`` is known."""
+        return self.kind == "openai" and self.base_url is None and self.mode == "live"
 
     @property
     def asks(self) -> bool:
         """Whether a language model writes the rationales."""
         return self.kind in ("openai", "llama_cpp", "transformers")
 
-    @model_validator(mode="after")
-    def _holds_no_secret(self) -> TeacherSection:
-        # A ValueError would be shown with the value that was found, and that may be the key itself.
-        if not re.fullmatch("[A-Z][A-Z0-9_]*", self.api_key_env):
-            raise UserError("teacher.api_key_env: not the name of an environment variable. Give one, as OPENAI_KEY.")
-        if "@" in (self.base_url or ""):
-            raise UserError("teacher.base_url: holds a password. Put it into the variable that api_key_env names.")
-        return self
+    @property
+    def asked_for(self) -> int:
+        """How many rationales of a question a language model is asked for."""
+        return self.rationales or 1
 
     @model_validator(mode="after")
     def _settings_fit(self) -> TeacherSection:
@@ -245,35 +237,43 @@ class TeacherSection(Section):
             raise ValueError(f"kind {self.kind} needs a model")
         if self.replies is not None and self.kind != "recorded":
             raise ValueError(f"kind {self.kind} reads no replies: set kind: recorded, or remove replies")
-        if self.mode == "batch" and (self.kind != "openai" or self.several == "n"):
-            raise ValueError("mode batch needs kind openai and several: seed")
+        if self.mode == "batch" and self.kind != "openai":
+            raise ValueError("mode batch needs kind openai")
         if self.rewrite == "ask" and not self.asks:
             raise ValueError(
                 f"rewrite ask needs a teacher that can be asked, kind {self.kind} cannot: set rewrite: keep"
             )
-        if self.asks and self.temperature == 0 and (self.rationales or 1) > 1:
+        if self.asks and self.temperature == 0 and self.asked_for > 1:
             raise ValueError("temperature 0 writes the same rationale every time: raise it, or set rationales: 1")
-        if self.max_usd is not None and self.input_price + self.output_price == 0:
-            raise ValueError("max_usd needs input_price and output_price, in US dollars a million tokens")
-        if self.base_url is not None:
-            url = urlsplit(self.base_url)  # a ValueError says what is wrong with brackets and ports
-            if url.scheme not in ("http", "https") or not url.hostname or url.port == 0:
-                raise ValueError("base_url must begin with http:// or https://, and name a host")
-        if fixed := {"model", "messages", "prompt", "n", "stream"} & set(self.extra_body):
+        return self
+
+    @model_validator(mode="after")
+    def _url_fits(self) -> TeacherSection:
+        if self.base_url is None:
+            return self
+        if "@" in self.base_url:  # a ValueError would show it
+            raise UserError("teacher.base_url: holds a password. Put it into the variable that api_key_env names.")
+        url = urlsplit(self.base_url)  # a ValueError says what is wrong with brackets and ports
+        if url.scheme not in ("http", "https") or not url.hostname or url.port == 0:
+            raise ValueError("base_url must begin with http:// or https://, and name a host")
+        return self
+
+    @model_validator(mode="after")
+    def _body_fits(self) -> TeacherSection:
+        body = self.extra_body
+        if fixed := {"model", "messages", "prompt", "n", "stream"} & set(body):
             raise ValueError(f"extra_body cannot set {', '.join(sorted(fixed))}: use the keys of this section")
         for name in ("max_tokens", "max_completion_tokens"):
-            if (value := self.extra_body.get(name)) is not None and (type(value) is not int or value < 1):
+            if (value := body.get(name)) is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"extra_body.{name} must be a whole number above 0: a budget counts with it")
-        try:
-            json.dumps(self.extra_body)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"extra_body must hold what JSON can ({error}): quote it") from error
-        if self.extra_body.get("max_tokens", 1) is None and not self.extra_body.get("max_completion_tokens"):
+        if body.get("max_tokens", 1) is None and not body.get("max_completion_tokens"):
             raise ValueError(
                 "extra_body takes max_tokens out: put max_completion_tokens in, so that a reply has an end"
             )
-        if self.min_words > self.max_words:
-            raise ValueError("min_words is larger than max_words: nothing would be kept")
+        try:
+            json.dumps(body)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"extra_body must hold what JSON can ({error}): quote it") from error
         return self
 
 

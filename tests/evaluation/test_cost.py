@@ -125,7 +125,7 @@ def test_a_row_for_each_method(tmp_path, decoder_folder):
 
 
 def asked_recipe() -> Recipe:
-    teacher = {"kind": "openai", "model": "m", "input_price": 1.0, "output_price": 2.0}
+    teacher = {"kind": "openai", "model": "m", "resources": {"input_price": 1.0, "output_price": 2.0}}
     source = {"kind": "wikivital"}
     return Recipe.model_validate({"questions": source, "knowledge": source, "teacher": teacher})
 

@@ -5,7 +5,8 @@ from fault_server import FaultServer
 
 from kard.data.passage import Passage
 from kard.data.question import Question
-from kard.recipe import TeacherSection
+from kard.recipe import TeacherResources, TeacherSection
+from kard.teacher import client
 
 
 @pytest.fixture
@@ -16,14 +17,24 @@ def server():
 
 @pytest.fixture
 def asking(server, monkeypatch):
-    """A function that makes an openai section for the test server, with pauses short enough for a test."""
+    """A function that makes an openai section for the test server, with pauses short enough for a test; keys of
+    ``teacher.resources`` may be given beside the others."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(client, "LONGEST_WAIT", 0.01)
 
     def section(**settings):
-        defaults = {"kind": "openai", "model": "tester", "base_url": server.url, "timeout": 5.0, "max_wait": 0.01}
-        return TeacherSection(**(defaults | settings))
+        resources = {name: settings.pop(name) for name in TeacherResources.model_fields.keys() & settings}
+        defaults = {"kind": "openai", "model": "tester", "base_url": server.url}
+        return TeacherSection(**defaults | settings, resources={"timeout": 5.0} | resources)
 
     return section
+
+
+@pytest.fixture
+def at_openai(server, monkeypatch):
+    """The test server in the place of OpenAI's own endpoint."""
+    monkeypatch.setattr("kard.teacher.prompting.OPENAI_URL", server.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def run(provider, questions, tmp_path, monkeypatch):
 
     def collect(count=10, **settings):
         defaults = {"kind": "openai", "model": "tester", "base_url": provider.url, "mode": "batch", "rationales": 2}
-        section = TeacherSection(**(defaults | {"retries": 0} | settings))
+        section = TeacherSection(**(defaults | settings))
         return collect_rationales(questions(count), no_passages, section, 7, tmp_path / "c.sqlite")
 
     return collect
@@ -94,7 +94,7 @@ def test_what_fails_in_two_batches_is_an_error_with_its_reason(run, provider):
     with pytest.raises(Unfinished):
         run(20)
     provider.finish()
-    with pytest.raises(UserError, match=r"teacher\.max_failures"):
+    with pytest.raises(UserError, match=r"20 of 40 requests .* failed"):
         run(20)
 
 
@@ -128,7 +128,7 @@ def test_what_is_no_provider_of_batches_is_named(httpserver, questions, tmp_path
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     httpserver.expect_request(re.compile(".*")).respond_with_data(content, content_type=kind)
     url = httpserver.url_for("/v1")
-    section = TeacherSection(kind="openai", model="tester", base_url=url, mode="batch", retries=0)
+    section = TeacherSection(kind="openai", model="tester", base_url=url, mode="batch")
     with pytest.raises(UserError, match=f"{url} answers what is no answer"):
         collect_rationales(questions(2), no_passages, section, 7, tmp_path / "c.sqlite")
 
@@ -184,22 +184,24 @@ def test_a_batch_that_never_got_there_is_submitted_again_and_costs_nothing(run, 
     assert ReplyCache(tmp_path / "c.sqlite").spent() == Spent(20, 2000, 400)
 
 
-def test_a_command_may_wait_for_its_batches(run, provider, monkeypatch):
-    monkeypatch.setattr(batches.time, "sleep", lambda seconds: provider.finish())
-    assert Counter(r.status for r in run(batch_wait=5)) == {"kept": 20}
-
-
 def test_no_more_is_submitted_than_the_budget_allows(run, provider):
+    tight, wide = ({"resources": {"max_total_tokens": limit}} for limit in (20_000, 100_000))
     with pytest.raises(Unfinished):
-        run(max_requests=12)
-    assert provider.submitted.total() == 12
+        run(**tight)
+    first = provider.submitted.total()
+    assert 0 < first < 20
     provider.finish()
-    with pytest.raises(UserError, match=r"teacher\.max_requests \(12\) does not allow another"):
-        run(max_requests=12)
+    while provider.submitted.total() < 20:  # what was not needed of the reserved tokens lets more go
+        with pytest.raises((Unfinished, UserError)) as caught:
+            run(**tight)
+        if not isinstance(caught.value, Unfinished):
+            break
+        provider.finish()
+    assert "teacher.resources.max_total_tokens (20,000) does not allow another" in str(caught.value)
     with pytest.raises(Unfinished):
-        run(max_requests=20)
+        run(**wide)
     provider.finish()
-    assert Counter(r.status for r in run(max_requests=20)) == {"kept": 20}
+    assert Counter(r.status for r in run(**wide)) == {"kept": 20}
     assert provider.submitted.total() == 20
 
 

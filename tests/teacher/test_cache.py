@@ -6,8 +6,10 @@ from contextlib import suppress
 import pytest
 
 from kard.errors import UserError
-from kard.teacher.cache import Outcome, Reply, ReplyCache
+from kard.teacher.cache import ReplyCache
 from kard.teacher.limits import Spent
+from kard.teacher.rationale import Draft
+from kard.teacher.replies import Outcome
 
 MOST = Spent(1, 50, 60)
 UNPAID = Spent(1, 0, 0)
@@ -29,7 +31,7 @@ def test_a_reply_comes_back_as_it_was(path):
     cache.close()
     again = ReplyCache(path)
     usage = {"prompt_tokens": 12, "completion_tokens": 3, "seconds": 0.25}
-    assert again.reply("k") == Reply("Wärme\nsteigt.", "stop", usage)
+    assert again.reply("k") == Draft("Wärme\nsteigt.", "stop", usage=usage)
     assert again.has("k")
     assert again.reply("other") is None
     assert not again.has("other")
@@ -42,7 +44,7 @@ def test_several_texts_of_one_request_are_one_attempt_and_the_first_has_its_usag
     cache.finish(cache.begin(keys, MOST), keys, two, two.cost)
     assert cache.spent() == Spent(1, 10, 6)
     assert cache.reply("a").usage["completion_tokens"] == 6
-    assert cache.reply("b") == Reply("two", "length", {})
+    assert cache.reply("b") == Draft("two", "length")
     assert not cache.has("c")
 
 

@@ -73,7 +73,7 @@ def without_seconds(rationales):
 
 
 def test_the_same_rationales_come_from_a_faulty_and_a_healthy_server(server, asking, questions, tmp_path, capsys):
-    section = asking(rationales=4, concurrency=64, timeout=4.0, retries=5)  # on a busy machine 2 s are not enough
+    section = asking(rationales=4, concurrency=64, timeout=4.0)  # on a busy machine 2 s are not enough
     server.answer = faulty_answer
     faulty = collect_rationales(questions(500), no_passages, section, 7, tmp_path / "faulty.sqlite")
     assert server.received.total() > 3000
@@ -89,12 +89,15 @@ def test_the_same_rationales_come_from_a_faulty_and_a_healthy_server(server, ask
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_stays_becomes_an_error_row_with_its_reason(server, asking, questions, tmp_path, fault):
+def test_a_fault_that_stays_becomes_an_error_row_with_its_reason(
+    server, asking, questions, tmp_path, monkeypatch, fault
+):
     def answer(body, attempt):
         return FAULTS[fault] if "number 3?" in str(body) else good_answer(body, attempt)
 
     server.answer = answer
-    section = asking(timeout=0.2, retries=2)
+    monkeypatch.setattr(client, "RETRIES", 2)
+    section = asking(timeout=0.2)
     rationales = collect_rationales(questions(10), no_passages, section, 7, tmp_path / "c.sqlite")
     assert statuses(rationales) == {"kept": 9, "error": 1}
     assert rationales[3].status == "error"
@@ -102,9 +105,12 @@ def test_a_fault_that_stays_becomes_an_error_row_with_its_reason(server, asking,
     assert server.received.total() == 12
 
 
-def test_a_failed_request_is_asked_again_by_the_next_run_and_nothing_else(server, asking, questions, tmp_path):
+def test_a_failed_request_is_asked_again_by_the_next_run_and_nothing_else(
+    server, asking, questions, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(client, "RETRIES", 0)
     server.answer = lambda body, attempt: FAULTS["503"] if "number 3?" in str(body) else good_answer(body, attempt)
-    collect_rationales(questions(10), no_passages, asking(retries=0), 7, tmp_path / "c.sqlite")
+    collect_rationales(questions(10), no_passages, asking(), 7, tmp_path / "c.sqlite")
     server.answer = good_answer
     rationales = collect_rationales(questions(10), no_passages, asking(), 7, tmp_path / "c.sqlite")
     assert statuses(rationales) == {"kept": 10}
@@ -133,7 +139,7 @@ def test_no_more_than_concurrency_requests_are_in_flight(server, asking, questio
 
 
 @pytest.mark.parametrize("form", ["seconds", "milliseconds", "date"])
-def test_retry_after_is_obeyed_by_all_workers(server, asking, questions, tmp_path, form):
+def test_retry_after_is_obeyed_by_all_workers(server, asking, questions, tmp_path, monkeypatch, form):
     def answer(body, attempt):
         if len(server.times) > 1:
             return good_answer(body, attempt)
@@ -145,7 +151,9 @@ def test_retry_after_is_obeyed_by_all_workers(server, asking, questions, tmp_pat
         return {"status": 429, "headers": headers[form], "body": {"error": {"message": "slow down"}}}
 
     server.answer = answer
-    collect_rationales(questions(3), no_passages, asking(concurrency=1, max_wait=5.0), 7, tmp_path / "c.sqlite")
+    section = asking(concurrency=1)
+    monkeypatch.setattr(client, "LONGEST_WAIT", 5.0)
+    collect_rationales(questions(3), no_passages, section, 7, tmp_path / "c.sqlite")
     waited = server.times[1] - server.times[0]
     assert 0.69 <= waited <= 3.0
     assert len(server.times) == 4
@@ -153,7 +161,7 @@ def test_retry_after_is_obeyed_by_all_workers(server, asking, questions, tmp_pat
 
 def test_waiting_is_said_once_in_a_while(server, asking, questions, tmp_path, capsys):
     server.answer = lambda body, attempt: FAULTS["429"] if attempt == 1 else good_answer(body, attempt)
-    collect_rationales(questions(20), no_passages, asking(max_wait=0.05), 7, tmp_path / "c.sqlite")
+    collect_rationales(questions(20), no_passages, asking(), 7, tmp_path / "c.sqlite")
     assert capsys.readouterr().err.count("waiting 0 s: 429") == 1
 
 
@@ -176,7 +184,7 @@ def test_a_clients_mistake_stops_at_once_in_the_servers_words(
         collect_rationales(questions(100), no_passages, section, 7, tmp_path / "c.sqlite")
     assert error["message"] in str(caught.value)
     assert words in str(caught.value)
-    assert server.received.total() <= 4
+    assert server.received.total() < 8, "each worker asks twice at most"
 
 
 def test_what_is_in_flight_when_the_work_stops_is_stored(server, asking, questions, tmp_path):
@@ -204,18 +212,20 @@ def test_a_prompt_that_the_endpoint_filters_is_refused_and_the_others_go_on(serv
     assert [r.status for r in rationales] == ["kept", "refused", "kept", "kept"]
 
 
-def test_too_many_failures_stop_with_a_summary(server, asking, questions, tmp_path):
+def test_too_many_failures_stop_with_a_summary(server, asking, questions, tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "RETRIES", 1)
     server.answer = lambda body, attempt: FAULTS["503"] if attempt < 3 else good_answer(body, attempt)
-    with pytest.raises(UserError, match=r"(?s)failed, more than teacher.max_failures \(0.2\).*503 overloaded"):
-        collect_rationales(questions(1000), no_passages, asking(retries=1), 7, tmp_path / "c.sqlite")
+    with pytest.raises(UserError, match=r"(?s)failed, more than a share of 0\.2.*503 overloaded"):
+        collect_rationales(questions(1000), no_passages, asking(), 7, tmp_path / "c.sqlite")
     assert server.received.total() < 60
     server.answer = good_answer
     rationales = collect_rationales(questions(20), no_passages, asking(), 7, tmp_path / "c.sqlite")
     assert statuses(rationales) == {"kept": 20}
 
 
-def test_an_endpoint_that_is_not_there_is_named(asking, questions, tmp_path):
-    section = asking(base_url="http://127.0.0.1:9/v1", retries=1)
+def test_an_endpoint_that_is_not_there_is_named(asking, questions, tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "RETRIES", 1)
+    section = asking(base_url="http://127.0.0.1:9/v1")
     with pytest.raises(UserError, match="no connection"):
         collect_rationales(questions(3), no_passages, section, 7, tmp_path / "c.sqlite")
 
@@ -224,7 +234,7 @@ def test_the_key_is_sent_and_kept_nowhere(server, asking, questions, tmp_path, m
     planted = "sk-planted-4711"
     monkeypatch.setenv("TEACHER_KEY", f" {planted}\n")
     caplog.set_level("DEBUG")
-    section = asking(api_key_env="TEACHER_KEY", retries=1)
+    section = asking(api_key_env="TEACHER_KEY")
     echo = {"error": {"message": f"bad key {planted}"}}
     server.answer = lambda body, attempt: (
         {"body": completion(f"An endpoint that repeats {planted}, the key.")}
@@ -254,9 +264,7 @@ def test_openais_own_endpoint_needs_a_key_and_a_local_one_does_not(asking, monke
     assert "sk-" not in str(caught.value)
 
 
-def test_no_key_is_needed_where_all_replies_are_there(server, asking, questions, tmp_path, monkeypatch):
-    monkeypatch.setattr("kard.teacher.prompting.OPENAI_URL", server.url)
-    monkeypatch.setenv("OPENAI_API_KEY", "key")
+def test_no_key_is_needed_where_all_replies_are_there(server, asking, at_openai, questions, tmp_path, monkeypatch):
     section = asking(base_url=None)
     first = collect_rationales(questions(3), no_passages, section, 7, tmp_path / "c.sqlite")
     monkeypatch.delenv("OPENAI_API_KEY")
@@ -273,10 +281,10 @@ def numbered_answer(body, attempt):
 
 
 def test_all_rationales_of_a_question_come_from_one_request_where_the_endpoint_has_n(
-    server, asking, questions, tmp_path
+    server, asking, at_openai, questions, tmp_path
 ):
     server.answer = numbered_answer
-    section = asking(rationales=4, several="n")
+    section = asking(base_url=None, rationales=4)
     collected = collect_rationales(questions(5), no_passages, section, 7, tmp_path / "c.sqlite")
     assert statuses(collected) == {"kept": 20}
     assert len({r.text for r in collected}) == 20
@@ -284,19 +292,19 @@ def test_all_rationales_of_a_question_come_from_one_request_where_the_endpoint_h
     assert [bool(r.usage) for r in collected[:4]] == [True, False, False, False]
     assert ReplyCache(tmp_path / "c.sqlite").spent().completion_tokens == 400
     more = collect_rationales(questions(5), no_passages, asking(rationales=6), 7, tmp_path / "c.sqlite")
-    assert server.received.total() == 15, "two more of each question, one by one"
+    assert server.received.total() == 15, "two more of each question, one by one where n is not known"
     assert [r.text for r in more if r.id[-1] in "0123"] == [r.text for r in collected]
 
 
 @pytest.mark.parametrize("texts", [1, 3])
 def test_an_endpoint_that_gives_fewer_or_more_than_n_is_asked_until_all_are_there(
-    server, asking, questions, tmp_path, texts
+    server, asking, at_openai, questions, tmp_path, texts
 ):
     def answer(body, attempt):
         return numbered_answer(body | {"n": texts}, attempt)
 
     server.answer = answer
-    section = asking(rationales=4, several="n")
+    section = asking(base_url=None, rationales=4)
     collected = collect_rationales(questions(5), no_passages, section, 7, tmp_path / "c.sqlite")
     assert statuses(collected) == {"kept": 20}
     assert server.received.total() == {1: 20, 3: 10}[texts]
@@ -307,13 +315,13 @@ def test_the_plain_completions_endpoint(server, asking, questions, tmp_path):
     server.answer = lambda body, attempt: {
         "body": {"choices": [{"text": f" {text}", "index": 0, "finish_reason": "stop"}]}
     }
-    section = asking(endpoint="completions", system_prompt="Be brief.", stop=("\n\n",))
+    section = asking(endpoint="completions", extra_body={"stop": ["\n\n"]})
     [rationale] = collect_rationales(questions(1), no_passages, section, 7, tmp_path / "c.sqlite")
     assert rationale.text == text
     [body] = server.bodies
     assert server.paths == {"/v1/completions"}
     assert "messages" not in body
-    assert body["prompt"].startswith("Be brief.\n\nExplain the answer")
+    assert body["prompt"].startswith("Explain the answer")
     assert body["prompt"].endswith("Explanation:")
     assert body["stop"] == ["\n\n"]
 
@@ -339,7 +347,7 @@ def test_the_teacher_is_asked_for_the_sentences_that_lead_to_the_answer(server, 
 
 def asking_process(url, path):
     """The teacher in a process of its own, to be killed."""
-    section = TeacherSection(kind="openai", model="tester", base_url=url, concurrency=16, rationales=4)
+    section = TeacherSection(kind="openai", model="tester", base_url=url, rationales=4, resources={"concurrency": 16})
     questions = [Question(f"q{i}", f"What is thing number {i}?", ("red", "green", "blue"), i % 3) for i in range(100)]
     collect_rationales(questions, no_passages, section, 7, path)
 

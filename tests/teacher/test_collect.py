@@ -7,6 +7,7 @@ from fault_server import no_passages
 
 from kard.recipe import TeacherSection
 from kard.teacher.collect import collect_rationales, deciding_settings, describe_teacher, estimate, spent_so_far
+from kard.teacher.limits import Spent, spending
 from kard.teacher.rationale import read_rationales, write_rationales
 
 
@@ -82,53 +83,47 @@ def test_the_teacher_describes_itself(settings, words):
 
 
 def test_the_estimate_grows_with_questions_and_rationales(questions, passage):
-    one = estimate(questions(1), no_passages, TeacherSection(kind="openai", model="m", max_tokens=50))
-    four = estimate(questions(2), no_passages, TeacherSection(kind="openai", model="m", max_tokens=50, rationales=2))
-    assert one["requests"] == 1
-    assert one["output_tokens"] == 50
-    assert 300 < one["input_tokens"] < 1500
-    assert (four["requests"], four["output_tokens"]) == (4, 200)
-    assert four["input_tokens"] == pytest.approx(4 * one["input_tokens"], abs=8)
-    assert "4 characters" in one["note"]
+    section = TeacherSection(kind="openai", model="m", max_tokens=50)
+    one = estimate(questions(1), no_passages, section)[1]
+    four = estimate(questions(2), no_passages, section.model_copy(update={"rationales": 2}))[1]
+    assert (one.requests, one.completion_tokens) == (1, 50)
+    assert 300 < one.prompt_tokens < 1500
+    assert (four.requests, four.completion_tokens) == (4, 200)
+    assert four.prompt_tokens == pytest.approx(4 * one.prompt_tokens, abs=8)
     seeing = TeacherSection(kind="openai", model="m", sees_gold_passages=True)
-    longer = estimate(questions(1), lambda question: [passage("word " * 400)], seeing)
-    assert longer["input_tokens"] > one["input_tokens"] + 400
+    longer = estimate(questions(1), lambda question: [passage("word " * 400)], seeing)[1]
+    assert longer.prompt_tokens > one.prompt_tokens + 400
 
 
 @pytest.mark.parametrize("kind", ["recorded", "extractive"])
 def test_the_other_kinds_cost_nothing(questions, kind):
-    found = estimate(questions(2), no_passages, TeacherSection(kind=kind))
-    assert (found["requests"], found["input_tokens"], found["output_tokens"]) == (0, 0, 0)
+    assert estimate(questions(2), no_passages, TeacherSection(kind=kind)) == (0, Spent())
 
 
-def test_the_estimate_leaves_out_what_is_there_and_names_the_price(server, asking, questions, tmp_path):
-    section = asking(input_price=2.0, output_price=10.0, max_tokens=100)
+def test_the_estimate_leaves_out_what_is_there(server, asking, questions, tmp_path):
+    section = asking(max_tokens=100)
     collect_rationales(questions(3), no_passages, section, 7, tmp_path / "c.sqlite")
-    found = estimate(questions(5), no_passages, section, 7, tmp_path / "c.sqlite")
-    assert (found["answered"], found["requests"], found["output_tokens"]) == (3, 2, 200)
-    assert found["usd"] == pytest.approx((found["input_tokens"] * 2 + 200 * 10) / 1e6)
-    other_seed = estimate(questions(5), no_passages, section, 8, tmp_path / "c.sqlite")
-    assert other_seed["requests"] == 5
-    assert estimate(questions(1), no_passages, asking(), 7)["usd"] is None
+    answered, left = estimate(questions(5), no_passages, section, 7, tmp_path / "c.sqlite")
+    assert (answered, left.requests, left.completion_tokens) == (3, 2, 200)
+    assert estimate(questions(5), no_passages, section, 8, tmp_path / "c.sqlite")[1].requests == 5
 
 
 def test_what_was_spent_is_told(server, asking, questions, tmp_path):
     section = asking(input_price=2.0, output_price=10.0)
-    assert spent_so_far(section, tmp_path / "c.sqlite")["requests"] == 0
+    assert spent_so_far(tmp_path / "c.sqlite") == Spent()
     assert not (tmp_path / "c.sqlite").exists()
     collect_rationales(questions(3), no_passages, section, 7, tmp_path / "c.sqlite")
-    spent = spent_so_far(section, tmp_path / "c.sqlite")
-    assert (spent["requests"], spent["input_tokens"], spent["output_tokens"]) == (3, 300, 60)
-    assert spent["usd"] == pytest.approx(0.0012)
-    assert spent["words"] == "3 requests, 300 tokens in, 60 out, $0.0012"
-    assert spent_so_far(asking(), tmp_path / "c.sqlite")["usd"] is None
+    spent = spent_so_far(tmp_path / "c.sqlite")
+    assert spent == Spent(3, 300, 60)
+    assert spending(spent, section.resources) == "3 requests, 300 tokens in, 60 out, $0.0012"
+    assert spending(spent, asking().resources) == "3 requests, 300 tokens in, 60 out"
 
 
 def test_only_settings_that_decide_the_rationales_are_in_the_key(asking, tmp_path):
     prompt = tmp_path / "p.txt"
     prompt.write_text("$question", encoding="utf-8")
     plain = deciding_settings(asking())
-    same = deciding_settings(asking(concurrency=2, max_requests=5, timeout=1, input_price=1.0, api_key_env="KEY"))
+    same = deciding_settings(asking(concurrency=2, max_total_tokens=5, timeout=1, input_price=1.0, api_key_env="KEY"))
     assert plain == same
     assert "OPENAI" not in str(plain)
     assert deciding_settings(asking(temperature=0.1)) != plain

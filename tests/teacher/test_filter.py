@@ -13,20 +13,19 @@ from kard.data.question import Question, question_from_row
 from kard.recipe import TeacherSection
 from kard.teacher.filter import (
     LONGEST_TEXT,
-    Draft,
     judge,
-    of_wanted_kind,
-    settle,
-    sift,
+    judged,
     stated_answer,
     without_conclusion,
+    without_repetitions,
 )
+from kard.teacher.rationale import Draft
 from kard.teacher.replies import readable
 
 QUESTION = Question("q", "Which of these is a gas at room temperature?", ("iron", "oxygen", "salt water", "wood"), 1)
 YES_NO = Question("y", "Can birds fly?", ("yes", "no"), 0)
 OPEN = Question("o", "Where was Chopin born?", (), "Poland")
-SECTION = TeacherSection(min_words=3, max_words=20)
+SECTION = TeacherSection(max_words=20)
 REAL_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
@@ -119,8 +118,7 @@ def test_an_open_answer_agrees_if_it_holds_the_gold_one():
 )
 def test_a_final_statement_of_the_answer_is_cut_off(ending):
     assert (
-        without_conclusion(f"Oxygen boils early. It is thin. {ending}", QUESTION, 3)
-        == "Oxygen boils early. It is thin."
+        without_conclusion(f"Oxygen boils early. It is thin. {ending}", QUESTION) == "Oxygen boils early. It is thin."
     )
 
 
@@ -136,7 +134,7 @@ def test_a_final_statement_of_the_answer_is_cut_off(ending):
     ],
 )
 def test_nothing_else_is_cut_off(text):
-    assert without_conclusion(text, QUESTION, 3) == text
+    assert without_conclusion(text, QUESTION) == text
 
 
 def test_the_same_words_twice_are_a_duplicate_and_stay_in_the_list():
@@ -145,7 +143,7 @@ def test_the_same_words_twice_are_a_duplicate_and_stay_in_the_list():
         Draft("Oxygen boils early."),
         Draft("oxygen, boils EARLY"),
     ]
-    rationales = settle(sift(QUESTION, [*drafts, Draft("", failure="503")], SECTION, "tester"), SECTION)
+    rationales = without_repetitions(judged(QUESTION, [*drafts, Draft("", failure="503")], SECTION, "tester"), SECTION)
     assert [r.status for r in rationales] == ["wrong_answer", "kept", "duplicate", "error"]
     assert [r.id for r in rationales] == ["q/0", "q/1", "q/2", "q/3"]
     assert "q/1" in rationales[2].reason
@@ -155,7 +153,10 @@ def test_the_same_words_twice_are_a_duplicate_and_stay_in_the_list():
 
 def test_a_rejected_text_does_not_make_the_next_one_a_duplicate():
     drafts = [Draft("Oxygen boils early.", "length"), Draft("Oxygen boils early.", "stop")]
-    assert [r.status for r in settle(sift(QUESTION, drafts, SECTION, ""), SECTION)] == ["truncated", "kept"]
+    assert [r.status for r in without_repetitions(judged(QUESTION, drafts, SECTION, ""), SECTION)] == [
+        "truncated",
+        "kept",
+    ]
 
 
 HARMONY = "<|channel|>analysis<|message|>Is it (A)?<|end|><|start|>assistant<|channel|>"
@@ -180,17 +181,15 @@ HARMONY = "<|channel|>analysis<|message|>Is it (A)?<|end|><|start|>assistant<|ch
         ("Two <b> tags </b> do not matter.", "stop", "Two <b> tags </b> do not matter.", "kept"),
     ],
 )
-def test_thinking_aloud_is_cut_off_or_kept(reply, finish_reason, text, status):
-    (cut,) = sift(QUESTION, [Draft(reply, finish_reason)], SECTION, "")
+def test_thinking_aloud_is_cut_off(reply, finish_reason, text, status):
+    (cut,) = judged(QUESTION, [Draft(reply, finish_reason)], SECTION, "")
     assert (cut.text, cut.status) == (text, status)
-    (kept,) = sift(QUESTION, [Draft(reply, finish_reason)], TeacherSection(thinking="keep"), "")
-    assert kept.text == reply
 
 
 @pytest.mark.parametrize("piece", ["the answer is ", "Option (A) is wrong. ", "word ", "<think>", "\n", "oxygen as "])
 def test_a_reply_of_five_megabytes_takes_no_time(piece):
     start = time.process_time()
-    [rationale] = sift(QUESTION, [Draft(piece * (5_000_000 // len(piece)))], TeacherSection(rewrite="keep"), "")
+    [rationale] = judged(QUESTION, [Draft(piece * (5_000_000 // len(piece)))], TeacherSection(rewrite="keep"), "")
     assert time.process_time() - start < 5
     assert rationale.status in ("too_long", "error")
     assert len(rationale.text) <= LONGEST_TEXT
@@ -229,55 +228,43 @@ def test_words_that_only_look_like_leaks_are_kept(text):
     assert judge(QUESTION, text, "stop", TeacherSection(reject_leaks=True))[0] == "kept"
 
 
-def test_every_rationale_has_a_kind_and_unwanted_kinds_are_rejected():
-    section = TeacherSection(kinds=("constructive", "other"))
+def test_every_rationale_has_a_kind():
     drafts = [Draft("Cold air is dense. Oxygen boils early."), Draft(ELIMINATING), Draft("", failure="503")]
-    rationales = [of_wanted_kind(one, section) for one in sift(QUESTION, drafts, section, "")]
+    rationales = judged(QUESTION, drafts, TeacherSection(), "")
     assert [r.kind for r in rationales] == ["constructive", "eliminating", ""]
-    assert [r.status for r in rationales] == ["kept", "wrong_kind", "error"]
-    assert rationales[1].reason == "eliminating; teacher.kinds is constructive, other"
+    assert [r.status for r in rationales] == ["kept", "kept", "error"]
 
 
 def test_rewriting_keeps_what_leads_to_the_answer_and_the_original():
     section = TeacherSection(rewrite="keep")
-    first, second, third = sift(
+    first, second, third = judged(
         QUESTION, map(Draft, ["Oxygen boils early, at -183 degrees.", ELIMINATING, "Option (A) is wrong."]), section, ""
     )
     assert (first.original, first.kind) == ("", "constructive")
     assert (second.text, second.original, second.kind) == ("Oxygen boils early.", ELIMINATING, "constructive")
     assert (third.text, third.original) == ("Option (A) is wrong.", "")  # nothing would be left
-    assert sift(QUESTION, [Draft(ELIMINATING)], TeacherSection(), "")[0].text == ELIMINATING
-
-
-def test_near_duplicates_are_counted_with_what_they_share():
-    section = TeacherSection(near_duplicate=0.8)
-    texts = ["Oxygen boils at -183 degrees.", "Oxygen boils at about -183 degrees.", "Air holds a fifth of oxygen."]
-    rationales = settle(sift(QUESTION, map(Draft, texts), section, ""), section)
-    assert [r.status for r in rationales] == ["kept", "near_duplicate", "kept"]
-    assert "the words of q/0" in rationales[1].reason
-    loose = settle(sift(QUESTION, map(Draft, texts), TeacherSection(), ""), TeacherSection())
-    assert [r.status for r in loose] == ["kept"] * 3
+    assert judged(QUESTION, [Draft(ELIMINATING)], TeacherSection(), "")[0].text == ELIMINATING
 
 
 def test_the_preferred_kind_comes_first_and_ids_stay():
     section = TeacherSection(prefer_kind="constructive")
     drafts = [Draft(ELIMINATING), Draft("It is cold.", "length"), Draft("Oxygen boils early.")]
-    rationales = settle(sift(QUESTION, drafts, section, ""), section)
+    rationales = without_repetitions(judged(QUESTION, drafts, section, ""), section)
     assert [r.id for r in rationales] == ["q/2", "q/0", "q/1"]
-    plain = settle(sift(QUESTION, drafts, TeacherSection(), ""), TeacherSection())
+    plain = without_repetitions(judged(QUESTION, drafts, TeacherSection(), ""), TeacherSection())
     assert [r.id for r in plain] == ["q/0", "q/1", "q/2"]
 
 
 @given(st.text(max_size=200), st.sampled_from(["", "stop", "length"]))
 def test_no_text_breaks_the_filter(text, finish_reason):
-    rationale = sift(QUESTION, [Draft(text, finish_reason)], SECTION, "")[0]
+    rationale = judged(QUESTION, [Draft(text, finish_reason)], SECTION, "")[0]
     assert (rationale.status == "kept") == (rationale.reason == "")
     assert rationale.text in readable(text)
 
 
 def kept_of(question):
     section = TeacherSection()
-    return settle(sift(question, map(Draft, question.rationales), section, ""), section)
+    return without_repetitions(judged(question, map(Draft, question.rationales), section, ""), section)
 
 
 @pytest.mark.parametrize(("name", "kept_share"), [("obqa", 0.99), ("strategyqa", 0.95)])

@@ -9,7 +9,7 @@ from fault_server import completion, digest, good_answer, no_passages
 from kard.errors import UserError
 from kard.recipe import TeacherSection
 from kard.teacher.collect import collect_rationales
-from kard.teacher.limits import Pace, Spent, most_of
+from kard.teacher.limits import Spent, most_of
 
 PRICES = {"input_price": 3.0, "output_price": 12.0}
 
@@ -58,8 +58,8 @@ def test_a_budget_in_money_is_never_exceeded_and_the_work_goes_on_when_it_is_rai
 ):
     path = tmp_path / "c.sqlite"
     for cap in (0.05, 0.12):
-        section = asking(concurrency=32, max_usd=cap, retries=20, **PRICES)
-        with pytest.raises(UserError, match=rf"teacher.max_usd \({cap}\).*raise the limit"):
+        section = asking(concurrency=32, max_usd=cap, **PRICES)
+        with pytest.raises(UserError, match=rf"teacher.resources.max_usd \({cap}\).*raise the limit"):
             run(section, questions, path)
         spent = sum(usd(*tokens) for tokens in bill)
         assert spent <= cap
@@ -68,21 +68,14 @@ def test_a_budget_in_money_is_never_exceeded_and_the_work_goes_on_when_it_is_rai
 
 
 def test_a_budget_in_tokens_is_never_exceeded(server, bill, asking, questions, tmp_path):
-    section = asking(concurrency=32, max_total_tokens=60_000, retries=20)
-    with pytest.raises(UserError, match=r"teacher.max_total_tokens \(60,000\)"):
+    section = asking(concurrency=32, max_total_tokens=60_000)
+    with pytest.raises(UserError, match=r"teacher.resources.max_total_tokens \(60,000\)"):
         run(section, questions, tmp_path / "c.sqlite")
     assert 30_000 < sum(map(sum, bill)) <= 60_000
 
 
-def test_a_budget_in_requests_is_used_to_the_last_one_over_several_runs(server, bill, asking, questions, tmp_path):
-    for cap in (20, 50):
-        with pytest.raises(UserError, match=rf"teacher.max_requests \({cap}\)"):
-            run(asking(concurrency=32, max_requests=cap, retries=20), questions, tmp_path / "c.sqlite")
-        assert server.received.total() == cap
-
-
 def test_a_budget_that_is_enough_stops_nothing(server, asking, questions, tmp_path):
-    section = asking(concurrency=32, max_requests=40, max_total_tokens=200_000, max_usd=1.0, **PRICES)
+    section = asking(concurrency=32, max_total_tokens=200_000, max_usd=1.0, **PRICES)
     rationales = collect_rationales(questions(40), no_passages, section, 7, tmp_path / "c.sqlite")
     assert {rationale.status for rationale in rationales} == {"kept"}
 
@@ -108,13 +101,3 @@ def test_requests_are_spread_over_the_minute(server, asking, questions, tmp_path
     collect_rationales(questions(20), no_passages, section, 7, tmp_path / "c.sqlite")
     assert server.times[-1] - server.times[0] >= 19 * 0.05 - 0.1
     assert max(later - earlier for earlier, later in pairwise(server.times)) < 0.5
-
-
-def test_tokens_decide_the_pace_where_they_are_the_tighter_limit():
-    body = {"messages": [{"role": "user", "content": "word" * 100}], "max_tokens": 100}
-    section = TeacherSection(requests_per_minute=600, tokens_per_minute=6000)
-    pace = Pace(section)
-    assert pace.delay(body) == 0
-    assert pace.delay(body) == pytest.approx(2.0, abs=0.01)
-    assert pace.delay(body) == pytest.approx(4.0, abs=0.01)
-    assert Pace(TeacherSection()).delay(body) == 0

@@ -14,7 +14,8 @@ from kard.teacher.collect import Models, collect_rationales, describe_teacher
 
 
 def transformers_section(**settings):
-    return TeacherSection(**({"kind": "transformers", "model": "tiny", "rationales": 2, "concurrency": 3} | settings))
+    defaults = {"kind": "transformers", "model": "tiny", "rationales": 2, "resources": {"concurrency": 3}}
+    return TeacherSection(**defaults | settings)
 
 
 class Writer:
@@ -59,13 +60,13 @@ def test_a_tiny_model_writes_and_verifies_through_the_recipe(decoder_folder, t5_
 
     for folder in (decoder_folder, t5_folder):
         model = PromptedModel.load(str(folder), "teacher.model")
-        section = transformers_section(model=str(folder), verifier=str(folder), max_tokens=12, min_words=0)
+        section = transformers_section(model=str(folder), verifier=str(folder), max_tokens=12)
         models = Models(model.rank, model.write)
         collected = collect_rationales(
             questions(2), no_passages, section, 7, tmp_path / f"{folder.name}.sqlite", models
         )
         assert len(collected) == 4
-        assert {r.status for r in collected} <= {"kept", "unverified", "truncated", "error", "duplicate"}
+        assert {r.status for r in collected} <= {"kept", "unverified", "truncated", "error", "duplicate", "too_short"}
         assert all(r.usage["prompt_tokens"] > 100 for r in collected)
 
 
@@ -87,10 +88,11 @@ def llama(monkeypatch, server, tmp_path):
     parameters = lambda: types.SimpleNamespace(model=types.SimpleNamespace(path=""))  # noqa: E731
     module = types.SimpleNamespace(CommonParams=parameters, Server=Server)
     monkeypatch.setitem(sys.modules, "xllamacpp", module)
-    monkeypatch.setattr("kard.teacher.local._wait_for", lambda address: events.append("waited"))
+    monkeypatch.setattr("kard.teacher.local.wait_for", lambda address: events.append("waited"))
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF")
-    section = TeacherSection(kind="llama_cpp", model=str(file), concurrency=4, context_tokens=1000)
+    resources = {"concurrency": 4, "context_tokens": 1000}
+    section = TeacherSection(kind="llama_cpp", model=str(file), resources=resources)
     return section, events
 
 

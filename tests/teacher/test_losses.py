@@ -1,5 +1,6 @@
 """No reply that was paid for is lost or paid twice: odd ones among many, a full disk, Ctrl-C, redirects, budgets."""
 
+import asyncio
 import random
 import signal
 import sqlite3
@@ -9,8 +10,8 @@ from fault_server import completion, digest, good_answer, no_passages
 
 from kard.errors import UserError
 from kard.recipe import TeacherSection
+from kard.teacher import client
 from kard.teacher.cache import ReplyCache
-from kard.teacher.client import ask
 from kard.teacher.collect import collect_rationales, why_none_is_kept
 from kard.teacher.prompting import requests_of
 
@@ -69,18 +70,28 @@ def groups_of(questions, section):
     return [group for _, group in requests_of(questions, no_passages, section, 7)]
 
 
-def test_what_is_under_way_when_the_disk_is_full_is_kept_and_not_asked_again(server, asking, questions, tmp_path):
+def test_what_is_under_way_when_the_disk_is_full_is_kept_and_not_asked_again(
+    server, asking, questions, tmp_path, monkeypatch
+):
     server.answer = lambda body, attempt: {"body": completion(digest(body) * 400), "delay": 0.05}
     section, path = asking(concurrency=8), tmp_path / "c.sqlite"
     groups = groups_of(questions(60), section)
     cache = ReplyCache(path)
     pages = cache._connection.execute("PRAGMA page_count").fetchone()[0]
     cache._connection.execute(f"PRAGMA max_page_count={pages + 12}")
+    give_up = cache._give_up_spare
+
+    def freed():  # the reserved space is what the disk has again
+        assert path.with_name("c.sqlite.spare").stat().st_size >= 8 * section.max_tokens
+        give_up()
+        cache._connection.execute("PRAGMA max_page_count=1000000")
+
+    monkeypatch.setattr(cache, "_give_up_spare", freed)
     with pytest.raises(UserError, match="Free some disk space"):
-        ask(groups, 60, section, cache)
+        client.ask(groups, 60, section, cache)
     cache.close()
     assert 8 <= server.answered.total() < 40
-    assert (tmp_path / "c.sqlite.spare").exists()
+    assert not (tmp_path / "c.sqlite.spare").exists()
     collect_rationales(questions(60), no_passages, section, 7, path)
     assert set(server.answered.values()) == {1}
     assert len(server.answered) == 60
@@ -121,12 +132,21 @@ def test_a_redirect_is_not_followed(server, asking, questions, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("asked", ["31536000", "1e300"])
-def test_a_wait_is_never_longer_than_the_recipe_allows(server, asking, questions, tmp_path, capsys, asked):
+def test_a_wait_is_never_longer_than_a_minute(server, asking, questions, tmp_path, monkeypatch, capsys, asked):
     server.answer = lambda body, attempt: {"status": 429, "headers": {"Retry-After": asked}, "body": {}}
-    section = asking(max_wait=0.1, retries=2, max_failures=1.0)
+    for name, value in (("RETRIES", 2), ("MAX_FAILURES", 1.0)):
+        monkeypatch.setattr(client, name, value)
+    section = asking()
     rationales = collect_rationales(questions(3), no_passages, section, 7, tmp_path / "c.sqlite")
     assert {one.reason for one in rationales} == {"429 {} (3 tries)"}
     assert "; it asks for " in capsys.readouterr().err
+
+
+def test_where_an_event_loop_runs_already_the_teacher_is_asked_all_the_same(asking, questions, tmp_path):
+    async def cell():
+        return collect_rationales(questions(5), no_passages, asking(), 7, tmp_path / "c.sqlite")
+
+    assert [one.status for one in asyncio.run(cell())] == ["kept"] * 5
 
 
 @pytest.mark.parametrize("tokens", [-9000, True, 0, 2.5])
@@ -146,7 +166,7 @@ def test_no_usage_widens_a_budget(server, asking, questions, tmp_path, tokens):
         (completion(None, reasoning_content="Hm."), "4 error: reasoning only, no text"),
         (completion(None, "tool_calls", tool_calls=[{}]), "4 error: calls a tool"),
         (completion(""), "4 error: the reply is empty"),
-        (completion("No."), "4 too_short: lower teacher.min_words"),
+        (completion("No."), "4 too_short: ask another teacher"),
     ],
 )
 def test_where_none_is_kept_it_is_said_why(server, asking, questions, tmp_path, body, words):

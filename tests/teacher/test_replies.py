@@ -12,8 +12,8 @@ from kard.data.question import Question
 from kard.errors import printable
 from kard.recipe import TeacherSection
 from kard.teacher.cache import ReplyCache
-from kard.teacher.client import cost_of, in_the_servers_words
-from kard.teacher.filter import Draft, sift
+from kard.teacher.client import in_the_servers_words
+from kard.teacher.filter import judged
 from kard.teacher.limits import LARGEST_COUNT, Spent
 from kard.teacher.rationale import Status
 from kard.teacher.replies import hiding, readable, response_in
@@ -67,14 +67,14 @@ def test_any_response_becomes_a_reply_or_a_failure_that_is_stored(cache, body, s
     assert outcome.retry_after is None or 0 < outcome.retry_after < float("inf")
     assert printable(outcome.failure) == outcome.failure
     assert KEY not in str(outcome)
-    cost = cost_of(outcome, MOST)
+    cost = outcome.cost_at_most(MOST)
     assert 0 <= cost.prompt_tokens <= LARGEST_COUNT
     assert 0 <= cost.completion_tokens <= LARGEST_COUNT
     keys = [f"{cache.spent().requests}/{number}" for number in range(len(outcome.replies))]
     cache.finish(cache.begin(keys, MOST), keys, outcome, cost)
     for key in keys:
         reply = cache.reply(key)
-        [rationale] = sift(QUESTION, [Draft(reply.text, reply.finish_reason)], TeacherSection(), "tester")
+        [rationale] = judged(QUESTION, [reply], TeacherSection(), "tester")
         assert rationale.status in get_args(Status)
         rationale.text.encode()
 
@@ -127,7 +127,7 @@ def test_an_odd_choice_does_not_take_the_others_with_it():
 )
 def test_usage_that_cannot_be_true_counts_with_the_most(tokens, counts):
     usage = dict(zip(("prompt_tokens", "completion_tokens"), tokens, strict=True))
-    assert cost_of(read(of({"content": TEXT * 10}, usage=usage)), MOST) == Spent(1, *counts)
+    assert read(of({"content": TEXT * 10}, usage=usage)).cost_at_most(MOST) == Spent(1, *counts)
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "1e400", "-5", "0", "soon", "", "Thu, 01 Jan 1970 00:00:00 GMT"])

@@ -28,8 +28,10 @@ def test_the_key_is_in_no_artifact_log_report_or_error(server, project, monkeypa
     monkeypatch.setenv("TEACHER_KEY", PLANTED)
     caplog.set_level(logging.DEBUG)
     server.answer = answer
-    settings = {"kind": "openai", "model": "tester", "base_url": server.url, "api_key_env": "TEACHER_KEY"}
-    settings |= {"endpoint": endpoint, "max_wait": 0.01, "max_failures": 1.0}
+    settings = {"kind": "openai", "model": "tester", "base_url": server.url, "resources.api_key_env": "TEACHER_KEY"}
+    settings |= {"endpoint": endpoint}
+    monkeypatch.setattr("kard.teacher.client.LONGEST_WAIT", 0.01)
+    monkeypatch.setattr("kard.teacher.client.MAX_FAILURES", 1.0)
     recipe = load_recipe(str(project), [f"teacher.{key}={value}" for key, value in settings.items()])
     folder = tmp_path / "run"
     run_recipe(recipe, folder, until="rationales")

@@ -44,7 +44,7 @@ def _cost(run: Run, method: Method, rows: Sequence[dict[str, Any]]) -> dict[str,
     size, n = student_size(folder), len(rows)
     read, written = answer_tokens(folder, rows, recipe.evaluation.samples)
     spent = teacher_spent(run, method)
-    prices = recipe.teacher.input_price + recipe.teacher.output_price
+    resources = recipe.teacher.resources
     return {
         "method": method.name,
         **_training(folder, size, recipe.student.method == "lora"),
@@ -54,7 +54,7 @@ def _cost(run: Run, method: Method, rows: Sequence[dict[str, Any]]) -> dict[str,
         "written_tokens": written / n,
         "answer_seconds": sum(row["seconds"] for row in rows) / n,
         "teacher_tokens": spent.prompt_tokens + spent.completion_tokens,
-        "teacher_usd": spent.usd(recipe.teacher) if prices else None,
+        "teacher_usd": spent.usd(resources) if resources.has_prices else None,
     }
 
 

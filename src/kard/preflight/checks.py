@@ -61,7 +61,7 @@ def check_before(recipe: Recipe, folder: Path, to_do: set[str]) -> None:
     check_room(recipe, folder, to_do)
     # Where replies are there, the stages before are done: what is still to be asked is found out at once.
     if recipe.teacher.kind == "openai" and "rationales" in to_do and not (folder / "teacher.sqlite").exists():
-        from kard.teacher.listing import check_endpoint
+        from kard.teacher.endpoint import check_endpoint
 
         check_endpoint(recipe.teacher)
     check_models(recipe, to_do)

@@ -17,6 +17,7 @@ from kard.report.data import MistakeSample, ReportData, Sample
 from kard.report.write import write_report
 from kard.run import Run
 from kard.teacher.collect import describe_teacher, spent_so_far
+from kard.teacher.limits import spending
 
 SAMPLES = 20
 MISTAKES = 2  # of each class of each method
@@ -44,7 +45,8 @@ def _teacher(run: Run) -> str:
     sentence = describe_teacher(section)
     if not section.asks:
         return sentence
-    return f"{sentence} Spent so far: {spent_so_far(section, run.folder / 'teacher.sqlite')['words']}."
+    spent = spent_so_far(run.folder / "teacher.sqlite")
+    return f"{sentence} Spent so far: {spending(spent, section.resources)}."
 
 
 def rationale_counts(run: Run) -> list[dict[str, Any]]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import errno
-import json
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kard.errors import UserError
 from kard.teacher.limits import LARGEST_COUNT, Spent
+from kard.teacher.rationale import Draft
+from kard.teacher.replies import Outcome
 
 FORMAT = 2
 _TABLES = """
@@ -41,54 +40,14 @@ CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, best INTEGER NOT NULL
 """
 _DAMAGED = "damaged ({}). Move it away and run again; its replies are asked again."
 _FULL = "cannot be written ({}). Free some disk space and run the same command again; the replies so far are kept."
-_TOLD = {
+_UNUSABLE = "cannot be used ({}). Mend that and run the same command again; the replies so far are kept."
+_ADVICE = {
     sqlite3.SQLITE_NOTADB: _DAMAGED,
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_IOERR: _FULL,
     sqlite3.SQLITE_BUSY: "in use by another program ({}). Wait for it and run the same command again.",
 }
-_UNTOLD = "cannot be used ({}). Mend that and run the same command again; the replies so far are kept."
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one attempt gave: texts, or a failure.
-
-    Attributes:
-        replies: Each text as the model wrote it, and why the model stopped, in the endpoint's words.
-        failure: Why there is no usable text; empty where there is one.
-        status: HTTP status, or None where there was no response.
-        cost: What is to be paid for it; None if that is not known, or to be counted from `tokens`.
-        tokens: Tokens in and out as the endpoint counts them, be it true or not; None where it does not.
-        seconds: From sending to the end of the response.
-        retry_after: Seconds that the endpoint asks to wait.
-        hopeless: Whether trying again, or asking anything else, is pointless.
-    """
-
-    replies: tuple[tuple[str, str], ...] = ()
-    failure: str = ""
-    status: int | None = None
-    cost: Spent | None = None
-    tokens: tuple[int | None, int | None] = (None, None)
-    seconds: float = 0.0
-    retry_after: float | None = None
-    hopeless: bool = False
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A stored text.
-
-    Attributes:
-        text: The rationale as the model wrote it.
-        finish_reason: Why the model stopped, in the endpoint's words.
-        usage: Tokens and seconds of its request; empty for all but the first text of a request.
-    """
-
-    text: str
-    finish_reason: str = ""
-    usage: dict[str, Any] = field(default_factory=dict)
 
 
 class ReplyCache:
@@ -103,12 +62,12 @@ class ReplyCache:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._spare_path = path.with_name(f"{path.name}.spare")
-        self._spare: int | None = None
-        self._spared = 0
+        self._spare = path.with_name(f"{path.name}.spare")
+        self._has_spare = False
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+            # Where an event loop runs already, one thread opens the file and another one asks.
+            self._connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
             found = self._connection.execute("PRAGMA user_version").fetchone()[0]
@@ -118,6 +77,10 @@ class ReplyCache:
                 )
             self._connection.executescript(_TABLES + f"PRAGMA user_version={FORMAT};")
 
+    def _run(self, statement: str, *values: object) -> list[Any]:
+        with self._explained():
+            return self._connection.execute(statement, values).fetchall()
+
     def begin(self, keys: Sequence[str], most: Spent, batch: str = "") -> int:
         """Note that a request is about to be sent, and the most that it can cost; returns the attempt's number.
 
@@ -126,81 +89,50 @@ class ReplyCache:
             most: The most that it can cost.
             batch: Name of the batch that it is a line of.
         """
-        row = (" ".join(keys), batch, time.time(), most.prompt_tokens, most.completion_tokens)
-        with self._explained():
-            cursor = self._connection.execute(
-                "INSERT INTO attempts (keys, batch, sent_at, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?, ?)",
-                row,
-            )
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
+        self._run(
+            "INSERT INTO attempts (keys, batch, sent_at, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?, ?)",
+            *(" ".join(keys), batch, time.time(), most.prompt_tokens, most.completion_tokens),
+        )
+        [(attempt,)] = self._run("SELECT last_insert_rowid()")
+        return attempt
 
     def finish(self, attempt: int, keys: Sequence[str], outcome: Outcome, cost: Spent) -> None:
         """Store the outcome of an attempt; texts beyond the keys are left out.
 
         Raises:
-            UserError: It cannot be stored. What was paid for is in the reserved space then, if there is any (`set_aside`).
+            UserError: It cannot be stored, or not without the reserved space (`set_aside`), which is given up for it then.
         """
         try:
             self._store(attempt, keys, outcome, cost)
         except UserError:
-            self._spare_row({"attempt": attempt, "keys": keys, "outcome": asdict(outcome), "cost": asdict(cost)})
+            if self._has_spare:
+                self._give_up_spare()
+                self._store(attempt, keys, outcome, cost)
             raise
 
     def _store(self, attempt: int, keys: Sequence[str], outcome: Outcome, cost: Spent) -> None:
-        status = (
-            outcome.status,
-            outcome.failure,
-            cost.prompt_tokens,
-            cost.completion_tokens,
-            round(outcome.seconds, 4),
-        )
-        texts = zip(keys, outcome.replies, strict=False)
-        with self._explained(), self.together():
-            self._connection.execute(
+        with self.together():
+            self._run(
                 "UPDATE attempts SET status = ?, failure = ?, prompt_tokens = ?, completion_tokens = ?, seconds = ? "
                 "WHERE id = ?",
-                (*status, attempt),
+                *(outcome.status, outcome.failure, cost.prompt_tokens, cost.completion_tokens),
+                *(round(outcome.seconds, 4), attempt),
             )
-            self._connection.executemany(
-                "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?)",
-                [(key, text, reason, attempt, number) for number, (key, (text, reason)) in enumerate(texts)],
-            )
+            for number, (key, (text, reason)) in enumerate(zip(keys, outcome.replies, strict=False)):
+                row = (key, text, reason, attempt, number)
+                self._run("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?)", *row)
 
     def set_aside(self, size: int) -> None:
-        """Reserve disk space for replies, so that those under way are not lost when the disk is full.
-
-        Args:
-            size: In bytes.
-        """
-        if self._spare is None:
-            self.take_in()
+        """Reserve `size` bytes of the disk, once, so that replies under way are not lost when it is full."""
+        if not self._has_spare:
             with self._explained():
-                self._spare = os.open(self._spare_path, os.O_RDWR | os.O_CREAT, 0o644)
-                os.pwrite(self._spare, bytes(size), 0)
-                os.fsync(self._spare)
+                self._spare.write_bytes(bytes(size))
+            self._has_spare = True
 
-    def _spare_row(self, row: dict[str, Any]) -> None:
-        if self._spare is not None:
-            with self._explained():
-                self._spared += os.pwrite(self._spare, b"\n" + json.dumps(row).encode(), self._spared)
-                os.fsync(self._spare)
-
-    def take_in(self) -> None:
-        """Store what an earlier run could put into the reserved space only."""
-        if not self._spare_path.exists():
-            return
-        with self._explained(), self.together():
-            for line in self._spare_path.read_bytes().rstrip(b"\0").splitlines():
-                with suppress(json.JSONDecodeError):  # the process died while it wrote the last one
-                    self._take_in(json.loads(line))
-        self._spare_path.unlink()
-
-    def _take_in(self, row: dict[str, Any]) -> None:
-        outcome, cost = Outcome(**row["outcome"]), Spent(**row["cost"])
-        query = "SELECT 1 FROM attempts WHERE id = ? AND keys = ?"
-        known = self._run(query, row["attempt"], " ".join(row["keys"]))
-        self._store(row["attempt"] if known else self.begin(row["keys"], cost), row["keys"], outcome, cost)
+    def _give_up_spare(self) -> None:
+        self._has_spare = False
+        with self._explained():
+            self._spare.unlink(missing_ok=True)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -208,39 +140,36 @@ class ReplyCache:
         if self._connection.in_transaction:
             yield
             return
-        self._connection.execute("BEGIN IMMEDIATE")
-        with self._connection:
-            yield
+        with self._explained():
+            self._connection.execute("BEGIN IMMEDIATE")
+            with self._connection:
+                yield
 
     def has(self, key: str) -> bool:
         """Whether the reply to a request has arrived."""
-        with self._explained():
-            return bool(self._connection.execute("SELECT 1 FROM replies WHERE key = ?", (key,)).fetchone())
+        return bool(self._run("SELECT 1 FROM replies WHERE key = ?", key))
 
-    def reply(self, key: str) -> Reply | None:
-        """The reply to a request, or None where none has arrived yet."""
-        query = (
+    def reply(self, key: str) -> Draft | None:
+        """The reply to a request, or None where none has arrived yet; the first of several from one request has its usage."""
+        rows = self._run(
             "SELECT text, finish_reason, number, prompt_tokens, completion_tokens, seconds "
-            "FROM replies JOIN attempts ON attempts.id = attempt WHERE key = ?"
+            "FROM replies JOIN attempts ON attempts.id = attempt WHERE key = ?",
+            key,
         )
-        with self._explained():
-            row = self._connection.execute(query, (key,)).fetchone()
-        if row is None:
-            return None
-        text, reason, number, *usage = row
-        names = ("prompt_tokens", "completion_tokens", "seconds")
-        return Reply(text, reason, {} if number else dict(zip(names, usage, strict=True)))
+        for text, reason, number, *usage in rows:
+            names = ("prompt_tokens", "completion_tokens", "seconds")
+            return Draft(text, reason, usage={} if number else dict(zip(names, usage, strict=True)))
+        return None
 
     def verdict(self, key: str) -> int | None:
         """Which choice a verifier ranked first, or None where it was not asked yet."""
-        with self._explained():
-            row = self._connection.execute("SELECT best FROM verdicts WHERE key = ?", (key,)).fetchone()
-        return row[0] if row else None
+        return next((best for (best,) in self._run("SELECT best FROM verdicts WHERE key = ?", key)), None)
 
     def keep_verdicts(self, verdicts: Iterable[tuple[str, int]]) -> None:
         """Store what a verifier ranked first, by key."""
-        with self._explained(), self.together():
-            self._connection.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", verdicts)
+        with self.together():
+            for verdict in verdicts:
+                self._run("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", *verdict)
 
     def open_batch(self, name: str) -> None:
         """Note that a batch is about to be submitted."""
@@ -279,34 +208,28 @@ class ReplyCache:
             found.setdefault(key, []).append(failure)
         return found
 
-    def _run(self, statement: str, *values: str | int) -> list[Any]:
-        with self._explained():
-            return self._connection.execute(statement, values).fetchall()
-
     def spent(self) -> Spent:
         """What was sent and used so far, over all runs."""
         # Earlier versions stored whatever number an endpoint gave.
         tokens = ", ".join(
             f"coalesce(sum(min(max({name}, 0), {LARGEST_COUNT})), 0)" for name in ("prompt_tokens", "completion_tokens")
         )
-        with self._explained():
-            return Spent(*self._connection.execute(f"SELECT count(*), {tokens} FROM attempts").fetchone())
+        [row] = self._run(f"SELECT count(*), {tokens} FROM attempts")
+        return Spent(*row)
 
     def close(self) -> None:
-        """Close the file; everything is in it already, or in the reserved space."""
+        """Close the file; everything is in it already."""
         self._connection.close()
-        if self._spare is not None:
-            os.close(self._spare)
-            if not self._spared:
-                self._spare_path.unlink()
+        if self._has_spare:
+            self._give_up_spare()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            told = _TOLD.get(error.sqlite_errorcode & 0xFF, _UNTOLD)
-            raise UserError(f"{self.path}: {told.format(error)}") from error
+            advice = _ADVICE.get(error.sqlite_errorcode & 0xFF, _UNUSABLE)
+            raise UserError(f"{self.path}: {advice.format(error)}") from error
         except OSError as error:
-            told = _FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else _UNTOLD
-            raise UserError(f"{self.path}: {told.format(error.strerror)}") from error
+            advice = _FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else _UNUSABLE
+            raise UserError(f"{self.path}: {advice.format(error.strerror)}") from error

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cache as once
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,14 @@ from kard.data.question import Question
 from kard.models.weights import model_identity
 from kard.progress import progress, say
 from kard.recipe import TeacherSection
-from kard.teacher.cache import Reply, ReplyCache
+from kard.teacher.cache import ReplyCache
 from kard.teacher.extractive import extract_rationale
-from kard.teacher.filter import Draft, of_wanted_kind, rewritten, settle, sift, to_rewrite
-from kard.teacher.limits import CHARACTERS_PER_TOKEN, Spent, likely_cost, spending
+from kard.teacher.filter import judged, rewritten, to_rewrite, without_repetitions
+from kard.teacher.limits import Spent, likely_cost
 from kard.teacher.prompting import PassagesOf, Request, Write, model_name, requests_of, rewriting
-from kard.teacher.rationale import Rationale, Status
+from kard.teacher.rationale import Draft, Rationale, Status
 from kard.teacher.recorded import recorded_drafts
 from kard.teacher.verifier import Rank, verify
-
-_NOT_DECIDING = {
-    *("api_key_env", "concurrency", "timeout", "retries", "max_wait", "max_failures"),
-    *("requests_per_minute", "tokens_per_minute", "input_price", "output_price"),
-    *("max_usd", "max_requests", "max_total_tokens", "mode", "batch_wait", "several"),
-    "replies",  # their content is in the stage's key
-}
-
 
 _OTHER_TEACHERS = (
     "Give the questions 'rationales' (teacher.kind: recorded), 'gold_passages' (extractive), or ask a language model "
@@ -40,13 +33,14 @@ _ADVICE: dict[Status, str] = {
     "wrong_answer": "show the teacher the gold answer (teacher.sees_answer), or ask another one",
     "refused": "ask another teacher, or write teacher.prompt",
     "truncated": "raise teacher.max_tokens",
-    "too_short": "lower teacher.min_words, or ask another teacher",
+    "too_short": "ask another teacher, or write teacher.prompt",
     "too_long": "raise teacher.max_words",
     "leak": "write teacher.prompt so that it forbids them, or set teacher.reject_leaks: false",
-    "wrong_kind": "name more teacher.kinds, or set teacher.rewrite",
     "unverified": "name another teacher.verifier, or none",
     "error": "{reason}",
 }
+# Requests that may be sent as one, and how many texts they ask for; returns what failed, with the reason.
+Ask = Callable[[Iterator[Sequence[Request]], int], dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -88,37 +82,33 @@ def collect_rationales(
     """
     if section.asks:
         rationales = _asked(questions, passages_of, section, seed, cache, models.write)
-    elif section.kind == "recorded":
-        rationales = _recorded(questions, section)
     else:
-        rationales = list(_extracted(questions, passages_of, section))
-    rationales = [of_wanted_kind(rationale, section) for rationale in rationales]
+        drafts = (
+            _recorded(questions, section) if section.kind == "recorded" else _extracted(questions, passages_of, section)
+        )
+        rationales = [one for question, some in drafts for one in judged(question, some, section, section.kind)]
     if section.verifier is not None:
         assert models.rank is not None
         by_id = {question.id: question for question in questions}
         with closing(ReplyCache(cache)) as verdicts:
             rationales = verify(rationales, by_id, section, models.rank, verdicts)
     groups = groupby(rationales, key=lambda rationale: rationale.question)
-    return [rationale for _, group in groups for rationale in settle(list(group), section)]
+    return [rationale for _, group in groups for rationale in without_repetitions(group, section)]
 
 
-def _recorded(questions: Sequence[Question], section: TeacherSection) -> list[Rationale]:
-    if section.replies is None:
-        drafts = {question.id: list(map(Draft, question.rationales)) for question in questions}
-    else:
-        drafts = recorded_drafts(questions, section.replies)
-    return [
-        rationale
-        for question in questions
-        for rationale in sift(question, drafts.get(question.id, ())[: section.rationales], section, "recorded")
-    ]
+def _recorded(questions: Sequence[Question], section: TeacherSection) -> Iterator[tuple[Question, Sequence[Draft]]]:
+    replies = recorded_drafts(questions, section.replies) if section.replies else {}
+    for question in questions:
+        drafts = replies.get(question.id, []) if section.replies else [Draft(text) for text in question.rationales]
+        yield question, drafts[: section.rationales]
 
 
-def _extracted(questions: Sequence[Question], passages_of: PassagesOf, section: TeacherSection) -> Iterator[Rationale]:
+def _extracted(
+    questions: Sequence[Question], passages_of: PassagesOf, section: TeacherSection
+) -> Iterator[tuple[Question, Sequence[Draft]]]:
     with progress("pick sentences", len(questions), "questions") as advance:
         for question in questions:
-            draft = extract_rationale(question, passages_of(question), section.sentences)
-            yield from sift(question, [draft], section, "extractive")
+            yield question, [extract_rationale(question, passages_of(question), section.sentences)]
             advance(1)
 
 
@@ -130,7 +120,8 @@ def _asked(
     path: Path,
     write: Write | None,
 ) -> list[Rationale]:
-    _say_without_passages(questions, passages_of, section)
+    if section.sees_gold_passages and (count := sum(not passages_of(question) for question in questions)):
+        say(f"  ask teacher: {count:,} of {len(questions):,} questions have no gold passages and are asked without any")
     keys: dict[str, list[str]] = {}
 
     def groups() -> Iterator[Sequence[Request]]:
@@ -139,49 +130,42 @@ def _asked(
             yield from [group] if section.at_once else ([request] for request in group)
 
     with closing(ReplyCache(path)) as cache, _asker(section, cache, write) as ask:
-        cache.take_in()
-        failures = ask(groups, len(questions) * (section.rationales or 1))
+        failures = ask(groups(), len(questions) * section.asked_for)
+
+        def draft(key: str) -> Draft:
+            return cache.reply(key) or Draft("", failure=failures.get(key, ""))
+
+        source = model_name(section)
         rationales = [
-            rationale
-            for question in questions
-            for rationale in sift(
-                question,
-                [_draft(cache.reply(key), failures.get(key, "")) for key in keys[question.id]],
-                section,
-                model_name(section),
-            )
+            one for question in questions for one in judged(question, map(draft, keys[question.id]), section, source)
         ]
         if section.rewrite == "ask":
             return _rewritten(rationales, {one.id: one for one in questions}, section, seed, cache, ask)
     return rationales
 
 
-Ask = Callable[[Callable[[], Iterator[Sequence[Request]]], int], dict[str, str]]
-
-
 @contextmanager
 def _asker(section: TeacherSection, cache: ReplyCache, write: Write | None) -> Iterator[Ask]:
-    """The way to ask this kind of teacher; a model on this machine is started when the first reply is missing."""
+    """The way to ask this kind of teacher; a llama.cpp server is started when the first reply is missing."""
     from kard.teacher import batches, client, local
 
     with ExitStack() as stack:
-        served: list[TeacherSection] = []
 
-        def ask(groups: Callable[[], Iterator[Sequence[Request]]], total: int) -> dict[str, str]:
-            if section.kind == "openai" and section.mode == "batch":
-                return batches.ask_in_batches(groups(), total, section, cache)
-            if section.kind == "openai":
-                return client.ask(groups(), total, section, cache)
-            if all(cache.has(request.key) for group in groups() for request in group):
-                return {}
+        @once
+        def served() -> TeacherSection:
+            return section.model_copy(update={"base_url": stack.enter_context(local.serving(section))})
+
+        def ask(groups: Iterator[Sequence[Request]], total: int) -> dict[str, str]:
             if section.kind == "transformers":
                 assert write is not None
-                local.write_missing(groups(), total, section, cache, write)
+                local.write_missing(groups, total, section, cache, write)
                 return {}
-            if not served:
-                url = stack.enter_context(local.serving(section))
-                served.append(section.model_copy(update={"base_url": url}))
-            return client.ask(groups(), total, served[0], cache)
+            if section.kind == "openai":
+                ask_endpoint = batches.ask_in_batches if section.mode == "batch" else client.ask
+                return ask_endpoint(groups, total, section, cache)
+            missing = (group for group in groups if not all(cache.has(request.key) for request in group))
+            first = next(missing, None)
+            return client.ask(chain([first], missing), total, served(), cache) if first else {}
 
         yield ask
 
@@ -200,7 +184,7 @@ def _rewritten(
         for one in rationales
         if to_rewrite(one, questions[one.question])
     }
-    if failures := ask(lambda: ([request] for request in requests.values()), len(requests)):
+    if failures := ask(([request] for request in requests.values()), len(requests)):
         say(f"  ask teacher: {len(failures):,} rationales could not be rewritten and stay as they are")
     replies = {name: cache.reply(request.key) for name, request in requests.items()}
     return [
@@ -209,44 +193,27 @@ def _rewritten(
     ]
 
 
-def _say_without_passages(questions: Sequence[Question], passages_of: PassagesOf, section: TeacherSection) -> None:
-    if section.sees_gold_passages and (count := sum(not passages_of(question) for question in questions)):
-        say(f"  ask teacher: {count:,} of {len(questions):,} questions have no gold passages and are asked without any")
-
-
-def _draft(reply: Reply | None, failure: str) -> Draft:
-    if reply is None:
-        return Draft("", failure=failure)
-    return Draft(reply.text, reply.finish_reason, usage=reply.usage)
-
-
 def why_none_is_kept(rationales: Sequence[Rationale], section: TeacherSection) -> str:
     """How many rationales were rejected for what, and what to do, where none is left to learn from."""
     if not rationales:
         return f"There are none. {_OTHER_TEACHERS}"
     counts = Counter(rationale.status for rationale in rationales)
     errors = Counter(rationale.reason for rationale in rationales if rationale.status == "error")
-    said = [
-        f"{count:,} {status}: {_ADVICE[status].format(reason='; '.join(reason for reason, _ in errors.most_common(3)))}"
-        for status, count in counts.most_common()
-    ]
+    reasons = "; ".join(reason for reason, _ in errors.most_common(3))
+    said = [f"{count:,} {status}: {_ADVICE[status].format(reason=reasons)}" for status, count in counts.most_common()]
     return f"{'. '.join(said)}.{'' if section.asks else f' {_OTHER_TEACHERS}'}"
 
 
 def deciding_settings(section: TeacherSection) -> dict[str, Any]:
-    """The settings that decide which rationales there are, for the stage's key.
+    """The settings that decide which rationales there are, for the stage's key: all but resources, and when replies come.
 
-    How fast the teacher is asked, how often again, and for how much at most is left out: raising a budget after the end
-    makes nothing new. A prompt file counts with its content.
+    A prompt file counts with its content, a model by its identity; the content of ``replies`` is in the stage's key.
     """
-    settings = section.model_dump(mode="json", exclude=_NOT_DECIDING)
+    settings = section.model_dump(mode="json", exclude={"resources", "mode", "replies"})
     settings |= {"prompt": hash_of_file(section.prompt)} if section.prompt else {}
     settings |= {"verifier": model_identity(section.verifier, "teacher.verifier")} if section.verifier else {}
-    return settings | (
-        {"model": model_identity(str(section.model), "teacher.model")}
-        if section.kind in ("llama_cpp", "transformers")
-        else {}
-    )
+    is_local = section.kind in ("llama_cpp", "transformers")
+    return settings | ({"model": model_identity(str(section.model), "teacher.model")} if is_local else {})
 
 
 def describe_teacher(section: TeacherSection) -> str:
@@ -260,8 +227,8 @@ def describe_teacher(section: TeacherSection) -> str:
         taken = "sentence" if one else f"{section.sentences} sentences"
         support = "supports" if one else "support"
         return f"A rationale is the {taken} of the gold passages that {support} the answer; no LLM was asked."
-    told = (("the gold answer", section.sees_answer), ("the gold passages", section.sees_gold_passages))
-    seen = " and ".join(name for name, shown in told if shown) or "the question alone"
+    shows = (("the gold answer", section.sees_answer), ("the gold passages", section.sees_gold_passages))
+    seen = " and ".join(name for name, is_shown in shows if is_shown) or "the question alone"
     where = section.base_url or "OpenAI" if section.kind == "openai" else f"on this machine, {section.kind}"
     verified = f" The verifier was {section.verifier}." if section.verifier else ""
     return f"The rationales were written by {model_name(section)} ({where}), which saw {seen}.{verified}"
@@ -273,7 +240,7 @@ def estimate(
     section: TeacherSection,
     seed: int = 0,
     cache: Path | None = None,
-) -> dict[str, Any]:
+) -> tuple[int, Spent]:
     """What asking the teacher takes, for ``--dry-run``.
 
     Args:
@@ -284,50 +251,23 @@ def estimate(
         cache: File of paid replies; those that are in it are not counted.
 
     Returns:
-        ``answered`` (requests whose reply is there), ``requests`` (still to be sent), ``input_tokens`` (estimated at
-        four characters a token), ``output_tokens`` (at most), ``usd`` (by the recipe's prices; None without prices),
-        and ``note``, which says how it was estimated. All zero where no LLM is asked.
+        How many rationales are there, and what is still to be sent: requests, and tokens in (estimated by characters) and
+        out (at most); ``teacher.rewrite: ask`` comes on top. Nothing where no language model is asked.
     """
     if not section.asks:
-        zero = {"answered": 0, "requests": 0, "input_tokens": 0, "output_tokens": 0, "usd": None}
-        return zero | {"note": "no LLM is asked"}
-    with _opened(cache) as replies:
+        return 0, Spent()
+    with ExitStack() as stack:
+        # A dry run makes no file.
+        replies = stack.enter_context(closing(ReplyCache(cache))) if cache and cache.exists() else None
         every = (request for _, group in requests_of(questions, passages_of, section, seed) for request in group)
         missing = (request for request in every if replies is None or not replies.has(request.key))
         spent = sum((likely_cost(request.body, section) for request in missing), Spent())
-    return {
-        "answered": len(questions) * (section.rationales or 1) - spent.requests,
-        "requests": spent.requests,
-        "input_tokens": spent.prompt_tokens,
-        "output_tokens": spent.completion_tokens,
-        "usd": spent.usd(section) if section.input_price + section.output_price else None,
-        "note": f"estimated: {CHARACTERS_PER_TOKEN} characters a token in, at most teacher.max_tokens a reply out"
-        + ("; teacher.rewrite: ask comes on top, at most as many requests again" if section.rewrite == "ask" else ""),
-    }
+    return len(questions) * section.asked_for - spent.requests, spent
 
 
-@contextmanager
-def _opened(path: Path | None) -> Iterator[ReplyCache | None]:
-    """The cache if its file is there; a dry run makes none."""
-    if path is None or not path.exists():
-        yield None
-        return
-    with closing(ReplyCache(path)) as cache:
-        yield cache
-
-
-def spent_so_far(section: TeacherSection, cache: Path) -> dict[str, Any]:
-    """What all runs with this cache have sent and used, for the report.
-
-    Returns:
-        ``requests``, ``input_tokens``, ``output_tokens``, ``usd`` (None without prices), and all of it in ``words``.
-    """
-    with _opened(cache) as replies:
-        spent = replies.spent() if replies else Spent()
-    return {
-        "requests": spent.requests,
-        "input_tokens": spent.prompt_tokens,
-        "output_tokens": spent.completion_tokens,
-        "usd": spent.usd(section) if section.input_price + section.output_price else None,
-        "words": spending(spent, section),
-    }
+def spent_so_far(cache: Path) -> Spent:
+    """What all runs with this cache have sent and used."""
+    if not cache.exists():
+        return Spent()
+    with closing(ReplyCache(cache)) as replies:
+        return replies.spent()

@@ -10,7 +10,7 @@ import Stemmer
 from kard.data.cutting import sentences
 from kard.data.passage import Passage
 from kard.data.question import Question
-from kard.teacher.filter import Draft
+from kard.teacher.rationale import Draft
 
 # Words that say nothing about what a sentence is about; shorter words than three letters are left out as well.
 _EMPTY_WORDS = """

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from difflib import SequenceMatcher
+from collections.abc import Iterable
+from dataclasses import replace
 from string import ascii_uppercase
-from typing import Any
 
 from kard.data.cutting import sentences
 from kard.data.question import Question
 from kard.prompt import extract, same_answer
 from kard.recipe import TeacherSection
 from kard.teacher.kinds import kind_of, leading_to_answer
-from kard.teacher.rationale import Rationale, Status
-from kard.teacher.replies import REASONING_ONLY, TOOL_CALLS, readable
+from kard.teacher.rationale import Draft, Rationale, Status
+from kard.teacher.replies import REASONING_ONLY, TOOL_CALLS, readable, without_thinking
 
 Verdict = tuple[Status, str]
+
+# A shorter text explains nothing.
+MIN_WORDS = 3
+# A text of this length is no rationale, whatever teacher.max_words says, and takes the rules below seconds.
+LONGEST_TEXT = 50_000
 
 _REFUSAL = re.compile(
     r"(?:i['’]?m|i am|we are) (?:very |so )?(?:sorry|afraid|unable|not able)\b"
@@ -65,37 +68,8 @@ that it is we can could confidently safely now conclude say see determine infer 
 _LEADING = frozenset(_LEADING_WORDS.split())
 
 
-# How models mark what they think aloud, and what may stand in place of the marks of OpenAI's open models ("harmony").
-_THINKING = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|seed:think)"
-# The first characters stand in front, so that a long text without any of them takes no time.
-_OPENED = re.compile(rf"[<\[◁](?i:{_THINKING}>|think\]|think▷|\|begin_of_thought\|>)")
-_CLOSED = re.compile(rf"[<\[◁](?i:/{_THINKING}>|/think\]|/think▷|\|end_of_thought\|>)")
-_CHANNEL = re.compile(r"<\|channel\|>|^analysis(?=.*?assistant(?:final|commentary|analysis))", re.DOTALL)
-_FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]{0,99}(?:<\|constrain\|>[^<]{0,99})?<\|message\|>|assistantfinal")
-_MESSAGE_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
-# A text of this length is no rationale, whatever teacher.max_words says, and takes the rules below seconds.
-LONGEST_TEXT = 50_000
-
-
-@dataclass(frozen=True)
-class Draft:
-    """What a teacher gave for one question, before it is judged.
-
-    Attributes:
-        text: The reply, empty where there is none.
-        finish_reason: Why the model stopped, as the endpoint said it; empty where no one said.
-        failure: Why there is no reply; empty where there is one.
-        usage: Tokens and seconds, as far as they are known.
-    """
-
-    text: str
-    finish_reason: str = ""
-    failure: str = ""
-    usage: dict[str, Any] = field(default_factory=dict)
-
-
-def sift(question: Question, drafts: Iterable[Draft], section: TeacherSection, source: str) -> list[Rationale]:
-    """Judge each draft of a question on its own; they are numbered in their order.
+def judged(question: Question, drafts: Iterable[Draft], section: TeacherSection, source: str) -> list[Rationale]:
+    """Rationales of a question, each draft judged on its own; they are numbered in their order.
 
     Args:
         question: The question that they explain.
@@ -104,15 +78,15 @@ def sift(question: Question, drafts: Iterable[Draft], section: TeacherSection, s
         source: Who wrote them.
     """
     rationales = []
-    for number, whole in enumerate(drafts):
-        text = _said(whole.text, section)
-        status, reason = _verdict(question, replace(whole, text=text), section, thought=text != whole.text)
+    for number, draft in enumerate(drafts):
+        text = without_thinking(readable(draft.text))
+        status, reason = _verdict(question, draft, text, section)
         rationale = Rationale(
-            f"{question.id}/{number}", question.id, text[:LONGEST_TEXT], status, reason, source, whole.usage
+            f"{question.id}/{number}", question.id, text[:LONGEST_TEXT], status, reason, source, draft.usage
         )
         if section.rewrite == "keep" and to_rewrite(rationale, question):
-            rationale = _with_text(rationale, leading_to_answer(text, question), question, section)
-        rationales.append(_finished(rationale, question, section))
+            text = leading_to_answer(text, question)
+        rationales.append(rewritten(rationale, text, question, section))
     return rationales
 
 
@@ -122,82 +96,33 @@ def to_rewrite(rationale: Rationale, question: Question) -> bool:
 
 
 def rewritten(rationale: Rationale, text: str, question: Question, section: TeacherSection) -> Rationale:
-    """The rationale with the text that the teacher gave when it was asked to rewrite it."""
-    return _finished(_with_text(rationale, _said(text, section), question, section), question, section)
-
-
-def _with_text(rationale: Rationale, text: str, question: Question, section: TeacherSection) -> Rationale:
-    """With another text, unless that would be rejected."""
-    if text == rationale.text or judge(question, text, "", section)[0] != "kept":
-        return rationale
-    return replace(rationale, text=text, original=rationale.text)
-
-
-def _finished(rationale: Rationale, question: Question, section: TeacherSection) -> Rationale:
-    """With its kind, and without a last sentence that only states the answer."""
+    """The rationale with another text, unless that would be rejected; with its kind, and without a last sentence that only
+    states the answer."""
+    text = without_thinking(readable(text))
+    if rationale.status == "kept" and text != rationale.text and judge(question, text, "", section)[0] == "kept":
+        rationale = replace(rationale, text=text, original=rationale.text)
     kind = kind_of(rationale.text, question) if rationale.text.strip() else ""
-    return replace(rationale, text=without_conclusion(rationale.text, question, section.min_words), kind=kind)
+    return replace(rationale, text=without_conclusion(rationale.text, question), kind=kind)
 
 
-def of_wanted_kind(rationale: Rationale, section: TeacherSection) -> Rationale:
-    """The rationale, rejected if it is of a kind that ``teacher.kinds`` does not name."""
-    if rationale.status != "kept" or not section.kinds or rationale.kind in section.kinds:
-        return rationale
-    return replace(
-        rationale, status="wrong_kind", reason=f"{rationale.kind}; teacher.kinds is {', '.join(section.kinds)}"
-    )
-
-
-def settle(rationales: Sequence[Rationale], section: TeacherSection) -> list[Rationale]:
-    """Reject repetitions among a question's rationales, and put those of the preferred kind first."""
-    rationales = sorted(rationales, key=lambda one: one.status != "kept" or one.kind != section.prefer_kind)
-    settled: list[Rationale] = []
+def without_repetitions(rationales: Iterable[Rationale], section: TeacherSection) -> list[Rationale]:
+    """A question's rationales, those of the preferred kind first, and rejected where a kept one has the same words."""
+    found: list[Rationale] = []
     kept: dict[str, str] = {}
-    for rationale in rationales:
-        words = _words(rationale.text)
-        verdict = _repetition(words, kept, section.near_duplicate) if rationale.status == "kept" else None
-        if verdict:
-            rationale = replace(rationale, status=verdict[0], reason=verdict[1])
-        elif rationale.status == "kept":
-            kept[words] = rationale.id
-        settled.append(rationale)
-    return settled
+    for rationale in sorted(rationales, key=lambda one: one.status != "kept" or one.kind != section.prefer_kind):
+        if rationale.status == "kept":
+            first = kept.setdefault(_words(rationale.text), rationale.id)
+            if first != rationale.id:
+                rationale = replace(rationale, status="duplicate", reason=f"the same words as {first}")
+        found.append(rationale)
+    return found
 
 
-def _repetition(words: str, kept: dict[str, str], threshold: float | None) -> Verdict | None:
-    if words in kept:
-        return "duplicate", f"the same words as {kept[words]}"
-    if threshold is None:
-        return None
-    for other, identity in kept.items():
-        matcher = SequenceMatcher(None, words.split(), other.split(), autojunk=False)
-        if matcher.quick_ratio() >= threshold and (ratio := matcher.ratio()) >= threshold:
-            return "near_duplicate", f"{ratio:.0%} the words of {identity}, teacher.near_duplicate is {threshold:g}"
-    return None
-
-
-def _said(text: str, section: TeacherSection) -> str:
-    """The text as it is judged: readable, and without what was thought aloud."""
-    text = readable(text)
-    return _without_thinking(text) if section.thinking == "cut" else text
-
-
-def _without_thinking(text: str) -> str:
-    """The text without what a reasoning model thought aloud; some templates open that part before the reply begins."""
-    if _CHANNEL.search(text):
-        final = _FINAL.split(text)[1:]
-        return _MESSAGE_END.split(final[-1], maxsplit=1)[0].strip() if final else ""
-    answer = _CLOSED.split(text)[-1]
-    before, *unfinished = _OPENED.split(answer, maxsplit=1)
-    return before.strip() if unfinished else answer
-
-
-def _verdict(question: Question, draft: Draft, section: TeacherSection, thought: bool) -> Verdict:
+def _verdict(question: Question, draft: Draft, text: str, section: TeacherSection) -> Verdict:
     if draft.failure:
         return "error", draft.failure
-    if thought and not draft.text.strip() and draft.finish_reason != "length":
-        return judge(question, "", REASONING_ONLY, section)
-    return judge(question, draft.text, draft.finish_reason, section)
+    only_thought = draft.text.strip() and not text.strip() and draft.finish_reason != "length"
+    return judge(question, text, REASONING_ONLY if only_thought else draft.finish_reason, section)
 
 
 def judge(question: Question, text: str, finish_reason: str, section: TeacherSection) -> Verdict:
@@ -213,8 +138,8 @@ def judge(question: Question, text: str, finish_reason: str, section: TeacherSec
         return "refused", f"begins with “{refusal.group()}”"
     if finish_reason == "length":
         return "truncated", f"cut off{_at_limit(section)}"
-    if length < section.min_words:
-        return "too_short", f"{length} words, teacher.min_words is {section.min_words}"
+    if length < MIN_WORDS:
+        return "too_short", f"{length} words, fewer than {MIN_WORDS}"
     if length > section.max_words:
         return "too_long", f"{length} words, teacher.max_words is {section.max_words}"
     if section.reject_leaks and (leak := _LEAK.search(text)):
@@ -294,17 +219,17 @@ def _agrees(stated: int | str, gold: int | str) -> bool:
     return stated == gold
 
 
-def without_conclusion(text: str, question: Question, min_words: int) -> str:
+def without_conclusion(text: str, question: Question) -> str:
     """The text without a last sentence that only states the answer, which `kard.prompt.target` puts there anyway.
 
-    The text stays as it is where the sentence says more than that, or where fewer than `min_words` words would be left.
+    The text stays as it is where the sentence says more than that, or where too few words would be left.
     """
     text = text.strip()
     pieces = sentences(text)
     if not pieces or not _only_states_answer(pieces[-1], question):
         return text
     rest = text[: text.rindex(pieces[-1])].rstrip()
-    return rest if len(rest.split()) >= max(1, min_words) else text
+    return rest if len(rest.split()) >= MIN_WORDS else text
 
 
 def _only_states_answer(sentence: str, question: Question) -> bool:

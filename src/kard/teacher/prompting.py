@@ -47,28 +47,24 @@ def requests_of(
     prompts = read_prompts(section)
     for question in questions:
         prompt = prompts.render(question, passages_of(question))
-        yield question, [_request(prompt, section, f"{seed}:{number}") for number in range(section.rationales or 1)]
+        yield question, [_request(prompt, section, f"{seed}:{number}") for number in range(section.asked_for)]
 
 
 def _request(prompt: str, section: TeacherSection, seed: str) -> Request:
+    message = {"role": "user", "content": prompt}
     body = {
         "model": model_name(section),
-        **_said(prompt, section),
+        # A text to be continued, or a conversation.
+        **({"prompt": prompt} if section.endpoint == "completions" else {"messages": [message]}),
         "temperature": section.temperature,
-        "top_p": section.top_p,
         "max_tokens": section.max_tokens,
-        "stop": list(section.stop) or None,
         "seed": random.Random(seed).getrandbits(31),
     }
     sent = {key: value for key, value in (body | section.extra_body).items() if value is not None}
     # Where no seed is sent, requests of one question still have a key each.
     key = hash_of({"base_url": _teacher(section), "body": {"seed": body["seed"], **sent}})
-    if (
-        base_url(section) == OPENAI_URL
-        and section.endpoint == "chat"
-        and "max_tokens" in sent
-        and section.kind == "openai"
-    ):
+    is_openai = section.kind == "openai" and base_url(section) == OPENAI_URL
+    if is_openai and section.endpoint == "chat" and "max_tokens" in sent:
         sent["max_completion_tokens"] = sent.pop("max_tokens")  # the older name is refused by models that reason
     return Request(key, sent)
 
@@ -99,15 +95,6 @@ def rewriting(question: Question, text: str, section: TeacherSection, seed: int)
     return _request(filled.rstrip(), section, f"{seed}:rewrite")
 
 
-def _said(prompt: str, section: TeacherSection) -> dict[str, Any]:
-    """The prompt as the endpoint takes it: messages, or one text to be continued."""
-    system = section.system_prompt
-    if section.endpoint == "completions":
-        return {"prompt": f"{system}\n\n{prompt}" if system else prompt}
-    messages = [{"role": "system", "content": system}] if system else []
-    return {"messages": [*messages, {"role": "user", "content": prompt}]}
-
-
 def joined(requests: Sequence[Request]) -> dict[str, Any]:
     """The body that asks for the texts of several requests of one question at once."""
     body = requests[0].body
@@ -121,10 +108,8 @@ def base_url(section: TeacherSection) -> str:
 
 def request_url(section: TeacherSection) -> str:
     """Where requests go: a query of ``teacher.base_url`` stays behind the path, and the path may be there as a whole."""
-    url = urlsplit(base_url(section))
-    return url._replace(
-        path=url.path.rstrip("/").removesuffix(PATHS[section.endpoint]) + PATHS[section.endpoint]
-    ).geturl()
+    url, path = urlsplit(base_url(section)), PATHS[section.endpoint]
+    return url._replace(path=url.path.rstrip("/").removesuffix(path) + path).geturl()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Teachers: where rationales come from, and which of them are kept."""
+"""What a teacher gives: drafts as they came, and rationales with a status."""
 
 from __future__ import annotations
 
@@ -12,18 +12,32 @@ from kard.artifacts import read_jsonl, write_jsonl
 Status = Literal[
     "kept",
     "wrong_answer",
-    "unparsable",
     "refused",
     "truncated",
     "duplicate",
     "too_short",
     "too_long",
     "leak",
-    "wrong_kind",
     "unverified",
-    "near_duplicate",
     "error",
 ]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a teacher gave for one question, before it is judged.
+
+    Attributes:
+        text: As it was written, empty where there is none.
+        finish_reason: Why the model stopped, as the endpoint said it; empty where no one said.
+        failure: Why there is no text; empty where there is one.
+        usage: Tokens and seconds of its request, as far as they are known; of several from one request the first has them.
+    """
+
+    text: str
+    finish_reason: str = ""
+    failure: str = ""
+    usage: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class Rationale:
         status: ``kept``, or why it is not used for training.
         reason: The status in words, with what was found; empty where it was kept.
         source: ``recorded``, ``extractive``, or the model's name.
-        usage: What it cost: tokens and seconds, as far as they are known; of several from one request the first has it.
+        usage: As in its draft.
         kind: How it reasons: constructive, eliminating, other; empty where there is no text.
         original: The text before ``teacher.rewrite``; empty where it was left as it is.
     """

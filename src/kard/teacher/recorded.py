@@ -16,7 +16,7 @@ from kard.data.question import Question
 from kard.data.textfile import read_text
 from kard.errors import UserError
 from kard.progress import say
-from kard.teacher.filter import Draft
+from kard.teacher.rationale import Draft
 from kard.teacher.replies import completion_in, hiding, parsed
 
 # Of so many rows in a row, most replies must speak of their own question rather than of another one. Of the authors' replies

@@ -9,14 +9,13 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import unquote
 
 from kard.errors import printable
-from kard.teacher.cache import Outcome
-from kard.teacher.limits import Spent
+from kard.teacher.limits import LARGEST_COUNT, TEMPLATE_TOKENS, Spent
 
 # Finish reasons of ours, for replies without a text.
 REASONING_ONLY = "reasoning_only"
@@ -25,12 +24,62 @@ TOOL_CALLS = "tool_calls"
 UNPAID = Spent(requests=1)
 _PASSING_STATUSES = (408, 409, 425, 429)
 _SHOWN_CHARACTERS = 300
+# No tokenizer makes tokens of more characters of a text, on average.
+_LONGEST_TOKEN = 32
 # A shorter key protects nothing ("none", "EMPTY") and may be a word of a text; a shorter part of a key tells nothing.
 _SHORTEST_KEY, _KEY_PART = 6, 8
 _UNICODE_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# How models mark what they think aloud, and what may stand in place of the marks of OpenAI's open models ("harmony").
+_THINKING = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|seed:think)"
+# The first characters stand in front, so that a long text without any of them takes no time.
+_OPENED = re.compile(rf"[<\[◁](?i:{_THINKING}>|think\]|think▷|\|begin_of_thought\|>)")
+_CLOSED = re.compile(rf"[<\[◁](?i:/{_THINKING}>|/think\]|/think▷|\|end_of_thought\|>)")
+_CHANNEL = re.compile(r"<\|channel\|>|^analysis(?=.*?assistant(?:final|commentary|analysis))", re.DOTALL)
+_FINAL = re.compile(r"<\|channel\|>\s*final\b[^<]{0,99}(?:<\|constrain\|>[^<]{0,99})?<\|message\|>|assistantfinal")
+_MESSAGE_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
 
 Hide = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one attempt gave: texts, or a failure.
+
+    Attributes:
+        replies: Each text as the model wrote it, and why the model stopped, in the endpoint's words.
+        failure: Why there is no usable text; empty where there is one.
+        status: HTTP status, or None where there was no response.
+        cost: What is to be paid for it; None if that is not known, or to be counted from `tokens`.
+        tokens: Tokens in and out as the endpoint counts them, be it true or not; None where it does not.
+        seconds: From sending to the end of the response.
+        retry_after: Seconds that the endpoint asks to wait.
+        hopeless: Whether trying again is pointless.
+    """
+
+    replies: tuple[tuple[str, str], ...] = ()
+    failure: str = ""
+    status: int | None = None
+    cost: Spent | None = None
+    tokens: tuple[int | None, int | None] = (None, None)
+    seconds: float = 0.0
+    retry_after: float | None = None
+    hopeless: bool = False
+
+    def cost_at_most(self, most: Spent) -> Spent:
+        """What it counts: what the endpoint says as far as that can be true, else `most`, the most it can have cost."""
+        if self.cost is not None:
+            return self.cost
+
+        def counted(tokens: int | None, characters: int, most_tokens: int) -> int:
+            is_true = tokens is not None and characters // _LONGEST_TOKEN <= tokens <= LARGEST_COUNT
+            return tokens if tokens is not None and is_true else most_tokens
+
+        read, written = most.prompt_tokens - TEMPLATE_TOKENS, sum(len(text) for text, _ in self.replies)
+        tokens_in, tokens_out = self.tokens
+        return Spent(
+            1, counted(tokens_in, read, most.prompt_tokens), counted(tokens_out, written, most.completion_tokens)
+        )
 
 
 def hiding(key: str) -> Hide:
@@ -66,6 +115,16 @@ def readable(text: str) -> str:
     return _CONTROLS.sub(lambda found: " " if found[0].isspace() else "", whole)
 
 
+def without_thinking(text: str) -> str:
+    """The text without what a reasoning model thought aloud; some templates open that part before the reply begins."""
+    if _CHANNEL.search(text):
+        final = _FINAL.split(text)[1:]
+        return _MESSAGE_END.split(final[-1], maxsplit=1)[0].strip() if final else ""
+    answer = _CLOSED.split(text)[-1]
+    before, *unfinished = _OPENED.split(answer, maxsplit=1)
+    return before.strip() if unfinished else answer
+
+
 def first_words(text: str) -> str:
     """The text in one line, not longer than a message should be, control characters shown as text.
 
@@ -78,13 +137,12 @@ def first_words(text: str) -> str:
 def response_in(status: int, headers: Mapping[str, str], content: bytes, hide: Hide) -> Outcome:
     """The outcome of a response: a completion, or a failure that is to be tried again or not."""
     text = content.decode("utf-8-sig", errors="replace")
-    payload = parsed(text)
     if 200 <= status < 300:
-        return completion_in(payload, text, hide, status)
+        return completion_in(parsed(text), text, hide, status)
     if 300 <= status < 400:
         words = first_words(hide(f"{status} and leads to {headers.get('location', 'another place')}"))
         return Outcome(failure=words, status=status, cost=UNPAID, hopeless=True)
-    return replace(rejection_in(payload, text, hide, status), retry_after=_retry_after(headers))
+    return replace(rejection_in(parsed(text), text, hide, status), retry_after=_retry_after(headers))
 
 
 def parsed(text: str) -> Any:
@@ -105,7 +163,7 @@ def completion_in(payload: Any, text: str, hide: Hide, status: int = 200) -> Out
         status: The HTTP status.
     """
     choices = payload.get("choices") if isinstance(payload, dict) else None
-    replies = tuple(map(_reply_in, filter(_is_completion, choices))) if isinstance(choices, list) else ()
+    replies = [_reply_in(one) for one in choices if _is_completion(one)] if isinstance(choices, list) else []
     if replies:
         shown = tuple((readable(hide(text)), first_words(hide(readable(reason)))) for text, reason in replies)
         return Outcome(shown, status=status, tokens=_tokens_in(payload))
@@ -143,11 +201,11 @@ def _reply_in(choice: dict[str, Any]) -> tuple[str, str]:
     """Text and finish reason of a choice, of chat or plain completions; without a text, the reason says what there was."""
     message = choice["message"] if isinstance(choice.get("message"), dict) else {"content": choice["text"]}
     content = message.get("content")
-    parts = [part if isinstance(part, dict) else {"text": part} for part in _listed(content)]
-    refusal = "".join(_texts([message, *parts], "refusal"))
-    if refusal:
+    listed = content if isinstance(content, list) else [content]
+    parts = [part if isinstance(part, dict) else {"text": part} for part in listed]
+    if refusal := _joined([message, *parts], "refusal"):
         return refusal, "refusal"
-    text = "".join(_texts([part for part in parts if part.get("type", "text") in ("text", "output_text")], "text"))
+    text = _joined([part for part in parts if part.get("type", "text") in ("text", "output_text")], "text")
     reason = choice.get("finish_reason")
     reason = reason if isinstance(reason, str) else ""
     if text.strip() or reason == "length":
@@ -158,12 +216,8 @@ def _reply_in(choice: dict[str, Any]) -> tuple[str, str]:
     return text, REASONING_ONLY if thought or any("type" in part for part in parts) else reason
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _texts(parts: list[dict[str, Any]], name: str) -> list[str]:
-    return [part[name] for part in parts if isinstance(part.get(name), str)]
+def _joined(parts: list[dict[str, Any]], name: str) -> str:
+    return "".join(part[name] for part in parts if isinstance(part.get(name), str))
 
 
 def _tokens_in(payload: dict[str, Any]) -> tuple[int | None, int | None]:

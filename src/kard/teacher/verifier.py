@@ -53,7 +53,7 @@ def verify(
 
 def example_prompt(question: Question, section: TeacherSection) -> str:
     """What the verifier reads of a question, in front of a rationale: the worked examples, and the question."""
-    return _prompts(section).render(question, ()).partition("\n\n")[2]
+    return _examples(question, _prompts(section))
 
 
 def _prompts(section: TeacherSection) -> Prompts:
@@ -66,13 +66,16 @@ def _reading(
     rationale: Rationale, question: Question, prompts: Prompts, section: TeacherSection
 ) -> tuple[str, list[str]]:
     """What the verifier reads, and the answers that it ranks."""
-    examples = prompts.render(question, ()).partition("\n\n")[2]
-    text = f"{examples} {rationale.text} {CONCLUSION}"
+    text = f"{_examples(question, prompts)} {rationale.text} {CONCLUSION}"
     if section.verifier_by == "text":
         text = re.sub(r"\([A-Z]\) ", "", text)
     by_letter = section.verifier_by == "letter" and not question.is_yes_no
     shown = [f"({letter})" for letter in ascii_uppercase] if by_letter else question.choices
     return text, [f" {answer}" for answer, _ in zip(shown, question.choices, strict=False)]
+
+
+def _examples(question: Question, prompts: Prompts) -> str:
+    return prompts.render(question, ()).partition("\n\n")[2]
 
 
 def _ranked_first(
@@ -83,9 +86,10 @@ def _ranked_first(
     known = {key: cache.verdict(key) for key in keys}
     missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if known[key] is None}
     if missing:
-        found = rank([text for text, _ in missing.values()], [answers for _, answers in missing.values()])
-        cache.keep_verdicts(zip(missing, found, strict=True))
-        known |= dict(zip(missing, found, strict=True))
+        texts, answers = zip(*missing.values(), strict=True)
+        found = dict(zip(missing, rank(texts, answers), strict=True))
+        cache.keep_verdicts(found.items())
+        known |= found
     return [best for key in keys if (best := known[key]) is not None]
 
 

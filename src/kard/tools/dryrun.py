@@ -25,6 +25,7 @@ def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
     from kard.methods import methods_named
     from kard.stages.rationales import explained_questions
     from kard.teacher.collect import estimate
+    from kard.teacher.limits import CHARACTERS_PER_TOKEN
 
     if not recipe.teacher.asks:
         return []
@@ -34,16 +35,20 @@ def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
     run = Run(folder, recipe, online=True)
     questions = explained_questions(run, with_test)
     passages, gold = run.passages(), run.named(questions)
-    cost = estimate(
+    answered, cost = estimate(
         questions,
         lambda question: [passages[p] for name in question.gold_passages for p in gold.get(name, [])],
         recipe.teacher,
         recipe.seed_of_data,
         folder / "teacher.sqlite",
     )
-    money = f", {cost['usd']:.2f} USD" if cost["usd"] is not None else ", no prices in the recipe"
-    counts = f"{cost['requests']:,} requests ({cost['answered']:,} are answered), {cost['input_tokens']:,} tokens in"
-    return [f"Teacher: {counts}, {cost['output_tokens']:,} out{money} ({cost['note']})"]
+    resources = recipe.teacher.resources
+    money = f"{cost.usd(resources):.2f} USD" if resources.has_prices else "no prices in the recipe"
+    counts = f"{cost.requests:,} requests ({answered:,} are answered), {cost.prompt_tokens:,} tokens in"
+    note = f"estimated: {CHARACTERS_PER_TOKEN} characters a token in, at most teacher.max_tokens a reply out"
+    if recipe.teacher.rewrite == "ask":
+        note += "; teacher.rewrite: ask comes on top, at most as many requests again"
+    return [f"Teacher: {counts}, {cost.completion_tokens:,} out, {money} ({note})"]
 
 
 def state_rows(recipe: Recipe, folder: Path, until: str | None = None) -> list[dict[str, Any]]:
