@@ -186,10 +186,9 @@ def test_what_is_no_recipe_says_why(write, content, says):
         ("reranker: {step_candidates: 1}", "reranker.step_candidates"),
         ("name: [a]", "name"),
         ("teacher: {kind: openai}", "teacher"),
-        ("teacher: {min_words: 9, max_words: 8}", "teacher"),
         ("teacher: {kind: openai, model: m, rationales: 2, temperature: 0}", "teacher"),
         ("teacher: {kind: openai, model: m, base_url: localhost}", "teacher"),
-        ("teacher: {max_usd: 1}", "teacher"),
+        ("teacher: {resources: {max_usd: 1}}", "teacher.resources"),
         ("teacher: {extra_body: {max_tokens: -1}}", "teacher"),
         ("teacher: {base_url: 'http://[bad/v1'}", "teacher"),
         ("teacher: {base_url: 'http://host:99999/v1'}", "teacher"),
@@ -247,7 +246,7 @@ def test_knowledge_takes_a_path_where_its_kind_does(write, knowledge, fits):
 
 
 def test_no_secret_is_shown(write):
-    for content in ("{api_key_env: sk-123abc}", "{base_url: 'http://me:sk-123abc@host/v1'}"):
+    for content in ("{resources: {api_key_env: sk-123abc}}", "{base_url: 'http://me:sk-123abc@host/v1'}"):
         assert "sk-123abc" not in complaint(write(f"{LEAST}teacher: {content}"))
 
 
