@@ -51,7 +51,8 @@ MEANINGS = {
     "(no LLM is asked); `openai`: any OpenAI-compatible endpoint; `llama_cpp`: a GGUF file, served here; `transformers`: a model "
     "in this process",
     "teacher.max_tokens": "LLM: longest reply; one that is cut off is rejected as truncated",
-    "teacher.resources.concurrency": "openai, llama_cpp: requests under way at once; transformers: how many are written in one batch",
+    "teacher.resources.concurrency": "openai, llama_cpp: requests under way at once; transformers: how many are written in one "
+    "batch",
     "reranker.lora_rank": "lora: rank of the adapters",
     "reranker.lora_alpha": "lora: the adapters' scale is this over the rank",
     "reranker.epochs": "passes over the candidate sets",

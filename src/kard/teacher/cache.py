@@ -11,30 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from kard.errors import UserError
-from kard.teacher.limits import LARGEST_COUNT, Spent
+from kard.teacher.limits import Spent
 from kard.teacher.rationale import Draft
 from kard.teacher.replies import Outcome
 
 FORMAT = 2
 _TABLES = """
 CREATE TABLE IF NOT EXISTS attempts (
-    id INTEGER PRIMARY KEY,
-    keys TEXT NOT NULL,
-    batch TEXT NOT NULL DEFAULT '',
-    sent_at REAL NOT NULL,
-    status INTEGER,
+    id INTEGER PRIMARY KEY, keys TEXT NOT NULL, batch TEXT NOT NULL DEFAULT '', sent_at REAL NOT NULL, status INTEGER,
     failure TEXT NOT NULL DEFAULT 'no outcome is known: the process ended before',
-    prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    seconds REAL
-);
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, seconds REAL);
 CREATE TABLE IF NOT EXISTS replies (
-    key TEXT PRIMARY KEY,
-    text TEXT NOT NULL,
-    finish_reason TEXT NOT NULL,
-    attempt INTEGER NOT NULL,
-    number INTEGER NOT NULL
-) WITHOUT ROWID;
+    key TEXT PRIMARY KEY, text TEXT NOT NULL, finish_reason TEXT NOT NULL, attempt INTEGER NOT NULL,
+    number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, id TEXT NOT NULL DEFAULT '', done INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, best INTEGER NOT NULL) WITHOUT ROWID;
 """
@@ -210,10 +199,7 @@ class ReplyCache:
 
     def spent(self) -> Spent:
         """What was sent and used so far, over all runs."""
-        # Earlier versions stored whatever number an endpoint gave.
-        tokens = ", ".join(
-            f"coalesce(sum(min(max({name}, 0), {LARGEST_COUNT})), 0)" for name in ("prompt_tokens", "completion_tokens")
-        )
+        tokens = "coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)"
         [row] = self._run(f"SELECT count(*), {tokens} FROM attempts")
         return Spent(*row)
 

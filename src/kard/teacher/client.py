@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 from kard.errors import UserError
 from kard.progress import Advance, duration, progress, say
@@ -28,25 +27,20 @@ LONGEST_WAIT = 60.0
 MAX_FAILURES = 0.2
 _JUDGED_FROM = 50
 SAY_EVERY_SECONDS = 5.0
-SPENDING_EVERY_SECONDS = 60.0
 _BYTES_A_TOKEN = 16
-_LONGEST_SAID = 1e9
 # Statuses that one request can earn by its length or its words.
 _OWN_FAULTS = (400, 413, 422)
-_UNKNOWN_KEY = re.compile(
-    r"extra|(?:un|not )(?:supported|known|recogni[sz]ed|expected|permitted|allowed)|does not support", re.IGNORECASE
-)
-_SENT_KEYS = ("max_tokens", "temperature", "seed")
+# By status, or by its hundreds.
 _HINTS = {
-    400: "Mend the teacher section of the recipe.",
-    402: "Fill up the account at the provider.",
+    3: "Set teacher.base_url to where it leads.",
+    4: "Mend the teacher section of the recipe; teacher.extra_body: {{KEY: null}} takes a key of the request out.",
     401: "Put a valid key into the environment variable {key} (teacher.resources.api_key_env).",
+    402: "Fill up the account at the provider.",
     403: "Check what the key in the environment variable {key} may use.",
-    404: "Check teacher.model and teacher.base_url.",
+    404: "Check teacher.model and teacher.base_url; most servers want /v1 at the end of teacher.base_url.",
     429: "Raise the quota at the provider.",
 }
 Groups = Iterable[Sequence[Request]]
-T = TypeVar("T")
 
 
 def ask(groups: Groups, total: int, section: TeacherSection, cache: ReplyCache) -> dict[str, str]:
@@ -65,27 +59,10 @@ def ask(groups: Groups, total: int, section: TeacherSection, cache: ReplyCache) 
         UserError: The endpoint refuses for a reason that trying again cannot mend, or too many requests failed. What
             was in flight is waited for and stored first.
     """
-    return _run(_ask(iter(groups), total, section, cache))
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """The result; where an event loop runs already, as in Jupyter, of a loop in a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
-
-
-async def _ask(
-    groups: Iterator[Sequence[Request]], total: int, section: TeacherSection, cache: ReplyCache
-) -> dict[str, str]:
     before = cache.spent()
     with progress("ask teacher", total, "replies") as advance:
-        async with Endpoint(section) as endpoint:
-            work = _Work(section, cache, endpoint, total, advance)
-            await work.run(groups)
+        work = _Work(section, cache, total, advance)
+        _run(work.run(iter(groups)))
     if work.surplus:
         say(f"  ask teacher: {work.surplus:,} texts came that were not asked for, and were left out")
     if work.error:
@@ -95,17 +72,26 @@ async def _ask(
     return work.failures
 
 
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end; where an event loop runs already, as in Jupyter, with a loop in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+    else:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, work).result()
+
+
 class _Work:
     """What the workers of one call share: the state of the endpoint, the failures, and the reason to stop."""
 
-    def __init__(
-        self, section: TeacherSection, cache: ReplyCache, endpoint: Endpoint, total: int, advance: Advance
-    ) -> None:
+    def __init__(self, section: TeacherSection, cache: ReplyCache, total: int, advance: Advance) -> None:
         self.section = section
         self.cache = cache
-        self.endpoint = endpoint
         self.total = total
         self.advance = advance
+        self.endpoint = Endpoint(section)
         self.budget = Budget(section.resources, cache.spent())
         self.failures: dict[str, str] = {}
         self.surplus = 0
@@ -117,7 +103,6 @@ class _Work:
         # When the next request may go: by the recipe's limit a minute, and by what the endpoint asks for.
         self._next_turn = 0.0
         self._say_waiting_from = 0.0
-        self._say_spending_from = time.monotonic() + SPENDING_EVERY_SECONDS
 
     async def run(self, groups: Iterator[Sequence[Request]]) -> None:
         """Send all there is; whatever ends the work early, what is in flight is waited for and stored."""
@@ -129,6 +114,7 @@ class _Work:
                 say(f"  ask teacher: stopping, {len(self._in_flight):,} replies under way are waited for")
             self._stopping.set()
             ends = await asyncio.gather(*workers, return_exceptions=True)
+            await self.endpoint.close()
         for error in ends:
             if error is not None:
                 raise error
@@ -142,7 +128,6 @@ class _Work:
                     return
                 self._finished += len(group)
                 self.advance(len(group))
-                self._say_spending()
                 check_failures(self.failures, self._finished, self.total, self.section)
         except UserError as error:
             self.error = self.error or error
@@ -196,7 +181,9 @@ class _Work:
         try:
             if self._stopping.is_set():
                 return None
-            self.cache.set_aside(self._largest_texts())
+            # For all texts that can be under way; one is hardly ever longer.
+            texts = self.section.resources.concurrency * self.section.asked_for
+            self.cache.set_aside(max(2**20, texts * _BYTES_A_TOKEN * self.section.max_tokens))
             attempt = self.cache.begin(keys, most)
             outcome = await self.endpoint.exchange(body)
             cost = outcome.cost_at_most(most)
@@ -207,18 +194,13 @@ class _Work:
         self.surplus += max(0, len(outcome.replies) - len(missing))
         return outcome
 
-    def _largest_texts(self) -> int:
-        """Bytes of all that can be under way; a text is hardly ever longer."""
-        texts = self.section.resources.concurrency * self.section.asked_for
-        return max(2**20, texts * _BYTES_A_TOKEN * self.section.max_tokens)
-
     async def _wait_after(self, outcome: Outcome, failed: int) -> None:
         """Back off: as long as the endpoint asks, or ever longer with jitter, so that not all come back at once."""
         why = str(outcome.status or outcome.failure)
         seconds = min(LONGEST_WAIT, 2.0 ** (failed - 1)) * random.uniform(0.5, 1.0)
         if outcome.retry_after is not None:
             if outcome.retry_after > LONGEST_WAIT:
-                why += f"; it asks for {duration(min(outcome.retry_after, _LONGEST_SAID))}, which is not waited for"
+                why += "; it asks for more"
             asked = min(LONGEST_WAIT, outcome.retry_after)
             # The endpoint means everyone; a little jitter keeps the workers from knocking together.
             self._next_turn = max(self._next_turn, time.monotonic() + asked)
@@ -238,32 +220,13 @@ class _Work:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
-    def _say_spending(self) -> None:
-        if time.monotonic() >= self._say_spending_from:
-            self._say_spending_from = time.monotonic() + SPENDING_EVERY_SECONDS
-            say(f"  ask teacher: so far {spending(self.budget.spent, self.section.resources)}")
-
 
 def in_the_servers_words(outcome: Outcome, section: TeacherSection) -> str:
     """Why an endpoint takes no request, with what to do."""
-    what = _advice(outcome, section)
-    return (
-        f"teacher: {request_url(section)} answers {outcome.failure.rstrip('. ')}. {what} The replies so far are kept."
-    )
-
-
-def _advice(outcome: Outcome, section: TeacherSection) -> str:
-    status, words = outcome.status or 0, outcome.failure
-    if 300 <= status < 400:
-        return "Set teacher.base_url to where it leads."
-    if status in (404, 405) and section.base_url and not re.search(r"/v\d", request_url(section)):
-        return f"{_HINTS[404]} Most servers want /v1 at the end of teacher.base_url."
-    named = re.findall(r"\w+", words) if status in (400, 422) and _UNKNOWN_KEY.search(words) else []
-    sent = {*_SENT_KEYS, *section.extra_body}
-    if key := next((word for word in named if word in sent), ""):
-        instead = ", max_completion_tokens: 2000" if key == "max_tokens" else ""
-        return f"Take the key out: teacher.extra_body: {{{key}: null{instead}}}."
-    return _HINTS.get(status, _HINTS[400]).format(key=section.resources.api_key_env)
+    status = outcome.status or 400
+    hint = (_HINTS.get(status) or _HINTS[status // 100]).format(key=section.resources.api_key_env)
+    words = outcome.failure.rstrip(". ")
+    return f"teacher: {request_url(section)} answers {words}. {hint} The replies so far are kept."
 
 
 def check_failures(failures: Mapping[str, str], finished: int, total: int, section: TeacherSection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache as once
 from itertools import chain, groupby
@@ -223,10 +223,8 @@ def describe_teacher(section: TeacherSection) -> str:
     if section.kind == "recorded":
         return "The rationales came with the questions."
     if section.kind == "extractive":
-        one = section.sentences == 1
-        taken = "sentence" if one else f"{section.sentences} sentences"
-        support = "supports" if one else "support"
-        return f"A rationale is the {taken} of the gold passages that {support} the answer; no LLM was asked."
+        each = f"of each question {section.sentences}"
+        return f"The rationales are sentences of the gold passages that support the answer, {each}; no LLM was asked."
     shows = (("the gold answer", section.sees_answer), ("the gold passages", section.sees_gold_passages))
     seen = " and ".join(name for name, is_shown in shows if is_shown) or "the question alone"
     where = section.base_url or "OpenAI" if section.kind == "openai" else f"on this machine, {section.kind}"
@@ -256,9 +254,8 @@ def estimate(
     """
     if not section.asks:
         return 0, Spent()
-    with ExitStack() as stack:
-        # A dry run makes no file.
-        replies = stack.enter_context(closing(ReplyCache(cache))) if cache and cache.exists() else None
+    # A dry run makes no file.
+    with closing(ReplyCache(cache)) if cache and cache.exists() else nullcontext() as replies:
         every = (request for _, group in requests_of(questions, passages_of, section, seed) for request in group)
         missing = (request for request in every if replies is None or not replies.has(request.key))
         spent = sum((likely_cost(request.body, section) for request in missing), Spent())

@@ -60,17 +60,15 @@ def blocking_client(section: TeacherSection) -> openai.OpenAI:
 
 
 class Endpoint:
-    """One endpoint that writes completions; used as an async context, so that its connections are closed."""
+    """One endpoint that writes completions, until it is closed."""
 
     def __init__(self, section: TeacherSection) -> None:
         self._section = section
         self._client: openai.AsyncOpenAI | None = None
         self._hide = hiding("")
 
-    async def __aenter__(self) -> Endpoint:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
+    async def close(self) -> None:
+        """Close its connections."""
         if self._client is not None:
             await self._client.close()
 

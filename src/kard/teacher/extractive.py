@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import Stemmer
 
@@ -34,40 +34,22 @@ def extract_rationale(question: Question, passages: Sequence[Passage], count: in
         One draft. Sentences of a passage that name neither its title nor the answer get the title in front, so that the
         rationale makes sense on its own. The question's conclusion ends it.
     """
-    if question.conclusion:
-        return _concluded(question, passages, count)
-    candidates = [(passage, sentence) for passage in passages for sentence in sentences(passage.text)]
-    if not candidates:
-        return Draft("", failure=_WITHOUT_PASSAGES.format(question.id))
     answer = "" if question.answer is None else question.answer_text
-    scores = [_support(sentence, passage, question.question, answer) for passage, sentence in candidates]
-    best = sorted(range(len(candidates)), key=lambda place: (-scores[place], place))[:count]
-    chosen = [candidates[place] for place in sorted(best)]
-    return Draft(" ".join(_paragraph(passage, chosen, answer) for passage in _in_order(chosen)))
-
-
-def _concluded(question: Question, passages: Sequence[Passage], count: int) -> Draft:
-    """A step for each gold document, which are all needed, and what follows from them."""
+    if not question.conclusion:
+        text = _best(passages, count, answer, lambda sentence, _: _support(sentence, question.question, answer))
+        return Draft(text, failure="" if text else _WITHOUT_PASSAGES.format(question.id))
+    # A step for each gold document, which are all needed, and what follows from them.
     documents: dict[str, list[Passage]] = {}
     for passage in passages:
         documents.setdefault(passage.document, []).append(passage)
     if missing := set(question.gold_passages) - documents.keys() - {passage.id for passage in passages}:
         return Draft("", failure=_WITHOUT_ALL.format(question.id, ", ".join(sorted(missing))))
-    steps = []
-    for pieces in documents.values():
-        candidates = [(passage, sentence) for passage in pieces for sentence in sentences(passage.text)]
-        scores = [_step_support(sentence, passage, question) for passage, sentence in candidates]
-        best = sorted(range(len(candidates)), key=lambda place: (-scores[place], place))[:count]
-        chosen = [candidates[place] for place in sorted(best)]
-        steps += [_paragraph(passage, chosen, "") for passage in _in_order(chosen)]
-    return Draft(" ".join([*steps, question.conclusion]))
-
-
-def _step_support(sentence: str, passage: Passage, question: Question) -> float:
-    """Shared words with the conclusion, but for the title's, which any sentence may name; a number counts as three words."""
-    shared = _content_words(sentence) & _content_words(question.conclusion) - _content_words(passage.title)
-    numbers = set(re.findall(r"\d+", sentence)) & set(re.findall(r"\d+", question.conclusion))
-    return len(shared) + 3 * len(numbers)
+    conclusion = question.conclusion
+    steps = [
+        _best(some, count, "", lambda sentence, passage: _step_support(sentence, passage.title, conclusion))
+        for some in documents.values()
+    ]
+    return Draft(" ".join([*steps, conclusion]))
 
 
 _WITHOUT_ALL = "question {} has gold passages that are not in the knowledge base: {}. Add them, or drop the conclusion"
@@ -76,22 +58,34 @@ _WITHOUT_PASSAGES = (
 )
 
 
-def _support(sentence: str, passage: Passage, question: str, answer: str) -> float:
+def _best(passages: Sequence[Passage], count: int, answer: str, support: Callable[[str, Passage], float]) -> str:
+    """The sentences with most support, a paragraph for each passage that has one."""
+    candidates = [(passage, sentence) for passage in passages for sentence in sentences(passage.text)]
+    scores = [support(sentence, passage) for passage, sentence in candidates]
+    best = sorted(range(len(candidates)), key=lambda place: (-scores[place], place))[:count]
+    chosen: dict[str, list[tuple[Passage, str]]] = {}
+    for passage, sentence in (candidates[place] for place in sorted(best)):
+        chosen.setdefault(passage.id, []).append((passage, sentence))
+    return " ".join(_paragraph(some[0][0], " ".join(text for _, text in some), answer) for some in chosen.values())
+
+
+def _support(sentence: str, question: str, answer: str) -> float:
     """Shared words with the question and the answer; naming the whole answer counts as much as two more."""
-    words = _content_words(sentence)
-    shared = len(words & (_content_words(question) | _content_words(answer)))
-    return shared + 2 * _names(sentence, answer)
+    shared = _content_words(sentence) & (_content_words(question) | _content_words(answer))
+    return len(shared) + 2 * _names(sentence, answer)
 
 
-def _paragraph(passage: Passage, chosen: Sequence[tuple[Passage, str]], answer: str) -> str:
-    text = " ".join(sentence for owner, sentence in chosen if owner is passage)
+def _step_support(sentence: str, title: str, conclusion: str) -> float:
+    """Shared words with the conclusion, but for the title's, which any sentence may name; a number counts as three words."""
+    shared = _content_words(sentence) & _content_words(conclusion) - _content_words(title)
+    numbers = set(re.findall(r"\d+", sentence)) & set(re.findall(r"\d+", conclusion))
+    return len(shared) + 3 * len(numbers)
+
+
+def _paragraph(passage: Passage, text: str, answer: str) -> str:
     title = re.sub(r"\s*\(.*?\)$", "", passage.title)
     stands_alone = not title or _names(text, title) or _names(text, answer)
     return text if stands_alone else f"{passage.title}: {text}"
-
-
-def _in_order(chosen: Sequence[tuple[Passage, str]]) -> list[Passage]:
-    return list({passage.id: passage for passage, _ in chosen}.values())
 
 
 def _names(text: str, name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from string import ascii_uppercase
 
 from kard.data.cutting import sentences
@@ -41,7 +40,7 @@ def kind_of(text: str, question: Question) -> RationaleKind:
     stating the answer, and its last sentence names the answer (of a yes/no question: there is something before it).
     ``other``: all that is left.
     """
-    pieces = _without_preamble(sentences(text))
+    pieces = _without_preamble(text)
     rejecting = sum(_rejects_choice(piece, question) for piece in pieces)
     if rejecting and rejecting >= _ELIMINATING_SHARE * len(pieces):
         return "eliminating"
@@ -56,7 +55,7 @@ def leading_to_answer(text: str, question: Question) -> str:
     Left out are sentences that reject other choices, remarks on what the question asks for, and a statement of the answer
     that stands in front of the facts and adds nothing to them.
     """
-    kept = [piece for piece in _without_preamble(sentences(text)) if not _rejects_choice(piece, question)]
+    kept = [piece for piece in _without_preamble(text) if not _rejects_choice(piece, question)]
     if kept and _STATES_ANSWER.match(kept[0]) and not _is_answer(kept[0], question):
         kept[0] = _fact_behind(kept[0], question)
     # What comes after the last sentence that names the answer no longer leads to it.
@@ -71,8 +70,8 @@ def _fact_behind(statement: str, question: Question) -> str:
     return f"{fact[:1].upper()}{fact[1:]}"
 
 
-def _without_preamble(pieces: Sequence[str]) -> list[str]:
-    return [piece for piece in pieces if not _PREAMBLE.match(piece)]
+def _without_preamble(text: str) -> list[str]:
+    return [piece for piece in sentences(text) if not _PREAMBLE.match(piece)]
 
 
 def _rejects_choice(sentence: str, question: Question) -> bool:
@@ -82,15 +81,12 @@ def _rejects_choice(sentence: str, question: Question) -> bool:
     if _OTHERS.search(sentence):
         return True
     right, wrong = _letters(question, True), _letters(question, False)
+    names_right = bool(re.search(rf"\([{right}]\)", sentence))
     if re.match(rf"\W*(?:options?|choices?|answers?)?\s*\(?[{wrong}]\)", sentence, re.IGNORECASE):
-        return not re.search(rf"\([{right}]\)", sentence)
-    if (
-        not _REJECTS.search(sentence)
-        or _holds(sentence, question.answer_text)
-        or re.search(rf"\([{right}]\)", sentence)
-    ):
+        return not names_right
+    if names_right or not _REJECTS.search(sentence) or _holds(sentence, question.answer_text):
         return False
-    others = [choice for index, choice in enumerate(question.choices) if index != question.answer]
+    others = (choice for index, choice in enumerate(question.choices) if index != question.answer)
     return bool(re.search(rf"\([{wrong}]\)", sentence)) or any(_holds(sentence, choice) for choice in others)
 
 
@@ -103,10 +99,9 @@ def _letters(question: Question, right: bool) -> str:
 def _names_answer(sentence: str, question: Question) -> bool:
     if question.answer is None:
         return False
-    if question.is_yes_no or _holds(sentence, question.answer_text):
-        return True
     letter = _letters(question, True)
-    return bool(re.search(rf"\([{letter}]\)|\b(?:option|choice|answer)(?: is)? [{letter}]\b", sentence))
+    by_letter = re.search(rf"\([{letter}]\)|\b(?:option|choice|answer)(?: is)? [{letter}]\b", sentence)
+    return question.is_yes_no or _holds(sentence, question.answer_text) or bool(by_letter)
 
 
 def _is_answer(sentence: str, question: Question) -> bool:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from kard.artifacts import hash_of
 from kard.data.passage import Passage
 from kard.data.question import Question
+from kard.data.textfile import read_text
 from kard.errors import UserError
 from kard.models.weights import model_identity
 from kard.recipe import TeacherSection
@@ -151,14 +152,7 @@ def read_prompts(section: TeacherSection) -> Prompts:
 
 
 def _own_prompt(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such file. Mend teacher.prompt (relative paths are meant from the recipe's folder)."
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
+    text = read_text(path)
     template = Template(text)
     found = set(template.get_identifiers())
     if not template.is_valid() or not found <= PLACEHOLDERS or "question" not in found:

@@ -35,10 +35,6 @@ def recorded_drafts(questions: Sequence[Question], folder: Path) -> dict[str, li
     Raises:
         UserError: There are no such files, or they do not belong to these questions: names file and row.
     """
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: no such folder (teacher.replies). Name the folder of the files 00000.json, 00001.json …"
-        )
     files = _numbered(folder)
     found = [(question, path) for question in questions if (path := files.get(question.row))]
     if not found:
@@ -50,17 +46,21 @@ def recorded_drafts(questions: Sequence[Question], folder: Path) -> dict[str, li
     drafts = {question.id: _drafts(path) for question, path in found}
     _check_belong([one for one in found if any(draft.text for draft in drafts[one[0].id])], drafts)
     missing = [question.row for question in questions if question.row not in files]
-    broken = sum(bool(draft.failure) for some in drafts.values() for draft in some)
-    notes = f"; {len(missing):,} questions have no file (the first: {missing[0]})" if missing else ""
-    notes += f"; {broken:,} files hold no reply" if broken else ""
-    unused = len(files) - len(found)
-    notes += f"; {unused:,} files are of rows that are not asked about" if unused else ""
-    say(f"  {len(found):,} recorded replies{notes}")
+    counts = (
+        (len(missing), f"questions have no file (the first: {next(iter(missing), '')})"),
+        (sum(bool(draft.failure) for some in drafts.values() for draft in some), "files hold no reply"),
+        (len(files) - len(found), "files are of rows that are not asked about"),
+    )
+    say("; ".join([f"  {len(found):,} recorded replies", *(f"{count:,} {what}" for count, what in counts if count)]))
     return drafts
 
 
 def _numbered(folder: Path) -> dict[str, Path]:
     """Files by row, as ``train/12``."""
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder (teacher.replies). Name the folder of the files 00000.json, 00001.json …"
+        )
     splits = [folder / name for name in ("train", "dev", "test") if (folder / name).is_dir()]
     return {
         f"{split.name if splits else 'train'}/{int(path.stem)}": path
