@@ -189,8 +189,9 @@ def _rationales(stage: str, recipe: Recipe, work: Work) -> float | None:
         return _LITTLE + _PER_RATIONALE[stage] * (explained + evaluated) * work.rationales
     if section.kind != "openai" or section.mode == "batch":
         return None
-    requests = explained * (section.rationales or 1)
-    return requests * max(2.0 / section.concurrency, 60 / (section.requests_per_minute or 1e9))
+    resources = section.resources
+    a_request = max(2.0 / resources.concurrency, 60 / (resources.requests_per_minute or 1e9))
+    return explained * section.asked_for * a_request
 
 
 def _reranker(recipe: Recipe, work: Work) -> float | None:
