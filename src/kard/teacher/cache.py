@@ -145,14 +145,16 @@ class ReplyCache:
             "FROM replies JOIN attempts ON attempts.id = attempt WHERE key = ?",
             key,
         )
-        for text, reason, number, *usage in rows:
-            names = ("prompt_tokens", "completion_tokens", "seconds")
-            return Draft(text, reason, usage={} if number else dict(zip(names, usage, strict=True)))
-        return None
+        if not rows:
+            return None
+        text, reason, number, *usage = rows[0]
+        names = ("prompt_tokens", "completion_tokens", "seconds")
+        return Draft(text, reason, usage={} if number else dict(zip(names, usage, strict=True)))
 
     def verdict(self, key: str) -> int | None:
         """Which choice a verifier ranked first, or None where it was not asked yet."""
-        return next((best for (best,) in self._run("SELECT best FROM verdicts WHERE key = ?", key)), None)
+        rows = self._run("SELECT best FROM verdicts WHERE key = ?", key)
+        return rows[0][0] if rows else None
 
     def keep_verdicts(self, verdicts: Iterable[tuple[str, int]]) -> None:
         """Store what a verifier ranked first, by key."""

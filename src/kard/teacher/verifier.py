@@ -38,14 +38,21 @@ def verify(
         rank: The model.
         cache: Keeps what the model ranked first, so that a killed run asks nothing twice.
     """
-    prompts = _prompts(section)
+    prompts, identity = _prompts(section), model_identity(section.verifier or "", "teacher.verifier")
     asked = [one for one in rationales if one.status == "kept" and questions[one.question].choices]
     verified: dict[str, Rationale] = {}
     with progress("verify rationales", len(asked), "rationales") as advance:
         for begin in range(0, len(asked), _AT_ONCE):
             some = asked[begin : begin + _AT_ONCE]
             pairs = [_reading(one, questions[one.question], prompts, section) for one in some]
-            for one, best in zip(some, _ranked_first(pairs, section, rank, cache), strict=True):
+            keys = [hash_of([identity, *pair]) for pair in pairs]
+            missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if cache.verdict(key) is None}
+            if missing:
+                texts, answers = zip(*missing.values(), strict=True)
+                cache.keep_verdicts(zip(missing, rank(texts, answers), strict=True))
+            for one, key in zip(some, keys, strict=True):
+                best = cache.verdict(key)
+                assert best is not None
                 verified[one.id] = _judged(one, questions[one.question], best)
             advance(len(some))
     return [verified.get(one.id, one) for one in rationales]
@@ -76,21 +83,6 @@ def _reading(
 
 def _examples(question: Question, prompts: Prompts) -> str:
     return prompts.render(question, ()).partition("\n\n")[2]
-
-
-def _ranked_first(
-    pairs: Sequence[tuple[str, list[str]]], section: TeacherSection, rank: Rank, cache: ReplyCache
-) -> list[int]:
-    identity = model_identity(section.verifier or "", "teacher.verifier")
-    keys = [hash_of([identity, *pair]) for pair in pairs]
-    known = {key: cache.verdict(key) for key in keys}
-    missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if known[key] is None}
-    if missing:
-        texts, answers = zip(*missing.values(), strict=True)
-        found = dict(zip(missing, rank(texts, answers), strict=True))
-        cache.keep_verdicts(found.items())
-        known |= found
-    return [best for key in keys if (best := known[key]) is not None]
 
 
 def _judged(rationale: Rationale, question: Question, best: int) -> Rationale:
