@@ -94,7 +94,7 @@ def test_what_fails_in_two_batches_is_an_error_with_its_reason(run, provider):
     with pytest.raises(Unfinished):
         run(20)
     provider.finish()
-    with pytest.raises(UserError, match=r"20 of 40 requests .* failed"):
+    with pytest.raises(UserError, match=r"22 of 40 requests .* failed"):
         run(20)
 
 
