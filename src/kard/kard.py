@@ -21,7 +21,7 @@ from kard.recipe import Recipe
 from kard.run import Run
 
 if TYPE_CHECKING:
-    from kard.student.generation import Hear, Student, Written
+    from kard.student.generation import OnText, Student, Written
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Listener:
     """Who wants to know what happens to a question before its answer is whole: what was found, and each state of the text."""
 
     found: Callable[[list[Found]], None]
-    text: Hear
+    text: OnText
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,12 @@ class Kard:
                 candidates[place] = row
         read = [row[: self.recipe.evaluation.passages] for row in candidates]
         prompts = [self.prompt(*pair, passages) for pair, passages in zip(asked, read, strict=True)]
-        on_text: dict[str, Hear] = {}
+        on_text: dict[str, OnText] = {}
         for place, listener in listeners.items():
             listener.found(candidates[place])
             on_text[prompts[place]] = _both(on_text.get(prompts[place]), listener.text)
         start = monotonic()
-        written = self.write(asked, prompts, hear=on_text)
+        written = self.write(asked, prompts, on_text=on_text)
         steps["write"] = monotonic() - start
         rows = zip(asked, read, prompts, candidates, strict=True)
         return [
@@ -187,7 +187,7 @@ class Kard:
         done: Callable[[list[Written]], None] = lambda written: None,
         known: Mapping[str, Written] = MappingProxyType({}),
         share: tuple[int, int] = (0, 1),
-        hear: Mapping[str, Hear] = MappingProxyType({}),
+        on_text: Mapping[str, OnText] = MappingProxyType({}),
     ) -> dict[str, Written]:
         """What the student writes after each distinct prompt of a question under a method; see `Student.write`."""
         from kard.student.generation import Writing
@@ -208,12 +208,11 @@ class Kard:
             how = Writing(
                 writes,
                 section.batch_size,
-                section.batch_tokens,
                 self.recipe.student.answer_by,
                 drawn,
                 share,
             )
-            written |= self.student.write(by_prompt, how, done, known, hear)
+            written |= self.student.write(by_prompt, how, done, known, on_text)
         return written
 
     def parse(self, question: Question, method: Method, found: Sequence[Found], written: Written) -> Answer:
@@ -247,7 +246,7 @@ def _whole(question: Question) -> Question:
     return replace(question, question=asked, choices=tuple(choices))
 
 
-def _both(first: Hear | None, second: Hear) -> Hear:
+def _both(first: OnText | None, second: OnText) -> OnText:
     """Two questions may have the same prompt, which is written once."""
     if first is None:
         return second

@@ -144,13 +144,9 @@ class Run:
         """A trained student, ready to write with the engine that the recipe names."""
         folder = self.finished(f"students/{trained_on}")
         with damage_explained(folder):
-            if self.recipe.evaluation.engine == "vllm":
-                from kard.student.vllm import VllmStudent
-
-                return VllmStudent.load(folder, self.online)
             from kard.student.generation import Student
 
-            return Student.load(folder, self.online)
+            return Student.load(folder, self.online, self.recipe.evaluation.engine)
 
     def passage_vectors(self) -> Path:
         """Where the passage vectors lie that ``reranker.model`` makes; another encoder or other passages have another folder."""

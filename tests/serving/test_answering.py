@@ -151,8 +151,8 @@ def test_what_is_heard_on_the_way_ends_in_the_answer(kind, request, kard):
     settings = StudentSettings(folder, False, "text", "float32", 256, 24)
     student = Student(base_model(folder, torch.float32).eval(), base_tokenizer(folder), settings)
     heard: dict[str, list[str]] = {"a question": [], "another": []}
-    hear = {prompt: states.append for prompt, states in heard.items()}
-    written = student.write(dict.fromkeys([*heard, "nobody listens"], ()), Writing("rationale", 2), hear=hear)
+    on_text = {prompt: states.append for prompt, states in heard.items()}
+    written = student.write(dict.fromkeys([*heard, "nobody listens"], ()), Writing("rationale", 2), on_text=on_text)
     for prompt, states in heard.items():
         assert len(states) > 3
         assert all(after.startswith(before) for before, after in pairwise(states))

@@ -140,14 +140,14 @@ def test_what_was_told_of_a_failed_batch_is_not_told_twice(kard):
         def __getattr__(self, name):
             return getattr(self.student, name)
 
-        def write(self, prompts, how, done=None, known=None, hear=MappingProxyType({})):
+        def write(self, prompts, how, done=None, known=None, on_text=MappingProxyType({})):
             def half(prompt: str, text: str) -> None:
-                hear[prompt](text)
+                on_text[prompt](text)
                 if self.failures and len(text) > len(whole) // 2:
                     self.failures -= 1
                     raise IndexError("interrupted")
 
-            return self.student.write(prompts, how, hear={prompt: partial(half, prompt) for prompt in hear})
+            return self.student.write(prompts, how, on_text={prompt: partial(half, prompt) for prompt in on_text})
 
     asked = [{"question": ASKED, "choices": COLOURS, "stream": True}, {"question": "Which else?", "choices": COLOURS}]
     kard = replace(kard, student=Interrupted(kard.student))

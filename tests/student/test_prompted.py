@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kard.errors import UserError
-from kard.student.decoding import likelihoods
+from kard.student.likelihood import likelihoods
 from kard.student.prompted import PromptedModel
 
 PROMPTS = ["Question: Which colour has the stone? Explanation: The stone is red. So the answer is", "The bird is"]

@@ -9,16 +9,14 @@ import torch
 import transformers
 
 from kard.recipe import StudentSection
-from kard.student.batching import reads_alone
-from kard.student.decoding import continuations
+from kard.student.constraint import AnswerConstraint
 from kard.student.generation import Student, Writing
-from kard.student.guide import AnswerGuide
 from kard.student.loading import StudentSettings
-from kard.student.reference import generated
+from kard.student.reference import Reference
 from kard.student.sampling import Sampling
 from kard.student.training import Example, student_trainer
+from kard.student.writer import Task
 from tests.conftest import THINGS, byte_level_tokenizer
-from tests.student.test_drafts import END, LIMIT, MODELS, prompts
 
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "hidden_size": 16}
 SMALL |= {"intermediate_size": 32}
@@ -85,13 +83,10 @@ def test_texts_are_those_of_each_prompt_alone(student, answer_by, sampling):
 
 def test_each_token_is_the_likeliest_after_all_before_it(student):
     """Many more steps than two, against one forward pass over the whole text."""
-    inputs, guide = (
-        student._encoded(PROMPTS, [[]] * len(PROMPTS)),
-        AnswerGuide(student.tokenizer, [[]] * len(PROMPTS), "rationale", 8),
-    )
-    given = (student.model, inputs["input_ids"], inputs["attention_mask"], student.tokenizer.eos_token_id, guide)
-    texts = (generated if reads_alone(student.model.config) else continuations)(*given)
-    assert texts == generated(*given)  # transformers' own loop
+    assert isinstance(student.writer, Reference)
+    inputs = student._encoded(PROMPTS, [[]] * len(PROMPTS))
+    constraint = AnswerConstraint(student.tokenizer, [[]] * len(PROMPTS), "rationale", 8)
+    texts = student.writer.write(Task(inputs["input_ids"], inputs["attention_mask"], constraint))
     for prompt, text in zip(PROMPTS, texts, strict=True):
         ids = student.tokenizer(prompt).input_ids
         with torch.inference_mode():
@@ -129,25 +124,3 @@ def test_an_examples_loss_is_its_own_whatever_stands_beside_it(student, tmp_path
             count + len(path),
         )
     assert found == pytest.approx(total / count, rel=1e-3)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_transformers_own_loop_writes_the_same(name):
-    """For every kind of model; only the number of steps differs."""
-    samples = 2
-    torch.manual_seed(3)
-    model = MODELS[name]().eval()
-    model.generation_config.repetition_penalty = 5.0  # what the base model's authors recommend is not what was learned
-    inputs, mask = prompts(model, 3)
-
-    def guide():
-        made = AnswerGuide(byte_level_tokenizer(), [[]] * 3 * samples, "rationale", LIMIT)
-        made.pick = Sampling(samples, 1.0, seed=4).pick([str(row) for row in range(3)], LIMIT)
-        return made
-
-    heard: list[list[int]] = []
-    texts = generated(
-        model, inputs, mask, END, guide(), samples, lambda written: heard.append([len(text) for text in written])
-    )
-    assert texts == continuations(model, inputs, mask, END, guide(), samples)
-    assert heard[-1] == [len(text) for text in texts]

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from kard.models.weights import read_as_text
 from kard.prompt import render, target, with_rationale
+from kard.student.constraint import AnswerConstraint
 from kard.student.generation import Student, Writing
-from kard.student.guide import AnswerGuide
 from kard.student.loading import StudentSettings
 from kard.student.tokens import answer_paths, cue_tokens, question_tokens
 from kard.student.training import Example, encode_examples
@@ -135,8 +135,8 @@ def test_a_choice_that_holds_the_end_token_is_come_to():
     tokenizer = byte_level_tokenizer()  # reads special tokens as such
     paths = answer_paths(tokenizer, ["<eos>", "red <eos> blue", "red"])
     assert [path.count(tokenizer.eos_token_id) for path in paths] == [1, 1, 1]
-    guide = AnswerGuide(tokenizer, [paths], "answer", 8)
-    assert [guide.answer(0, path[:-1]) for path in paths] == [0, 1, 2]
+    constraint = AnswerConstraint(tokenizer, [paths], "answer", 8)
+    assert [constraint.answer(0, path[:-1]) for path in paths] == [0, 1, 2]
 
 
 def test_a_given_rationale_has_the_tokens_that_were_learned(tokenizer):

@@ -25,8 +25,8 @@ from kard.errors import UserError
 from kard.models.training import EpochOrder, training_arguments
 from kard.prompt import extract
 from kard.recipe import StudentResources, StudentSection
-from kard.student.activation import GeluBySigmoid
 from kard.student.batching import IGNORED, Collator
+from kard.student.cpu_engine.activation import GeluBySigmoid
 from kard.student.generation import Student, Writing, Written, batches, fitting_prompt
 from kard.student.loading import base_model, base_tokenizer, quicken
 from kard.student.training import Example, StudentTrainer, compile_layers, encode_examples, train_student
@@ -541,25 +541,30 @@ def test_no_example_is_an_error(decoder_folder):
 def test_prompts_fit_by_shortening_the_last_passage(decoder_folder):
     tokenizer = base_tokenizer(str(decoder_folder))
     passages = ["first " * 20, "second " * 200]
-    prompt = fitting_prompt(tokenizer, 200, "Which colour?", ["red", "blue"], passages, "rationale", "text")
+    prompt = fitting_prompt(
+        tokenizer, StudentSection(max_input_tokens=200), "Which colour?", ["red", "blue"], passages, "rationale"
+    )
     assert len(tokenizer(prompt).input_ids) <= 200
     assert prompt.count("first") == 20
     assert 0 < prompt.count("second") < 200
     assert "Which colour?" in prompt
     assert prompt.endswith("Explanation:")
-    longer = fitting_prompt(tokenizer, 206, "Which colour?", ["red", "blue"], passages, "rationale", "text")
+    longer = fitting_prompt(
+        tokenizer, StudentSection(max_input_tokens=206), "Which colour?", ["red", "blue"], passages, "rationale"
+    )
     assert longer.count("second") > prompt.count("second")
 
 
 def test_a_question_that_does_not_fit_is_cut_at_the_front_or_an_error(decoder_folder):
     tokenizer = base_tokenizer(str(decoder_folder))
     question = "why " * 100 + "is it red?"
-    cut = fitting_prompt(tokenizer, 50, question, ["yes"], ["a passage"], "answer", "text")
+    cut = fitting_prompt(tokenizer, StudentSection(max_input_tokens=50), question, ["yes"], ["a passage"], "answer")
     assert re.fullmatch(r"Question: (why )+is it red\?\nChoices:\n- yes\nAnswer:", cut)
     assert 45 <= len(tokenizer(cut).input_ids) <= 50
     for given, choices, long in ((question, [], "stop"), ("why?", ["red " * 50], "cut"), ("why" * 100, [], "cut")):
+        section = StudentSection(max_input_tokens=50, long_questions=long)
         with pytest.raises(UserError, match=r"max_input_tokens \(50\)"):
-            fitting_prompt(tokenizer, 50, given, choices, [], "answer", "text", (), long)
+            fitting_prompt(tokenizer, section, given, choices, [], "answer")
 
 
 def test_an_unknown_model_names_the_key():

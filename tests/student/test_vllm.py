@@ -18,7 +18,6 @@ from kard.recipe_file import load_recipe
 from kard.student.generation import Student, Writing
 from kard.student.sampling import Sampling
 from kard.student.training import Example, train_student
-from kard.student.vllm import VllmStudent
 from tests.conftest import THINGS
 
 PROMPTS = [f"Question: {thing}\nExplanation:" for thing in THINGS[:4]]
@@ -36,7 +35,7 @@ class SamplingParams:
     max_tokens: int = 16
     stop: list | None = None
     include_stop_str_in_output: bool = False
-    structured_outputs: object = None
+    allowed_token_ids: list | None = None
 
 
 class LLM:
@@ -45,40 +44,39 @@ class LLM:
     def __init__(self, model, dtype):
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
         self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.calls = []
 
     def generate(self, prompts, settings, use_tqdm):
-        texts = [self.text(prompt, setting) for prompt, setting in zip(prompts, settings, strict=True)]
-        return [
-            SimpleNamespace(outputs=[SimpleNamespace(text=text)] * setting.n)
-            for text, setting in zip(texts, settings, strict=True)
-        ]
+        self.calls.append(len(prompts))
+        replies = []
+        for prompt, setting in zip(prompts, settings, strict=True):
+            ids = self.tokens(prompt["prompt_token_ids"], setting)
+            replies.append(SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids)] * setting.n))
+        return replies
 
-    def text(self, prompt, setting):
-        if setting.structured_outputs is not None:
-            return self.tokenizer.decode(
-                self.tokenizer(setting.structured_outputs.choice[0]).input_ids[: setting.max_tokens]
-            )
-        inputs = self.tokenizer(prompt, return_tensors="pt")
-        ids = self.model.generate(
-            input_ids=inputs.input_ids,
-            attention_mask=inputs.attention_mask,
-            max_new_tokens=setting.max_tokens,
-            do_sample=False,
-        )
-        text = self.tokenizer.decode(ids[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-        for stop in setting.stop or []:
-            text = text[: text.index(stop) + len(stop)] if stop in text else text
-        return text
+    @torch.inference_mode()
+    def tokens(self, prompt, setting):
+        """With the end token, as vLLM's."""
+        found = []
+        while len(found) < setting.max_tokens:
+            scores = self.model(torch.tensor([[*prompt, *found]])).logits[0, -1]
+            if setting.allowed_token_ids is not None:
+                forbidden = torch.ones(len(scores), dtype=torch.bool)
+                forbidden[setting.allowed_token_ids] = False
+                scores[forbidden] = -torch.inf
+            found.append(int(scores.argmax()))
+            text = self.tokenizer.decode(found)
+            if found[-1] == self.tokenizer.eos_token_id or any(stop in text for stop in setting.stop or []):
+                break
+        return found
 
 
 @pytest.fixture
 def vllm(monkeypatch):
-    module, parameters = ModuleType("vllm"), ModuleType("vllm.sampling_params")
+    module = ModuleType("vllm")
     module.__spec__ = ModuleSpec("vllm", None)
     module.LLM, module.SamplingParams = LLM, SamplingParams
-    parameters.StructuredOutputsParams = lambda choice: SimpleNamespace(choice=choice)
     monkeypatch.setitem(sys.modules, "vllm", module)
-    monkeypatch.setitem(sys.modules, "vllm.sampling_params", parameters)
 
 
 def taught(base, folder, told):
@@ -89,19 +87,24 @@ def taught(base, folder, told):
     return folder
 
 
-@pytest.mark.parametrize("told", [" It is so.\nAnswer: red", " It is so."])
+@pytest.mark.parametrize("told", [" It is so.\nAnswer: red stone", " It is so."])
 def test_vllm_writes_what_the_student_writes(vllm, decoder_folder, tmp_path, told):
     folder = taught(decoder_folder, tmp_path, told)
-    for choices in (["red"], []):
-        ours = Student.load(folder).write(dict.fromkeys(PROMPTS, choices), Writing("rationale", 4))
-        theirs = VllmStudent.load(folder).write(dict.fromkeys(PROMPTS, choices), Writing("rationale", 4))
-        for prompt in PROMPTS:
-            assert theirs[prompt].text.split() == ours[prompt].text.split()
-            assert theirs[prompt].cut == ours[prompt].cut
+    ours, theirs = Student.load(folder), Student.load(folder, engine="vllm")
+    for choices in (["red", "red stone", "blue"], []):
+        for writes in ("rationale", "answer"):
+            expected = ours.write(dict.fromkeys(PROMPTS, choices), Writing(writes, 4))
+            theirs.writer.engine.calls.clear()
+            found = theirs.write(dict.fromkeys(PROMPTS, choices), Writing(writes, 2))
+            assert theirs.writer.engine.calls[0] == len(PROMPTS)  # one call for all, whatever the batch size
+            for prompt in PROMPTS:
+                assert found[prompt].text == expected[prompt].text
+                assert found[prompt].cut == expected[prompt].cut
+                assert found[prompt].confidence is None
 
 
 def test_vllm_draws_samples_and_answers_at_once(vllm, decoder_folder, tmp_path):
-    student = VllmStudent.load(taught(decoder_folder, tmp_path, " It is so.\nAnswer: red"))
+    student = Student.load(taught(decoder_folder, tmp_path, " It is so.\nAnswer: red"), engine="vllm")
     written = student.write({PROMPTS[0]: ["red", "blue"]}, Writing("answer", 4, sampling=Sampling(3)))
     assert written[PROMPTS[0]].samples == ("red", "red", "red")
     long = "old stone house " * 40 + "ship"
@@ -111,10 +114,10 @@ def test_vllm_draws_samples_and_answers_at_once(vllm, decoder_folder, tmp_path):
 def test_what_vllm_cannot_do_is_said(vllm, t5_folder, tmp_path, monkeypatch):
     folder = taught(t5_folder, tmp_path, " red")
     with pytest.raises(UserError, match="decoders"):
-        VllmStudent.load(folder)
+        Student.load(folder, engine="vllm")
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match="not installed"):
-        VllmStudent.load(folder)
+        Student.load(folder, engine="vllm")
 
 
 def test_what_vllm_cannot_do_is_said_before_anything_is_trained(project, vllm, t5_folder, monkeypatch):

@@ -11,8 +11,8 @@ import transformers
 from kard.kard import majority
 from kard.prompt import extract, with_rationale
 from kard.recipe import StudentSection
-from kard.student.generation import Student, Writing, batches
-from kard.student.guide import AnswerGuide
+from kard.student.constraint import AnswerConstraint
+from kard.student.generation import Student, Writing
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.student.sampling import Sampling
 from kard.student.training import Example, train_student
@@ -73,9 +73,9 @@ def test_a_choice_of_unknown_characters_is_named_as_it_was_given(answer_by, writ
     assert not student.takes_for_one(choices)
     assert tokenizer.unk_token_id in tokenizer(choices[1]).input_ids
     heard = {prompt: [] for prompt in PROMPTS}
-    hear = {prompt: told.append for prompt, told in heard.items()}
+    on_text = {prompt: texts.append for prompt, texts in heard.items()}
     how = Writing(writes, 4, answer_by=answer_by)
-    for prompt, item in student.write(dict.fromkeys(PROMPTS, choices), how, hear=hear).items():
+    for prompt, item in student.write(dict.fromkeys(PROMPTS, choices), how, on_text=on_text).items():
         assert extract(item.text, choices, writes).answer in (0, 1, 2), (prompt, item.text)
         assert all(item.text.startswith(text) for text in heard[prompt]), (heard[prompt], item.text)
 
@@ -87,11 +87,9 @@ def texts(student, prompts, how, choices=CHOICES):
 @pytest.mark.parametrize("answer_by", ["choices", "generate", "likelihood"])
 @pytest.mark.parametrize("sampling", [None, Sampling(3, 1.0, 50, 0.95, seed=1)])
 def test_writing_depends_neither_on_the_batch_nor_on_the_order(student, answer_by, sampling):
-    together = texts(student, PROMPTS, Writing("rationale", 64, None, answer_by, sampling))
-    alone = texts(student, PROMPTS[::-1], Writing("rationale", 1, None, answer_by, sampling))
-    by_tokens = texts(student, PROMPTS[2:], Writing("rationale", 64, 90, answer_by, sampling))
+    together = texts(student, PROMPTS, Writing("rationale", 64, answer_by, sampling))
+    alone = texts(student, PROMPTS[::-1], Writing("rationale", 1, answer_by, sampling))
     assert together == alone
-    assert by_tokens == {prompt: together[prompt] for prompt in PROMPTS[2:]}
 
 
 @pytest.mark.parametrize("writes", ["answer", "rationale"])
@@ -120,7 +118,7 @@ def test_what_is_certain_is_not_computed(student, monkeypatch, writes, sampling)
         found = student.write(dict.fromkeys(PROMPTS, choices), Writing(writes, 64, sampling=sampling))
         return {p: (w.text, w.samples, w.confidence) for p, w in found.items()}, len(calls)
 
-    (quick, few), _ = write(), monkeypatch.setattr(AnswerGuide, "rest", lambda *_: [])
+    (quick, few), _ = write(), monkeypatch.setattr(AnswerConstraint, "rest", lambda *_: [])
     slow, many = write()
     hook.remove()
     assert quick == slow
@@ -128,14 +126,12 @@ def test_what_is_certain_is_not_computed(student, monkeypatch, writes, sampling)
 
 
 def test_samples_follow_the_seed_and_differ(student):
-    drawn = [
-        texts(student, PROMPTS, Writing("rationale", 8, None, "generate", Sampling(4, seed=seed))) for seed in (0, 0, 1)
-    ]
+    drawn = [texts(student, PROMPTS, Writing("rationale", 8, "generate", Sampling(4, seed=seed))) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     samples = [set(found) for _, found in drawn[0].values()]
     assert all(len(found) == 4 for _, found in drawn[0].values())
     assert max(map(len, samples)) > 1
-    first = texts(student, PROMPTS, Writing("rationale", 8, None, "generate", Sampling(2, seed=0)))
+    first = texts(student, PROMPTS, Writing("rationale", 8, "generate", Sampling(2, seed=0)))
     assert all(first[prompt][1] == drawn[0][prompt][1][:2] for prompt in PROMPTS)  # more samples leave the first ones
 
 
@@ -207,13 +203,15 @@ def test_confidence_is_the_choices_probability_and_counts_each_token_once(studen
 @pytest.mark.parametrize("answer_by", ["choices", "likelihood"])
 def test_one_text_is_heard_on_the_way_and_samples_are_not(student, answer_by):
     heard: list[str] = []
-    hear = {PROMPTS[0]: heard.append}
-    written = student.write(dict.fromkeys(PROMPTS, CHOICES), Writing("rationale", 4, answer_by=answer_by), hear=hear)
+    on_text = {PROMPTS[0]: heard.append}
+    written = student.write(
+        dict.fromkeys(PROMPTS, CHOICES), Writing("rationale", 4, answer_by=answer_by), on_text=on_text
+    )
     assert len(heard) > 3
     assert written[PROMPTS[0]].text.startswith(heard[-1])
     heard.clear()
     how = Writing("rationale", 4, answer_by=answer_by, sampling=Sampling(2))
-    student.write({PROMPTS[0]: CHOICES}, how, hear=hear)
+    student.write({PROMPTS[0]: CHOICES}, how, on_text=on_text)
     assert heard == []
 
 
@@ -230,12 +228,6 @@ def log_probability(student, prompt, begun, choice):
         logits = model(input_ids=fed).logits
     scores = logits[0, -len(path) - 1 : -1].log_softmax(dim=-1)
     return sum(float(scores[place, token]) for place, token in enumerate(path))
-
-
-def test_batches_keep_to_the_token_budget():
-    lengths = {"a": 9, "b": 4, "c": 4, "d": 3, "e": 20}
-    assert list(batches(lengths, 3, 12)) == [["e"], ["a"], ["b", "c", "d"]]
-    assert list(batches(lengths, 2, 12)) == [["e"], ["a"], ["b", "c"], ["d"]]
 
 
 def test_shares_are_the_whole(student):

@@ -25,10 +25,11 @@ from kard.machine.processes import compute_device
 from kard.models.weights import model_config
 from kard.recipe import RerankerSection, StudentSection
 from kard.student.batching import aligned
-from kard.student.decoding import continuations
-from kard.student.generation import Student
+from kard.student.constraint import AnswerConstraint
+from kard.student.generation import local_writer
 from kard.student.loss import token_loss
 from kard.student.training import ATTENTION_CPU, with_adapters
+from kard.student.writer import Task, Writer
 
 _LAYERS, _WORDS, _TOKENS, _TARGETS = 2, 512, 256, 64  # of the models that are tried, and of what they read and learn
 _SECONDS = 0.1  # for one measurement, at least one round
@@ -91,11 +92,10 @@ def student_speed(section: StudentSection, read: int, written: int, vocabulary: 
     learned = _token_learned(trained, widths, section.batch_size, dtype, use_cache=False)
     head = nn.Linear(int(config.hidden_size), vocabulary or int(config.vocab_size), False, compute_device(), weights)
     target = _target_learned(head.requires_grad_(not is_lora), dtype)
-    model = _few_layers(whole, kind, dtype).eval()
-    Student(model, None, None)  # type: ignore[arg-type]  # sets the model up as it is for writing
+    writer = local_writer(_few_layers(whole, kind, dtype).eval())
     rows = max(1, _TOKENS // aligned(read))
-    prompt = _written(model, rows, aligned(read), 1) / (rows * aligned(read))
-    few, many = (depth * _step(model, rows) + _scored(head, rows) for rows in (_FEW, _MANY))
+    prompt = _written(writer, rows, aligned(read), 1) / (rows * aligned(read))
+    few, many = (depth * _step(writer, rows) + _scored(head, rows) for rows in (_FEW, _MANY))
     each = max(0.0, (many - few) / (_MANY - _FEW))
     again = 1.33 if section.resources.gradient_checkpointing else 1.0
     return StudentSpeed(again * depth * learned, target, depth * prompt, max(few - _FEW * each, 0.0), each)
@@ -197,28 +197,28 @@ def _target_learned(head: nn.Linear, dtype: torch.dtype) -> float:
     return _seconds(step) / _TARGETS
 
 
-class _AnyText:
-    """Stands in for what constrains decoding: every row goes on to the limit, by a token that no draft foresees."""
+class _AnyText(AnswerConstraint):
+    """Every row goes on to the limit, by a token that no prompt foresees."""
 
     def __init__(self, rows: int, limit: int) -> None:
-        self.limits, self.cue = [limit] * rows, [1]
+        self.limits, self.cue, self.end = [limit] * rows, [1], -1
 
-    def choose(self, rows: list[int], written: list[list[int]], scores: Tensor) -> Tensor:
+    def choose(self, rows: Sequence[int], written: Sequence[list[int]], scores: Tensor) -> Tensor:
         return torch.randint(2, _WORDS, (len(rows),))
 
     def rest(self, row: int, text: list[int]) -> list[int]:
         return []
 
 
-def _written(model: Any, rows: int, read: int, tokens: int) -> float:
+def _written(writer: Writer, rows: int, read: int, tokens: int) -> float:
     """Seconds of reading so many prompts, and writing behind each of them."""
-    ids = torch.randint(2, _WORDS, (rows, read), device=model.device)
+    ids = torch.randint(2, _WORDS, (rows, read), device=compute_device())
     mask = torch.ones_like(ids)
-    return _seconds(lambda: continuations(model, ids, mask, -1, _AnyText(rows, tokens)))  # type: ignore[arg-type]
+    return _seconds(lambda: writer.write(Task(ids, mask, _AnyText(rows, tokens))))
 
 
-def _step(model: Any, rows: int) -> float:
-    first, more = (_written(model, rows, _BEGUN, tokens) for tokens in (1, 1 + _STEPS))
+def _step(writer: Writer, rows: int) -> float:
+    first, more = (_written(writer, rows, _BEGUN, tokens) for tokens in (1, 1 + _STEPS))
     return max(more - first, 0.0) / _STEPS
 
 

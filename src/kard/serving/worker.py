@@ -171,7 +171,6 @@ class Worker:
         """The next jobs, oldest first; none once the queue is empty and the server stops."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._jobs or self._stopping, _IDLE_SECONDS):
-                self.kard.student.buffers.clear()
                 release_memory(cycles=False)  # not after each batch: getting it again is a tenth of the next one's time
                 self._changed.wait_for(lambda: self._jobs or self._stopping)
             wait = max(self.gather_seconds, _WAIT_SHARE * self._last_seconds)

@@ -44,11 +44,10 @@ def _check_lengths(recipe: Recipe, questions: Sequence[Question]) -> None:
     from kard.student.generation import fitting_prompt
     from kard.student.loading import KEY, base_tokenizer
 
-    section = recipe.student
+    section = recipe.student.model_copy(update={"long_questions": "stop"})
     tokenizer = base_tokenizer(model_location(section.model, KEY))
-    limit, form = section.max_input_tokens, section.answer_as
     for question in questions:
         try:
-            fitting_prompt(tokenizer, limit, question.question, question.choices, (), "rationale", form, (), "stop")
+            fitting_prompt(tokenizer, section, question.question, question.choices, (), "rationale")
         except UserError as error:
             raise UserError(f"questions, id '{question.id}': {error}") from error

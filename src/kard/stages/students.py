@@ -177,16 +177,7 @@ def training_examples(
     for one in explained(run, trained_on, questions):
         question = one.question
         assert question.answer is not None
-        prompt = fitting_prompt(
-            tokenizer,
-            section.max_input_tokens,
-            question.question,
-            question.choices,
-            one.passages,
-            writes,
-            section.answer_as,
-            long_questions=section.long_questions,
-        )
+        prompt = fitting_prompt(tokenizer, section, question.question, question.choices, one.passages, writes)
         cut |= set() if holds_question(prompt, question.question) else {question.id}
         answer = shown_answer(question.choices, question.answer, section.answer_as)
         asks = learns_questions(run.recipe, trained_on) and bool(one.passages)

@@ -45,6 +45,12 @@ class Collator:
         return batch
 
 
+def prompt_batch(model: Any, pad: int, prompts: list[list[int]]) -> Batch:
+    """Token ids of prompts as a model reads them, with their mask, on its device."""
+    batch = Collator(pad, model.config.is_encoder_decoder)([{"input_ids": ids, "labels": []} for ids in prompts])
+    return {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+
+
 def reads_alone(config: Any) -> bool:
     """Whether a model of this configuration must read each text alone and without padding: RecurrentGemma keeps what it has read
     in its modules, and its convolutions mix padding in."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.errors import UserError
 from kard.machine.cores import each_on_its_cores
 from kard.methods import Writes
+from kard.progress import say
 from kard.prompt import (
     AnswerAs,
     render,
@@ -24,16 +25,16 @@ from kard.prompt import (
     with_examples,
     without_rationale,
 )
-from kard.student.activation import gelu_by_sigmoid
-from kard.student.attention import attend_by_group
-from kard.student.batching import IGNORED, Batch, Collator, aligned, of_similar_length, reads_alone
-from kard.student.cache import Buffers
-from kard.student.decoding import continuations, label_likelihoods, likelihoods
-from kard.student.guide import AnswerGuide, likeliest
+from kard.student.batching import IGNORED, Batch, Collator, aligned, of_similar_length, prompt_batch
+from kard.student.constraint import AnswerConstraint, likeliest
+from kard.student.cpu_engine.engine import CpuEngine
+from kard.student.likelihood import keeps_tokens, label_likelihoods, likelihoods
 from kard.student.loading import StudentSettings, trained_model
-from kard.student.reference import generated
+from kard.student.reference import Reference
 from kard.student.sampling import Sampling
 from kard.student.tokens import answer_paths, question_tokens, text_tokens
+from kard.student.vllm import Vllm
+from kard.student.writer import OnTokens, Task, Writer
 
 AnswerBy = Literal["choices", "generate", "likelihood"]
 _RANKED_AT_ONCE = 8  # prompts; each of their choices has scores over the whole vocabulary for every token
@@ -61,7 +62,7 @@ class Written:
     confidence: float | None = None
 
 
-Hear = Callable[[str], None]
+OnText = Callable[[str], None]
 """Takes all of the text that has been written so far."""
 
 
@@ -72,7 +73,6 @@ class Writing:
     Attributes:
         writes: What they ask for.
         batch_size: How many texts are written at once.
-        batch_tokens: How many tokens are read at once at most, padding included; None: any.
         answer_by: choices: only a choice can follow ``Answer:``; generate: anything; likelihood: the likeliest whole choice.
         sampling: How several texts are drawn for each prompt; None: one, always the likeliest token.
         share: Which batches are written here: (2, 3) means the third of every three.
@@ -80,10 +80,15 @@ class Writing:
 
     writes: Writes
     batch_size: int
-    batch_tokens: int | None = None
     answer_by: AnswerBy = "choices"
     sampling: Sampling | None = None
     share: tuple[int, int] = (0, 1)
+
+
+def local_writer(model: PreTrainedModel) -> Writer:
+    """What writes with a model in this process: our engine on CPUs where it can, elsewhere transformers' `generate`."""
+    can = model.config.is_encoder_decoder or keeps_tokens(model)
+    return CpuEngine(model) if can and model.device.type == "cpu" else Reference(model)
 
 
 class Student:
@@ -93,24 +98,43 @@ class Student:
         model: Encoder-decoder or decoder.
         tokenizer: Its tokenizer.
         settings: How it was trained to read and write.
+        writer: What writes; None: `local_writer`.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: StudentSettings) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        settings: StudentSettings,
+        writer: Writer | None = None,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
-        self.buffers = Buffers()
-        attend_by_group(model)
-        if model.device.type == "cpu":
-            gelu_by_sigmoid(model)
-        # The last position's hidden states are a strided view; without a copy of them, PyTorch copies the output layer's
-        # weights once for each row of the batch.
-        model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
+        self.writer = writer or local_writer(model)
 
     @classmethod
-    def load(cls, folder: Path, online: bool = False) -> Student:
-        """Read a student that `train_student` wrote; `online`: what lies under it may be fetched from the hub."""
-        return cls(*trained_model(folder, online))
+    def load(
+        cls, folder: Path, online: bool = False, engine: Literal["transformers", "vllm"] = "transformers"
+    ) -> Student:
+        """Read a student that `train_student` wrote.
+
+        Args:
+            folder: Its folder.
+            online: Whether what lies under it may be fetched from the hub.
+            engine: The recipe's ``evaluation.engine``.
+
+        Raises:
+            UserError: vLLM is asked for and not installed, or the student is no decoder.
+        """
+        model, tokenizer, settings = trained_model(folder, online)
+        if engine == "vllm":
+            return cls(model, tokenizer, settings, Vllm(model, tokenizer))
+        student = cls(model, tokenizer, settings)
+        if model.device.type == "cpu" and isinstance(student.writer, Reference):
+            kind = model.config.model_type
+            say(f"  transformers' generate writes, more slowly than the CPU engine: layers of '{kind}' keep a state")
+        return student
 
     def prompt(
         self,
@@ -122,10 +146,8 @@ class Student:
     ) -> str:
         """The prompt, its passages shortened where it would be longer than the student was trained to read; in front of it as
         many worked examples as there is room for, `with_passages` or without, where the student has any."""
-        settings = self.settings
-        form, limit, long = settings.answer_as, settings.max_input_tokens, settings.long_questions
-        examples = [one.shown(with_passages, writes, form) for one in settings.examples]
-        return fitting_prompt(self.tokenizer, limit, question, choices, passages, writes, form, examples, long)
+        examples = [one.shown(with_passages, writes, self.settings.answer_as) for one in self.settings.examples]
+        return fitting_prompt(self.tokenizer, self.settings, question, choices, passages, writes, examples)
 
     def takes_for_one(self, choices: Sequence[str]) -> bool:
         """Whether two of a question's choices are the same tokens, for want of a character in the vocabulary."""
@@ -138,7 +160,7 @@ class Student:
         how: Writing,
         done: Callable[[list[Written]], None] = lambda written: None,
         known: Mapping[str, Written] = MappingProxyType({}),
-        hear: Mapping[str, Hear] = MappingProxyType({}),
+        on_text: Mapping[str, OnText] = MappingProxyType({}),
     ) -> dict[str, Written]:
         """Continue each prompt until the end token.
 
@@ -148,7 +170,7 @@ class Student:
             done: Called with each finished batch.
             known: What an interrupted call has written already; a batch that is known as a whole is not written again, so
                 that batches, and with them rounding, do not depend on the interruption.
-            hear: By prompt, who is told after each token what has been written so far.
+            on_text: By prompt, what is called after each token with all that has been written so far.
 
         Returns:
             What was written, by prompt.
@@ -160,7 +182,7 @@ class Student:
                 written = [known[prompt] for prompt in batch]
             else:
                 start = monotonic()
-                written = self._continue(batch, [prompts[prompt] for prompt in batch], how, hear)
+                written = self._continue(batch, [prompts[prompt] for prompt in batch], how, on_text)
                 seconds = (monotonic() - start) / len(batch)
                 written = [replace(item, seconds=seconds) for item in written]
             found |= {item.prompt: item for item in written}
@@ -181,75 +203,71 @@ class Student:
             behind = next(place for place, token in enumerate(reversed(labels)) if token != IGNORED)
             rows.append({"input_ids": ids[: len(ids) - behind], "labels": labels[: len(labels) - behind]})
         collate = Collator(int(self.tokenizer.pad_token_id), False)
-        groups = list(of_similar_length([len(row["input_ids"]) for row in rows], _LOOKS_AT_ONCE, None))
+        groups = list(of_similar_length([len(row["input_ids"]) for row in rows], _LOOKS_AT_ONCE))
 
-        def read(places: Sequence[int]) -> dict[int, float]:
-            likelihoods = label_likelihoods(self.model, collate([rows[place] for place in places]))
-            return dict(zip(places, likelihoods, strict=True))
+        def read(places: Sequence[int]) -> list[float]:
+            return label_likelihoods(self.model, collate([rows[place] for place in places]))
 
-        parts = (
-            each_on_its_cores(read, groups) if self.model.device.type == "cpu" else [read(group) for group in groups]
-        )
-        found = {place: likelihood for part in parts for place, likelihood in part.items()}
+        parts = each_on_its_cores(read, groups) if self.model.device.type == "cpu" else list(map(read, groups))
+        found = {p: one for group, part in zip(groups, parts, strict=True) for p, one in zip(group, part, strict=True)}
         return [found[place] for place in range(len(pairs))]
 
     def _batches(self, prompts: list[str], how: Writing) -> list[list[str]]:
         size = max(1, how.batch_size // (how.sampling.samples if how.sampling else 1))
+        if self.writer.takes_all:
+            size = max(1, -(-len(prompts) // how.share[1]))
         widths = [aligned(len(ids)) for ids in self.tokenizer(prompts).input_ids] if prompts else []
-        return list(batches(dict(zip(prompts, widths, strict=True)), size, how.batch_tokens))
+        return list(batches(dict(zip(prompts, widths, strict=True)), size))
 
     def _continue(
-        self, prompts: list[str], answers: list[Sequence[str]], how: Writing, hear: Mapping[str, Hear]
+        self, prompts: list[str], answers: list[Sequence[str]], how: Writing, on_text: Mapping[str, OnText]
     ) -> list[Written]:
-        inputs, given, told = self._read(prompts, how)
         samples = how.sampling.samples if how.sampling else 1
-        end = int(self.tokenizer.eos_token_id)
-        guide = AnswerGuide(
+        owner = [row for row in range(len(prompts)) for _ in range(samples)]
+        inputs, given, writes = self._read(prompts, how)
+        constraint = AnswerConstraint(
             self.tokenizer,
-            [self._paths(*row, how) for row in zip(answers, told, strict=True) for _ in range(samples)],
+            [self._paths(answers[row], writes[row], how) for row in owner],
             how.writes,
             self.settings.max_output_tokens,
             likeliest,
-            [tokens for tokens in given for _ in range(samples)],
+            [given[row] for row in owner],
         )
         if how.sampling:
-            guide.pick = how.sampling.pick(prompts, max(guide.limits))
-        # Of several samples none is the answer yet, so there is nothing to tell on the way.
-        heard = [(row, hear[prompt]) for row, prompt in enumerate(prompts) if prompt in hear and not how.sampling]
-
-        def step(written: list[list[int]]) -> None:
-            for row, tell in heard:
-                # A choice is told when it is certain, as it was given: its tokens may read otherwise.
-                upto = guide.begins[row] if guide.paths[row] else None
-                text = self.tokenizer.decode(written[row][:upto], skip_special_tokens=True)
-                tell(text.rstrip("\ufffd").strip())
-
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        if reads_alone(self.model.config):
-            tokens = generated(self.model, ids, mask, end, guide, samples, step)
-        else:
-            tokens = continuations(self.model, ids, mask, end, guide, samples, step, self.buffers)
+            constraint.pick = how.sampling.pick(prompts, max(constraint.limits))
+        on_tokens = self._on_tokens(prompts, constraint, on_text if not how.sampling else {})
+        task = Task(inputs["input_ids"], inputs["attention_mask"], constraint, how.sampling, on_tokens)
+        tokens = self.writer.write(task)
         if how.answer_by == "likelihood":
-            chosen, confidence = self._ranked(inputs, tokens, answers, told, samples)
+            chosen, confidence = self._ranked(inputs, tokens, [answers[row] for row in owner], writes, owner)
         else:
-            chosen, confidence = [guide.answer(row, text) for row, text in enumerate(tokens)], guide.confidences()
-            tokens = [text[: guide.begins[row]] if chosen[row] is not None else text for row, text in enumerate(tokens)]
-        tokens = [row[len(begun) :] for row, begun in zip(tokens, guide.given, strict=True)]
-        # A choice stands as it was given: its tokens may be unknown ones, or those of another spelling.
-        named = [f" {answers[row // samples][which]}" if which is not None else "" for row, which in enumerate(chosen)]
-        begun = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        texts = [(text + answer).strip() for text, answer in zip(begun, named, strict=True)]
-        return [
-            Written(
-                prompt,
-                texts[row * samples],
-                any(place in guide.cut for place in range(row * samples, (row + 1) * samples)),
-                0.0,
-                tuple(texts[row * samples : (row + 1) * samples]) if how.sampling else (),
-                None if how.sampling else confidence[row],
+            chosen, confidence = (
+                [constraint.answer(row, text) for row, text in enumerate(tokens)],
+                constraint.confidences(),
             )
-            for row, prompt in enumerate(prompts)
-        ]
+        texts = []
+        for place, (row, which) in enumerate(zip(owner, chosen, strict=True)):
+            upto = constraint.begins[place] if which is not None else None
+            own = tokens[place][len(constraint.given[place]) : upto]
+            # A choice stands as it was given: its tokens may be unknown ones, or those of another spelling.
+            answer = f" {answers[row][which]}" if which is not None else ""
+            texts.append((self.tokenizer.decode(own, skip_special_tokens=True) + answer).strip())
+        cut = {owner[place] for place in constraint.cut}
+        if how.sampling:
+            drawn = [tuple(texts[place : place + samples]) for place in range(0, len(texts), samples)]
+            return [Written(p, drawn[row][0], row in cut, 0.0, drawn[row]) for row, p in enumerate(prompts)]
+        return [Written(p, texts[row], row in cut, 0.0, (), confidence[row]) for row, p in enumerate(prompts)]
+
+    def _on_tokens(self, prompts: list[str], constraint: AnswerConstraint, on_text: Mapping[str, OnText]) -> OnTokens:
+        """Hands the texts on. A choice is there when it is certain, as it was given: its tokens may read otherwise."""
+        wanted = [(row, on_text[prompt]) for row, prompt in enumerate(prompts) if prompt in on_text]
+
+        def hand_on(written: list[list[int]]) -> None:
+            for row, take in wanted:
+                upto = constraint.begins[row] if constraint.paths[row] else None
+                take(self.tokenizer.decode(written[row][:upto], skip_special_tokens=True).rstrip("\ufffd").strip())
+
+        return hand_on
 
     def _read(self, prompts: list[str], how: Writing) -> tuple[Batch, list[list[int]], list[Writes]]:
         """What is read; the tokens that each text begins with; and what stands before each answer.
@@ -261,77 +279,97 @@ class Student:
         if how.writes == "rationale":
             return self._encoded(prompts, none), none, ["rationale" for _ in prompts]
         parts = [without_rationale(prompt) for prompt in prompts]
-        told: list[Writes] = ["rationale" if given else "answer" for _, given in parts]
+        writes: list[Writes] = ["rationale" if given else "answer" for _, given in parts]
         given = text_tokens(self.tokenizer, [text for _, text in parts])
         asked = [prompt for prompt, _ in parts]
         if self.model.config.is_encoder_decoder:
-            return self._encoded(asked, none), given, told
-        return self._encoded(asked, given), none, told
+            return self._encoded(asked, none), given, writes
+        return self._encoded(asked, given), none, writes
 
     def _encoded(self, prompts: list[str], behind: list[list[int]]) -> Batch:
         """Prompts with more tokens behind each, padded."""
         ids = [row + more for row, more in zip(self.tokenizer(prompts).input_ids, behind, strict=True)]
-        collate = Collator(int(self.tokenizer.pad_token_id), self.model.config.is_encoder_decoder)
-        batch = collate([{"input_ids": row, "labels": []} for row in ids])
-        return {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        return prompt_batch(self.model, int(self.tokenizer.pad_token_id), ids)
 
-    def _paths(self, answers: Sequence[str], told: Writes, how: Writing) -> list[list[int]]:
+    def _paths(self, answers: Sequence[str], writes: Writes, how: Writing) -> list[list[int]]:
         if not answers or how.answer_by == "generate":
             return []
         if how.answer_by == "likelihood":  # the text ends after "Answer:", and is ended by `_ranked`
             return [[int(self.tokenizer.eos_token_id)]]
-        return answer_paths(self.tokenizer, answers, told)
+        return answer_paths(self.tokenizer, answers, writes)
 
     def _ranked(
-        self, inputs: Batch, tokens: list[list[int]], answers: list[Sequence[str]], told: list[Writes], samples: int
+        self,
+        inputs: Batch,
+        tokens: list[list[int]],
+        answers: list[Sequence[str]],
+        writes: list[Writes],
+        owner: list[int],
     ) -> tuple[list[int | None], list[float | None]]:
         """The likeliest choice after each text, and its probability among the choices; None where there are none."""
         chosen: list[int | None] = [None] * len(tokens)
         confidence: list[float | None] = [None] * len(tokens)
-        rows = [row for row in range(len(tokens)) if answers[row // samples]]
-        for begin in range(0, len(rows), _RANKED_AT_ONCE):
-            block = rows[begin : begin + _RANKED_AT_ONCE]
-            asked = [row // samples for row in block]
-            paths = [answer_paths(self.tokenizer, answers[row], told[row]) for row in asked]
-            begun = [tokens[row] for row in block]
-            found = likelihoods(self.model, inputs["input_ids"][asked], inputs["attention_mask"][asked], begun, paths)
-            for row, scores in zip(block, found, strict=True):
+        places = [place for place in range(len(tokens)) if answers[place]]
+        for begin in range(0, len(places), _RANKED_AT_ONCE):
+            block = places[begin : begin + _RANKED_AT_ONCE]
+            rows = [owner[place] for place in block]
+            paths = [answer_paths(self.tokenizer, answers[place], writes[owner[place]]) for place in block]
+            begun = [tokens[place] for place in block]
+            found = likelihoods(self.model, inputs["input_ids"][rows], inputs["attention_mask"][rows], begun, paths)
+            for place, scores in zip(block, found, strict=True):
                 best = max(range(len(scores)), key=scores.__getitem__)
-                chosen[row] = best
-                confidence[row] = 1 / sum(math.exp(score - scores[best]) for score in scores)
+                chosen[place] = best
+                confidence[place] = 1 / sum(math.exp(score - scores[best]) for score in scores)
         return chosen, confidence
 
 
-def batches(lengths: Mapping[str, int], size: int, tokens: int | None = None) -> Iterator[list[str]]:
+def batches(lengths: Mapping[str, int], size: int) -> Iterator[list[str]]:
     """Prompts in batches of similar length, longest first; the same prompts always give the same batches.
 
     Args:
         lengths: Distinct texts and how many tokens each has.
         size: Most prompts of a batch.
-        tokens: Most tokens of a batch, padding included (a longer prompt is a batch of its own); None: any.
     """
     prompts = sorted(lengths)
-    for group in of_similar_length([lengths[prompt] for prompt in prompts], size, tokens):
+    for group in of_similar_length([lengths[prompt] for prompt in prompts], size):
         yield [prompts[place] for place in group]
+
+
+class PromptSettings(Protocol):
+    """What decides how a prompt fits; the recipe's ``student`` and a student's settings have it."""
+
+    @property
+    def answer_as(self) -> AnswerAs:
+        """How the answer is written."""
+        ...
+
+    @property
+    def max_input_tokens(self) -> int:
+        """Longest prompt."""
+        ...
+
+    @property
+    def long_questions(self) -> Literal["cut", "stop"]:
+        """Whether a question that does not fit is cut or an error."""
+        ...
 
 
 def fitting_prompt(
     tokenizer: PreTrainedTokenizerFast,
-    limit: int,
+    settings: PromptSettings,
     question: str,
     choices: Sequence[str],
     passages: Sequence[str],
     writes: Writes,
-    answer_as: AnswerAs,
     examples: Sequence[str] = (),
-    long_questions: Literal["cut", "stop"] = "cut",
 ) -> str:
-    """`prompt.render` with as many worked examples as fit into `limit` tokens, then as many words of the passages; of a question
+    """`prompt.render` with as many worked examples as there is room for, then as many words of the passages; of a question
     that does not fit alone, as many of its last words.
 
     Raises:
         UserError: The question is too long and must not be cut, or its choices alone are too long.
     """
+    limit, answer_as = settings.max_input_tokens, settings.answer_as
 
     def fits(text: str) -> bool:
         # No tokenizer makes more tokens than bytes (and a few special ones): most prompts need no counting.
@@ -356,7 +394,7 @@ def fitting_prompt(
             return text
     if fits(with_words(0)):
         return most(with_words, 0, sum(len(passage.split()) for passage in passages))
-    if long_questions == "stop" or not fits(with_end(1)):
+    if settings.long_questions == "stop" or not fits(with_end(1)):
         key = "evaluation.prompt_tokens" if examples else "student.max_input_tokens"
         raise UserError(
             f"question '{question[:60]}…': longer than {key} ({limit}) even without passages. "

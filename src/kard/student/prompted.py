@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.machine.precision import compute_dtype
 from kard.models.weights import model_location
-from kard.student.batching import of_similar_length
-from kard.student.decoding import likelihoods
+from kard.student.batching import Batch, of_similar_length, prompt_batch
+from kard.student.likelihood import likelihoods
 from kard.student.loading import base_model, base_tokenizer
 
 # Prompts, and their tokens, padding included: an encoder's attention grows with the square of a prompt's length.
@@ -45,17 +45,14 @@ class PromptedModel:
         lengths = [len(ids) for ids in self.tokenizer(list(prompts)).input_ids]
         best: dict[int, int] = {}
         for group in of_similar_length(lengths, _RANKED_AT_ONCE, _TOKENS_AT_ONCE):
-            for place, scores in zip(
-                group, self._scores([prompts[p] for p in group], [answers[p] for p in group]), strict=True
-            ):
-                best[place] = max(range(len(scores)), key=scores.__getitem__)
+            found = self._scores([prompts[place] for place in group], [answers[place] for place in group])
+            best |= {place: scores.index(max(scores)) for place, scores in zip(group, found, strict=True)}
         return [best[place] for place in range(len(prompts))]
 
     def _scores(self, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[list[float]]:
-        side = "right" if self.model.config.is_encoder_decoder else "left"
-        read = self._tokens(prompts, side=side)
+        read = self._read(prompts)
         paths = [self.tokenizer(list(some), add_special_tokens=False).input_ids for some in answers]
-        sums = likelihoods(self.model, read.input_ids, read.attention_mask, [[] for _ in prompts], paths)
+        sums = likelihoods(self.model, read["input_ids"], read["attention_mask"], [[] for _ in prompts], paths)
         return [
             [total / len(path) for total, path in zip(row, ways, strict=True)]
             for row, ways in zip(sums, paths, strict=True)
@@ -75,7 +72,7 @@ class PromptedModel:
         settings = bodies[0]
         texts = [self._prompt(body) for body in bodies]
         chat = "messages" in settings and self.tokenizer.chat_template is not None
-        read = self._tokens(texts, side="left", add_special_tokens=not chat)
+        read = self._read(texts, add_special_tokens=not chat)
         stop = list(settings.get("stop", ()))
         temperature = settings.get("temperature", 1.0)
         sampling = {"temperature": temperature, "top_p": settings.get("top_p", 1.0), "top_k": 0}
@@ -88,11 +85,11 @@ class PromptedModel:
             **(sampling if temperature > 0 else {}),
             **({"stop_strings": stop, "tokenizer": self.tokenizer} if stop else {}),
         )
-        new = written[:, 1 if self.model.config.is_encoder_decoder else read.input_ids.shape[1] :]
+        new = written[:, 1 if self.model.config.is_encoder_decoder else read["input_ids"].shape[1] :]
         ends = set(self._end_tokens())
         return [
             self._told(row, ends, stop, settings["max_tokens"], int(mask.sum()))
-            for row, mask in zip(new.tolist(), read.attention_mask, strict=True)
+            for row, mask in zip(new.tolist(), read["attention_mask"], strict=True)
         ]
 
     def _told(
@@ -116,14 +113,9 @@ class PromptedModel:
             return "\n\n".join(message["content"] for message in body["messages"])
         return str(self.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True))
 
-    def _tokens(self, texts: Sequence[str], side: str = "right", add_special_tokens: bool = True) -> BatchEncoding:
-        self.tokenizer.padding_side = side
-        encoded = self.tokenizer(
-            list(texts),
-            padding=True,
-            return_tensors="pt",
-            add_special_tokens=add_special_tokens,
-            split_special_tokens=add_special_tokens,
-        ).to(self.model.device)
-        encoded.pop("token_type_ids", None)
-        return encoded
+    def _read(self, texts: Sequence[str], add_special_tokens: bool = True) -> Batch:
+        # What a chat template wrote has its special tokens already.
+        ids = self.tokenizer(
+            list(texts), add_special_tokens=add_special_tokens, split_special_tokens=add_special_tokens
+        ).input_ids
+        return prompt_batch(self.model, int(self.tokenizer.pad_token_id), ids)

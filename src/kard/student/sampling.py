@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kard.student.guide import Pick
+from kard.student.constraint import Pick
 
 
 @dataclass(frozen=True)

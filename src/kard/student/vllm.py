@@ -1,4 +1,4 @@
-"""Writing with vLLM on a GPU, behind the same function as everywhere else (``evaluation.engine: vllm``; decoders only).
+"""Writing with vLLM on a GPU (``evaluation.engine: vllm``; decoders only).
 
 vLLM orders its own batches, so rounding, and with it a rare word, may differ from one call to the next.
 """
@@ -6,21 +6,14 @@ vLLM orders its own batches, so rounding, and with it a rare word, may differ fr
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.errors import UserError
 from kard.prompt import ANSWER_CUE
-from kard.student.cache import Buffers
-from kard.student.generation import Hear, Student, Writing, Written
-from kard.student.loading import StudentSettings, trained_model
-from kard.student.tokens import answer_paths
-
-_ANSWER_TOKENS = 64  # kept free for "Answer:" and a choice, at least
+from kard.student.writer import Task
 
 
 def check_vllm(config: Any) -> None:
@@ -37,105 +30,80 @@ def check_vllm(config: Any) -> None:
         raise UserError("evaluation.engine: vLLM runs decoders, this student is a T5. Set engine: transformers.")
 
 
-class VllmStudent(Student):
-    """A trained decoder that vLLM runs.
+class Vllm:
+    """Writes with vLLM; see `kard.student.writer.Writer`. It hands over whole texts and no probabilities among choices.
 
     Args:
-        engine: vLLM's ``LLM``.
-        tokenizer: The student's tokenizer.
-        settings: How it was trained to read and write.
+        model: A decoder.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        UserError: vLLM is not installed, or the model is no decoder.
     """
 
-    def __init__(self, engine: Any, tokenizer: PreTrainedTokenizerFast, settings: StudentSettings) -> None:
-        self.engine = engine
-        self.tokenizer = tokenizer
-        self.settings = settings
-        self.buffers = Buffers()  # stays empty: vLLM has its own
+    takes_all = True
 
-    @classmethod
-    def load(cls, folder: Path, online: bool = False) -> VllmStudent:
-        """Read a student that `train_student` wrote; `online`: what lies under it may be fetched from the hub.
-
-        Raises:
-            UserError: vLLM is not installed, or the student is no decoder.
-        """
-        model, tokenizer, settings = trained_model(folder, online)
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         check_vllm(model.config)
         from vllm import LLM
 
-        with tempfile.TemporaryDirectory() as merged:
-            model.save_pretrained(merged)
-            tokenizer.save_pretrained(merged)
-            return cls(LLM(model=merged, dtype=settings.dtype), tokenizer, settings)
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            model.to("cpu")  # vLLM takes the GPU's memory
+            self.engine = LLM(model=folder, dtype=str(model.dtype).removeprefix("torch."))
 
-    def _continue(
-        self, prompts: list[str], answers: list[Sequence[str]], how: Writing, hear: Mapping[str, Hear]
-    ) -> list[Written]:
-        # vLLM hands over whole texts, so nobody hears a part of one.
-        choices = [[] if how.answer_by == "generate" else row for row in answers]
-        drafts = self._drafts(prompts, choices, how)
-        cut = [
-            bool(row) and any(_is_cut(text, how) for text in texts) for row, texts in zip(choices, drafts, strict=True)
-        ]
-        drafts = [
-            [f"{text.rstrip()}\n{ANSWER_CUE}" if row and _is_cut(text, how) else text for text in texts]
-            for row, texts in zip(choices, drafts, strict=True)
-        ]
-        ended = self._answered(prompts, drafts, choices)
-        return [
-            Written(prompt, texts[0], is_cut, 0.0, tuple(texts) if how.sampling else ())
-            for prompt, texts, is_cut in zip(prompts, ended, cut, strict=True)
-        ]
+    def write(self, task: Task) -> list[list[int]]:
+        """Continue all rows at once; then those that have choices come to one, token by token."""
+        constraint = task.constraint
+        prompts = [ids[there].tolist() for ids, there in zip(task.inputs, task.mask.bool(), strict=True)]
+        written = self._texts(prompts, task)
+        behind = [prompt for prompt in prompts for _ in range(task.samples)]
+        constraint.log_probability = [None for _ in written]
+        going = [row for row, paths in enumerate(constraint.paths) if paths]
+        for row in going:
+            constraint.end_rationale(row, written[row])
+        while going:
+            for row in going:
+                written[row] += constraint.rest(row, written[row])[:-1]
+            going = [row for row in going if not constraint.rest(row, written[row])]
+            allowed = [{"max_tokens": 1, "allowed_token_ids": constraint.allowed(row, written[row])} for row in going]
+            replies = self._generate([behind[row] + written[row] for row in going], allowed, task)
+            for row, [tokens] in zip(going, replies, strict=True):
+                written[row] += tokens
+            going = [row for row, [tokens] in zip(going, replies, strict=True) if tokens]
+        return written
 
-    def _drafts(self, prompts: list[str], choices: list[Sequence[str]], how: Writing) -> list[list[str]]:
+    def _texts(self, prompts: list[list[int]], task: Task) -> list[list[int]]:
         """What is written before the answer where there are choices, all of it where there are none."""
+        constraint, samples = task.constraint, task.samples
+        written: list[list[int]] = [[] for _ in constraint.paths]
+        asked = [
+            row
+            for row in range(len(prompts))
+            if constraint.begins[row * samples] is None or not constraint.paths[row * samples]
+        ]
+        settings: list[dict[str, Any]] = []
+        for first in (row * samples for row in asked):
+            stopping = {"stop": [ANSWER_CUE], "include_stop_str_in_output": True, "max_tokens": constraint.rooms[first]}
+            whole = {"max_tokens": constraint.limits[first]}
+            settings.append({"n": samples} | (stopping if constraint.paths[first] else whole))
+        for row, texts in zip(asked, self._generate([prompts[row] for row in asked], settings, task), strict=True):
+            written[row * samples : (row + 1) * samples] = texts
+        return written
+
+    def _generate(self, prompts: list[list[int]], settings: list[dict[str, Any]], task: Task) -> list[list[list[int]]]:
+        """Of each prompt the tokens of its texts, without the end token."""
         from vllm import SamplingParams
 
-        samples = how.sampling.samples if how.sampling else 1
         drawn: dict[str, Any] = {"temperature": 0.0}
-        if how.sampling:
-            drawn = {"n": samples, "temperature": how.sampling.temperature, "seed": how.sampling.seed}
-            drawn |= {"top_k": how.sampling.top_k or -1, "top_p": how.sampling.top_p}
-        limit = self.settings.max_output_tokens
-        stopping = {"stop": [ANSWER_CUE], "include_stop_str_in_output": True}
-        rooms = [max(limit - self._answer_room(row), limit // 2) for row in choices]
-        asked = [row for row in range(len(prompts)) if how.writes == "rationale" or not choices[row]]
-        settings = [
-            SamplingParams(
-                **drawn, **(stopping | {"max_tokens": rooms[row]} if choices[row] else {"max_tokens": limit})
-            )
-            for row in asked
-        ]
-        replies = self.engine.generate([prompts[row] for row in asked], settings, use_tqdm=False)
-        drafts = [[""] * samples for _ in prompts]
-        for row, reply in zip(asked, replies, strict=True):
-            drafts[row] = [output.text for output in reply.outputs]
-        return drafts
-
-    def _answer_room(self, choices: Sequence[str]) -> int:
-        """Tokens for ``Answer:`` and any of the choices, which vLLM may cut into more of them than the tokenizer does."""
-        return max(_ANSWER_TOKENS, 2 * max(map(len, answer_paths(self.tokenizer, choices)), default=0))
-
-    def _answered(self, prompts: list[str], drafts: list[list[str]], choices: list[Sequence[str]]) -> list[list[str]]:
-        """The drafts with one of the choices at their end."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import StructuredOutputsParams
-
-        asked = [(row, place) for row, texts in enumerate(drafts) if choices[row] for place in range(len(texts))]
-        settings = [
-            SamplingParams(
-                temperature=0.0,
-                max_tokens=self._answer_room(choices[row]),
-                structured_outputs=StructuredOutputsParams(choice=[f" {answer}" for answer in choices[row]]),
-            )
-            for row, _ in asked
-        ]
-        texts = [prompts[row] + drafts[row][place] for row, place in asked]
-        ended = [list(row) for row in drafts]
-        for (row, place), reply in zip(asked, self.engine.generate(texts, settings, use_tqdm=False), strict=True):
-            ended[row][place] += reply.outputs[0].text
-        return [[text.strip() for text in row] for row in ended]
-
-
-def _is_cut(draft: str, how: Writing) -> bool:
-    return how.writes == "rationale" and not draft.endswith(ANSWER_CUE)
+        if sampling := task.sampling:
+            drawn = {"temperature": sampling.temperature, "top_k": sampling.top_k or -1, "top_p": sampling.top_p}
+            drawn |= {"seed": sampling.seed}
+        replies = self.engine.generate(
+            [{"prompt_token_ids": ids} for ids in prompts],
+            [SamplingParams(**drawn, **own) for own in settings],
+            use_tqdm=False,
+        )
+        end = task.constraint.end
+        return [[[token for token in one.token_ids if token != end] for one in reply.outputs] for reply in replies]

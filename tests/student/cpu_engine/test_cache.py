@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kard.student import attention, cache, decoding
-from kard.student.attention import attend_by_group
-from kard.student.cache import Buffers
-from kard.student.decoding import continuations
-from kard.student.guide import AnswerGuide
-from tests.conftest import byte_level_tokenizer
-from tests.student.test_drafts import END, LIMIT, MODELS, prompts
+from kard.student.cpu_engine import attention, cache, reading
+from kard.student.cpu_engine.cache import Buffers
+from kard.student.cpu_engine.engine import CpuEngine
+from kard.student.sampling import Sampling
+from kard.student.writer import Task
+from tests.student.cpu_engine.test_prompt_lookup import MODELS, constraint_of, prompts
 
 
 def address(tensor):
@@ -53,17 +52,17 @@ def test_cleared_buffers_are_new():
 def test_a_batch_leaves_its_memory_to_the_next_and_nothing_else(monkeypatch, name):
     monkeypatch.setattr(attention, "MANY", 4)
     monkeypatch.setattr(cache, "MANY", 4)
-    monkeypatch.setattr(decoding, "_READ_AT_ONCE", 80)
+    monkeypatch.setattr(reading, "_READ_AT_ONCE", 80)
     torch.manual_seed(3)
     model = MODELS[name]().eval()
-    attend_by_group(model)
+    engine = CpuEngine(model)
+    shared = engine.buffers
 
     def write(rows, buffers, samples=1):
         inputs, mask = prompts(model, rows)
-        guide = AnswerGuide(byte_level_tokenizer(), [[]] * rows * samples, "rationale", LIMIT)
-        return continuations(model, inputs, mask, END, guide, samples, buffers=buffers)
+        engine.buffers = buffers or Buffers()
+        return engine.write(Task(inputs, mask, constraint_of(rows * samples), Sampling(samples)))
 
-    shared = Buffers()
     for rows, samples in ((9, 1), (3, 2), (9, 1)):
         assert write(rows, shared, samples) == write(rows, None, samples)
         for kept in shared._free:  # what is read of it unwritten would be seen

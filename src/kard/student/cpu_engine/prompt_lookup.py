@@ -20,7 +20,7 @@ _STEP = 64
 _RIGHT, _TRIED = {1: 5, 2: 6, 3: 8, 4: 8}, 10
 
 
-class Drafts:
+class PromptLookup:
     """Guesses for the texts of a batch.
 
     Args:

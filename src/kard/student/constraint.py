@@ -1,4 +1,4 @@
-"""Writing the answer from the choices only, and always coming to one.
+"""Constrained decoding: the answer is one of the choices, and every text comes to one.
 
 Once a student has written ``Answer:``, it can go on with a choice alone: without this it names things that are not among the
 choices (a full name in place of a short one, what the passage is about), which no reader can count as an answer. A rationale
@@ -28,8 +28,8 @@ def likeliest(rows: Sequence[int], places: Sequence[int], scores: Tensor) -> Ten
     return scores.max(dim=-1).indices  # the first of several; argmax takes five times as long in bfloat16
 
 
-class AnswerGuide:
-    """Chooses each next token, and keeps the answer to the choices; rows are those of one batch.
+class AnswerConstraint:
+    """Chooses each next token, and keeps the answer to the choices; rows are those of one task.
 
     Args:
         tokenizer: The student's.
@@ -58,14 +58,17 @@ class AnswerGuide:
         self.cut: dict[int, int] = {}
         """Rows whose ``Answer:`` is written for them, and how many tokens they had written themselves."""
         self.given: Sequence[list[int]] = given or [[] for _ in paths]
-        self._room = [self._rationale_room(ways, limit) for ways in paths]
+        answers = [len(self.cue) + max(map(len, ways), default=0) for ways in paths]
+        self.rooms = [max(limit - answer, limit // 2) for answer in answers]
+        """Most tokens of each row before ``Answer:``, where it has choices."""
         self.limits = [
-            len(tokens) + (room + self._answer_room(ways) if ways else limit)
-            for tokens, room, ways in zip(self.given, self._room, paths, strict=True)
+            len(tokens) + (room + answer if ways else limit)
+            for tokens, room, answer, ways in zip(self.given, self.rooms, answers, paths, strict=True)
         ]
         """Most tokens of each row, with those that it begins with."""
         self.begins: list[int | None] = [len(tokens) if writes == "answer" else None for tokens in self.given]
-        self._log_probability = [0.0 for _ in paths]
+        self.log_probability: list[float | None] = [0.0 for _ in paths]
+        """Of each row's answer among its choices so far; None where the writer cannot say."""
         self._ended: set[int] = set()
 
     def choose(self, rows: Sequence[int], written: Sequence[list[int]], scores: Tensor) -> Tensor:
@@ -82,7 +85,7 @@ class AnswerGuide:
         places = [len(tokens) for tokens in written]
         chosen = self.pick(rows, places, scores)
         for index, (row, tokens, wanted) in enumerate(zip(rows, written, chosen.tolist(), strict=True)):
-            allowed = self._allowed(row, tokens, wanted)
+            allowed = self.allowed(row, tokens, wanted)
             if allowed:
                 chosen[index] = self._weigh(row, places[index], allowed, scores[index : index + 1, allowed])
         return chosen
@@ -105,19 +108,36 @@ class AnswerGuide:
 
     def confidences(self) -> list[float | None]:
         """How probable each row's answer was among its choices, after what the row had written; None where any may follow."""
-        rows = zip(self.paths, self.begins, self._log_probability, strict=True)
-        return [math.exp(logarithm) if paths and begin is not None else None for paths, begin, logarithm in rows]
+        rows = zip(self.paths, self.begins, self.log_probability, strict=True)
+        return [
+            math.exp(logarithm) if paths and begin is not None and logarithm is not None else None
+            for paths, begin, logarithm in rows
+        ]
 
     def _weigh(self, row: int, place: int, allowed: list[int], scores: Tensor) -> int:
         """The one of the allowed tokens that is written (scores: (1, allowed)); it counts in the row's probability."""
         index = int(self.pick([row], [place], scores))
-        self._log_probability[row] += float(scores[0].float().log_softmax(dim=-1)[index])
+        so_far = self.log_probability[row] or 0.0
+        self.log_probability[row] = so_far + float(scores[0].float().log_softmax(dim=-1)[index])
         if allowed[index] == self.end:
             self._ended.add(row)
         return allowed[index]
 
-    def _allowed(self, row: int, tokens: list[int], wanted: int) -> list[int]:
-        """Tokens that keep the row on the way to one of its answers; none where it is free."""
+    def end_rationale(self, row: int, tokens: list[int]) -> None:
+        """Let the answer begin behind all that a row has written, with ``Answer:`` before it."""
+        if self.begins[row] is None and not self._cue_is_written(tokens):
+            self.cut[row] = len(tokens)
+            tokens += self.cue
+        self.begins[row] = len(tokens)
+
+    def allowed(self, row: int, tokens: list[int], wanted: int | None = None) -> list[int]:
+        """Tokens that keep the row on the way to one of its answers; none where it is free.
+
+        Args:
+            row: Which row.
+            tokens: All that it has written.
+            wanted: What the model would write; before the answer this decides.
+        """
         if len(tokens) < len(self.given[row]):
             return [self.given[row][len(tokens)]]
         paths = self.paths[row]
@@ -132,17 +152,11 @@ class AnswerGuide:
         done = len(so_far)
         return sorted({path[done] for path in paths if path[:done] == so_far and len(path) > done})
 
-    def _rationale_room(self, paths: Sequence[list[int]], limit: int) -> int:
-        return max(limit - self._answer_room(paths), limit // 2)
-
-    def _answer_room(self, paths: Sequence[list[int]]) -> int:
-        return len(self.cue) + max(map(len, paths), default=0)
-
     def _cue_is_written(self, tokens: list[int]) -> bool:
         return self.tokenizer.decode(tokens[-_CUE_TOKENS:]).endswith(ANSWER_CUE)
 
-    def _cue_token(self, row: int, length: int, wanted: int) -> list[int]:
-        if row not in self.cut and (wanted == self.end or length >= self._room[row]):
+    def _cue_token(self, row: int, length: int, wanted: int | None) -> list[int]:
+        if row not in self.cut and (wanted == self.end or length >= self.rooms[row]):
             self.cut[row] = length
         begun = length - self.cut[row] if row in self.cut else len(self.cue)
         return self.cue[begun : begun + 1]

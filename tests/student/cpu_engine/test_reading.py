@@ -9,15 +9,15 @@ import torch
 from torch.nn import functional
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from kard.student import attention, cache, decoding
-from kard.student.activation import GeluBySigmoid
-from kard.student.attention import attend_by_group
 from kard.student.batching import WIDTH
-from kard.student.cache import Buffers
-from kard.student.guide import AnswerGuide
+from kard.student.cpu_engine import attention, cache, reading
+from kard.student.cpu_engine.activation import GeluBySigmoid
+from kard.student.cpu_engine.attention import attend_by_group
+from kard.student.cpu_engine.cache import Buffers
 from kard.student.sampling import Sampling
+from kard.student.tokens import cue_tokens
 from tests.conftest import byte_level_tokenizer
-from tests.student.test_drafts import LIMIT, MODELS, SMALL, prompts, write
+from tests.student.cpu_engine.test_prompt_lookup import LIMIT, MODELS, SMALL, prompts, write
 
 ROWS = 9
 
@@ -30,7 +30,7 @@ def capped():
 
 def read_apart(monkeypatch):
     """Prompts are read in groups of two or three."""
-    monkeypatch.setattr(decoding, "_READ_AT_ONCE", 80)
+    monkeypatch.setattr(reading, "_READ_AT_ONCE", 80)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -39,14 +39,14 @@ def test_prompts_read_in_groups_are_continued_the_same(monkeypatch, name):
     model = MODELS[name]().eval()
     inputs, mask = prompts(model, ROWS)
     pick = Sampling(1, 1.0, seed=4).pick([str(row) for row in range(ROWS)], LIMIT)
-    together, _ = write(model, inputs, mask, guide_with=pick)
+    together, _ = write(model, inputs, mask, pick=pick)
     shapes = []
     reads = model.get_encoder() if model.config.is_encoder_decoder else model
     reads.register_forward_hook(
         lambda module, given, kwargs, output: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     read_apart(monkeypatch)
-    apart, _ = write(model, inputs, mask, guide_with=pick)
+    apart, _ = write(model, inputs, mask, pick=pick)
     assert apart == together
     groups = [shape for shape in shapes if shape[1] >= 20]
     assert sum(rows for rows, _ in groups) == ROWS
@@ -65,7 +65,7 @@ def test_the_first_scores_are_each_rows_own(monkeypatch, name):
         if apart:
             read_apart(monkeypatch)
         with torch.inference_mode():
-            reader = decoding._reader(model, inputs, mask, Buffers())
+            reader = reading.reader_of(model, inputs, mask, Buffers())
             first = reader.read(reader.first)[:, -1:]
             found.append(torch.cat([first, reader.read(torch.arange(2, 2 + 3 * ROWS).view(ROWS, 3))], dim=1))
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
@@ -88,7 +88,7 @@ def test_attention_by_group_is_attention(monkeypatch, name, most, many):
             attend_by_group(model)
             assert model.config._attn_implementation == "kard_grouped"
         with torch.inference_mode():
-            reader = decoding._reader(model, inputs, mask, Buffers())
+            reader = reading.reader_of(model, inputs, mask, Buffers())
             scores = [reader.read(reader.first)[:, -1:]]
             scores += [reader.read(torch.arange(2, 2 + 4 * width).view(4, width)) for width in (1, 3, 12)]
         found.append(torch.cat(scores, dim=1))
@@ -100,7 +100,7 @@ def test_attention_by_group_is_attention(monkeypatch, name, most, many):
 def test_cores_get_as_many_groups_of_as_many_tokens(monkeypatch, cores, rows):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     lengths = torch.randint(90, 150, (rows,), generator=torch.Generator().manual_seed(rows))
-    groups = decoding._read_together(torch.arange(152) >= 152 - lengths[:, None])
+    groups = reading._read_together(torch.arange(152) >= 152 - lengths[:, None])
     assert sorted(row for members, _ in groups for row in members.tolist()) == list(range(rows))
     assert len(groups) % min(cores, len(groups)) == 0
     tokens = [len(members) * width for members, width in groups]
@@ -125,7 +125,7 @@ def test_groups_are_read_by_threads_with_a_core_each(monkeypatch, name):
         torch.set_num_threads(cores)
         try:
             with torch.inference_mode():
-                reader = decoding._reader(model, inputs, mask, Buffers())
+                reader = reading.reader_of(model, inputs, mask, Buffers())
                 found.append(reader.read(reader.first)[:, -1:])
             assert torch.get_num_threads() == cores
         finally:
@@ -146,7 +146,7 @@ def test_what_many_rows_attend_to_has_no_gaps(monkeypatch):
     for rows, whole in ((4, True), (3, False)):
         inputs, mask = prompts(model, rows)
         with torch.inference_mode():
-            reader = decoding._reader(model, inputs, mask, Buffers())
+            reader = reading.reader_of(model, inputs, mask, Buffers())
             reader.read(reader.first)
             reader.read(torch.full((rows, 2), 7))
             keys, _ = reader.cache.layers[0].update(torch.zeros(rows, 1, 1, 8), torch.zeros(rows, 1, 1, 8))
@@ -174,8 +174,8 @@ def test_heads_that_share_nothing_keep_pytorchs_attention():
 def test_a_cue_costs_one_step():
     """Once a text has begun with it, the answer's cue is read as a whole."""
     tokenizer = byte_level_tokenizer()
-    guide = AnswerGuide(tokenizer, [[]], "rationale", LIMIT)
-    script = [7, *guide.cue, 9]
+    cue = cue_tokens(tokenizer)
+    script = [7, *cue, 9]
     model = MODELS["llama"]().eval()
     model.resize_token_embeddings(len(tokenizer))
 
@@ -183,7 +183,7 @@ def test_a_cue_costs_one_step():
         return torch.tensor([(script + [0] * LIMIT)[place] for place in places])
 
     inputs, mask = torch.full((1, 4), 40), torch.ones(1, 4, dtype=torch.long)
-    texts, widths = write(model, inputs, mask, guide_with=scripted)
+    texts, widths = write(model, inputs, mask, pick=scripted)
     assert texts == [script]
-    assert len(guide.cue) in widths
+    assert len(cue) in widths
     assert len(widths) < len(script) + 1

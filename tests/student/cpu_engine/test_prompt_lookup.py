@@ -17,11 +17,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from kard.student import drafts
-from kard.student.decoding import continuations
-from kard.student.drafts import Drafts
-from kard.student.guide import AnswerGuide
+from kard.student.constraint import AnswerConstraint
+from kard.student.cpu_engine import prompt_lookup
+from kard.student.cpu_engine.engine import CpuEngine
+from kard.student.cpu_engine.prompt_lookup import PromptLookup
 from kard.student.sampling import Sampling
+from kard.student.writer import Task
 from tests.conftest import byte_level_tokenizer
 
 WORDS, LIMIT, END = 60, 40, 0
@@ -48,14 +49,20 @@ MODELS = {
 }
 
 
-def write(model, inputs, mask, samples=1, guide_with=None):
+def constraint_of(rows, pick=None):
+    """Free texts; the end token is the tiny models'."""
+    constraint = AnswerConstraint(byte_level_tokenizer(), [[] for _ in range(rows)], "rationale", LIMIT)
+    constraint.end = END
+    constraint.pick = pick or constraint.pick
+    return constraint
+
+
+def write(model, inputs, mask, samples=1, pick=None):
     """The rows' continuations, and how many tokens each call of the model has read of each row."""
     widths = []
     hook = model.register_forward_hook(lambda module, inputs, output: widths.append(output.logits.shape[1]))
-    guide = AnswerGuide(byte_level_tokenizer(), [[] for _ in range(len(inputs) * samples)], "rationale", LIMIT)
-    if guide_with is not None:
-        guide.pick = guide_with
-    texts = continuations(model, inputs, mask, END, guide, samples)
+    constraint = constraint_of(len(inputs) * samples, pick)
+    texts = CpuEngine(model).write(Task(inputs, mask, constraint, Sampling(samples)))
     hook.remove()
     return texts, widths
 
@@ -82,7 +89,7 @@ def guess_from(monkeypatch, texts):
         guess = [*right, draw.randrange(2, WORDS)] if draw.random() < 0.8 else []
         return guess, draw.randrange(1, 5)
 
-    monkeypatch.setattr(Drafts, "_guess", guess)
+    monkeypatch.setattr(PromptLookup, "_guess", guess)
 
 
 @pytest.mark.parametrize("rows", [1, 5])
@@ -93,13 +100,13 @@ def test_texts_are_the_same_whatever_is_guessed(monkeypatch, name, rows):
     inputs, mask = prompts(model, rows)
     # Pure greed would soon repeat itself; drawn tokens depend on row and place alone and leave nothing to repeat.
     pick = Sampling(1, 1.0, seed=4).pick([str(row) for row in range(rows)], LIMIT)
-    monkeypatch.setattr(drafts, "_MOST", 0)
-    plain, widths = write(model, inputs, mask, guide_with=pick)
+    monkeypatch.setattr(prompt_lookup, "_MOST", 0)
+    plain, widths = write(model, inputs, mask, pick=pick)
     assert set(widths) <= {1, inputs.shape[1]}
-    monkeypatch.setattr(drafts, "_MOST", 8)
+    monkeypatch.setattr(prompt_lookup, "_MOST", 8)
     guess_from(monkeypatch, plain)
-    drafted, wide = write(model, inputs, mask, guide_with=pick)
-    assert drafted == plain
+    looked_up, wide = write(model, inputs, mask, pick=pick)
+    assert looked_up == plain
     rows_differ = rows > 1 and name in ("t5", "a narrow window")
     assert len(wide) == len(widths) if rows_differ else len(wide) < len(widths)
 
@@ -109,29 +116,31 @@ def test_samples_of_a_prompt_are_the_same_with_guesses(monkeypatch):
     model = MODELS["llama"]().eval()
     inputs, mask = prompts(model, 2)
     pick = Sampling(3, 1.0, seed=4).pick(["a", "b"], LIMIT)
-    monkeypatch.setattr(drafts, "_MOST", 0)
-    plain, widths = write(model, inputs, mask, samples=3, guide_with=pick)
+    monkeypatch.setattr(prompt_lookup, "_MOST", 0)
+    plain, widths = write(model, inputs, mask, samples=3, pick=pick)
     assert plain[0] != plain[1]
-    monkeypatch.setattr(drafts, "_MOST", 8)
+    monkeypatch.setattr(prompt_lookup, "_MOST", 8)
     guess_from(monkeypatch, plain)
-    drafted, wide = write(model, inputs, mask, samples=3, guide_with=pick)
-    assert (drafted, len(wide) < len(widths)) == (plain, True)
+    looked_up, wide = write(model, inputs, mask, samples=3, pick=pick)
+    assert (looked_up, len(wide) < len(widths)) == (plain, True)
 
 
 def test_what_followed_the_last_words_first_is_guessed():
-    one = Drafts([[5, 6, 7, 8, 9, 5, 6, 1, 2, 6, 3]])
+    one = PromptLookup([[5, 6, 7, 8, 9, 5, 6, 1, 2, 6, 3]])
     assert one.guesses({0: [5, 6]}, 3) == [[7, 8, 9]]  # both words, the first time
     assert one.guesses({0: [1, 2, 6]}, 8) == [[3]]  # the longest run of words, up to the prompt's end
     assert one.guesses({0: [4, 6]}, 2) == [[7, 8]]  # one word where no more fit
     assert one.guesses({0: [4]}, 8) == [[]]
     assert one.guesses({0: [5, 6]}, 0) == [[]]
-    assert Drafts([[5, 3, 7, 8, 1, 3]]).guesses({0: []}, 2) == [[7, 8]]  # nothing written: the prompt's own last words
+    assert PromptLookup([[5, 3, 7, 8, 1, 3]]).guesses({0: []}, 2) == [
+        [7, 8]
+    ]  # nothing written: the prompt's own last words
 
 
 def test_guesses_grow_shorter_in_large_batches_and_where_they_are_wrong():
     prompt = list(range(2, 40))
-    assert len(Drafts([prompt]).guesses({0: [3, 4, 5]}, 20)[0]) == 8
-    many = Drafts([prompt] * 60)
+    assert len(PromptLookup([prompt]).guesses({0: [3, 4, 5]}, 20)[0]) == 8
+    many = PromptLookup([prompt] * 60)
     after_one, after_three = ({row: list(range(3, 3 + same)) for row in range(60)} for same in (1, 3))
     one, three = (max(map(len, many.guesses(written, 20))) for written in (after_one, after_three))
     assert 0 < one < three < 8
@@ -144,7 +153,7 @@ def test_guesses_grow_shorter_in_large_batches_and_where_they_are_wrong():
 
 
 def test_a_cue_that_has_begun_goes_on():
-    one = Drafts([[5, 6, 7, 8, 9]], cue=[6, 1, 2])
+    one = PromptLookup([[5, 6, 7, 8, 9]], cue=[6, 1, 2])
     assert one.guesses({0: [5, 6]}, 8) == [[1, 2]]  # not what follows in the prompt
     assert one.guesses({0: [6, 1]}, 8) == [[2]]
     assert one.guesses({0: [6, 1, 2]}, 8) == [[]]
@@ -152,5 +161,5 @@ def test_a_cue_that_has_begun_goes_on():
 
 
 def test_a_batch_does_not_wait_for_the_few_that_quote():
-    found = Drafts([list(range(2, 40))] * 60).guesses({row: [3] if row == 0 else [50] for row in range(60)}, 20)
+    found = PromptLookup([list(range(2, 40))] * 60).guesses({row: [3] if row == 0 else [50] for row in range(60)}, 20)
     assert found == [[]] * 60

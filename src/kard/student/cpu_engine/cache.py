@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from kard.student.attention import MANY
+from kard.student.cpu_engine.attention import MANY
 
 _ROOM = 32  # tokens that are made room for at once
 
@@ -65,31 +65,17 @@ def roomy_cache(config: Any, buffers: Buffers, whole: bool = False) -> DynamicCa
         whole: Attention over many rows gets the room as well, masked: PyTorch's products on CPUs copy what has gaps.
     """
     cache = DynamicCache(config=config)
-    cache.layers = [_roomy(layer, buffers, whole) for layer in cache.layers]
+    windows = [
+        layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else sys.maxsize for layer in cache.layers
+    ]
+    cache.layers = [RoomyLayer(buffers, whole, window) for window in windows]
     return cache
-
-
-def _roomy(layer: Any, buffers: Buffers, whole: bool) -> Any:
-    if type(layer) is DynamicSlidingWindowLayer:
-        return RoomyLayer(buffers, whole, layer.sliding_window)
-    return RoomyLayer(buffers, whole) if type(layer) is DynamicLayer else layer
-
-
-def last_tokens_can_go(cache: DynamicCache) -> int:
-    """How many tokens can be taken out of a cache again: any number, or none where a layer keeps something else than them."""
-    return sys.maxsize if is_roomy(cache) else 0
-
-
-def is_roomy(cache: DynamicCache) -> bool:
-    """Whether all layers keep their tokens in buffers."""
-    return all(isinstance(layer, RoomyLayer) for layer in cache.layers)
 
 
 def end_cache(cache: DynamicCache) -> None:
     """Give a cache's buffers back; nothing may be read in it any more."""
     for layer in cache.layers:
-        if isinstance(layer, RoomyLayer):
-            layer.end()
+        layer.end()
 
 
 class RoomyLayer(DynamicLayer):

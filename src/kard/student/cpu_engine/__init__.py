@@ -1,0 +1,1 @@
+"""Writing on CPUs: attention, cache, decoding and prompt lookup of our own."""
