@@ -4,13 +4,17 @@ Gemma 3 270M with the quickstart's prompts and trimmed vocabulary, and a T5 of b
 ``generate`` on one prompt after the other, in float32, with the whole vocabulary. Nothing is trained here: our side is told to
 write what a trained student would, its question's real rationale and answer, and the peer writes as many tokens.
 
-Usage: python benchmarks/write.py [--quick]
+With --without our side is measured with and without one of its tricks in turn, on the quickstart's prompts alone; `generate`
+stands for transformers' own loop in place of the engine. The ratio then says what the trick brings.
+
+Usage: python benchmarks/write.py [--quick] [--without grouped_attention|prompt_lookup|rows_leave|prompts_in_groups|generate]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,11 +29,16 @@ from torch import Tensor
 from kard.machine.memory import keep_freed_memory
 from kard.machine.precision import compute_dtype
 from kard.models.weights import model_location
+from kard.student.constraint import Pick
+from kard.student.cpu_engine.engine import CpuEngine, Tricks
 from kard.student.generation import Student, Writing
-from kard.student.guide import Pick
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
+from kard.student.reference import Reference
+from kard.student.writer import Writer
 
 GOAL = 8.0
+TRICK_GOAL = 1.15
+NONE = Tricks(False, False, False, False)
 
 
 @dataclass(frozen=True)
@@ -50,10 +59,17 @@ class Told:
         return pick
 
 
-def ours(model: Any, tokenizer: Any, texts: dict[str, list[int]], batch_size: int, vocabulary: int | None) -> float:
+def ours(
+    model: Any,
+    tokenizer: Any,
+    texts: dict[str, list[int]],
+    batch_size: int,
+    vocabulary: int | None = None,
+    writer: Writer | None = None,
+) -> float:
     settings = StudentSettings("", False, "text", "bfloat16", 512, max(map(len, texts.values())) + 1)
     told = {prompt: [token % vocabulary for token in ids] if vocabulary else ids for prompt, ids in texts.items()}
-    student = Student(model.eval(), _Within(tokenizer, vocabulary) if vocabulary else tokenizer, settings)
+    student = Student(model.eval(), _Within(tokenizer, vocabulary) if vocabulary else tokenizer, settings, writer)
     how = Writing("rationale", batch_size, answer_by="generate", sampling=Told(told, tokenizer.eos_token_id))  # type: ignore
     start = time.perf_counter()
     written = student.write(dict.fromkeys(texts, ()), how)
@@ -76,8 +92,8 @@ class _Within:
     def _within(self, ids: Any) -> Any:
         return [self._within(row) for row in ids] if isinstance(ids, list) else ids % self.vocabulary
 
-    def batch_decode(self, tokens: Any, **settings: Any) -> list[str]:
-        return self.tokenizer.batch_decode(tokens, **settings)
+    def decode(self, tokens: Any, **settings: Any) -> str:
+        return self.tokenizer.decode(tokens, **settings)
 
 
 def one_at_a_time(model: Any, tokenizer: Any, texts: dict[str, list[int]], vocabulary: int | None) -> float:
@@ -105,11 +121,30 @@ def compared(name: str, fast: float, slow: float) -> dict[str, float]:
     return {"ours": fast, "peer": slow, "ratio": fast / slow, "goal": GOAL}
 
 
+def without(name: str, base: str, dtype: torch.dtype, tokenizer: Any, texts: dict[str, list[int]], size: int) -> None:
+    """Print what a trick brings: three rounds in turn, so that a slow minute is both sides'."""
+
+    def speed(tricks: Tricks) -> float:
+        model = base_model(base, dtype).eval()
+        writer = Reference(model) if name == "generate" and tricks == NONE else CpuEngine(model, tricks)
+        return ours(model, tokenizer, texts, size, writer=writer)
+
+    left_out = NONE if name == "generate" else Tricks(**{name: False})
+    rounds = [(speed(Tricks()), speed(left_out)) for _ in range(3)]
+    fast, slow, ratio = (statistics.median(column) for column in zip(*((a, b, a / b) for a, b in rounds), strict=True))
+    print(f"with {name} {fast:.2f}, without {slow:.2f} questions/s: {ratio:.2f} times", flush=True)
+    settings = {"questions": len(texts), "batch_size": size, "threads": torch.get_num_threads(), "rounds": rounds}
+    last = {"benchmark": "write", "ours": fast, "peer": slow, "peer_name": f"without {name}", "unit": "questions/s"}
+    print(json.dumps(last | {"ratio": ratio, "goal": TRICK_GOAL, "settings": settings}))
+
+
 def main() -> None:
     keep_freed_memory()  # as the command line does
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="Gemma alone, fewer questions")
-    quick = parser.parse_args().quick
+    parser.add_argument("--without", choices=[*Tricks.__dataclass_fields__, "generate"])
+    options = parser.parse_args()
+    quick = options.quick
     with tempfile.TemporaryDirectory() as name:
         recipe, examples, base = quickstart(Path(name) / "run")
         dtype, batch_size = compute_dtype(recipe.student.dtype), recipe.evaluation.batch_size
@@ -117,11 +152,14 @@ def main() -> None:
         targets = tokenizer([example.target for example in examples], add_special_tokens=False).input_ids
         texts = {example.prompt: ids for example, ids in zip(examples, targets, strict=True)}
         many, few = some(texts, batch_size if quick else 4 * batch_size), some(texts, 3 if quick else 12)
+        if options.without:
+            without(options.without, str(base), dtype, tokenizer, some(texts, 24), batch_size)
+            return
         location = model_location(recipe.student.model, "student.model")
         found = {
             "gemma": compared(
                 "gemma",
-                ours(base_model(str(base), dtype), tokenizer, many, batch_size, None),
+                ours(base_model(str(base), dtype), tokenizer, many, batch_size),
                 one_at_a_time(base_model(location, torch.float32), base_tokenizer(location), few, None),
             )
         }

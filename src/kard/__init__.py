@@ -1,11 +1,5 @@
 """Knowledge-augmented reasoning distillation (KARD) for small language models."""
 
-import os
-
-# Huge pages for large tensors, read by torch at its first one: writing on CPUs spends much of its time in being handed small
-# pages otherwise. THP_MEM_ALLOC_ENABLE=0 before benchmarks/write.py shows how much.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 from kard.data.passage import Passage
 from kard.data.question import Question
 from kard.errors import UserError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kard.student.cpu_engine.engine import CpuEngine
+from kard.student.cpu_engine import reading
+from kard.student.cpu_engine.engine import CpuEngine, Tricks
 from kard.student.generation import Student, Writing
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.student.reference import Reference
@@ -35,6 +36,20 @@ def test_both_write_the_same_tokens_for_every_kind_of_model(name):
     assert heard[-1] == [len(text) for text in texts]
     assert CpuEngine(model).write(task()) == texts
     assert heard[-1] == [len(text) for text in texts]
+
+
+@pytest.mark.parametrize("name", ["llama", "a wide window", "t5"])
+@pytest.mark.parametrize("trick", list(Tricks.__dataclass_fields__))
+def test_the_engine_writes_the_same_without_any_of_its_tricks(name, trick, monkeypatch):
+    monkeypatch.setattr(reading, "_READ_AT_ONCE", 80)
+    torch.manual_seed(3)
+    model = MODELS[name]().eval()
+    inputs, mask = prompts(model, 6)
+    texts = []
+    for tricks in (Tricks(**{trick: False}), Tricks()):
+        pick = Sampling(1, seed=4).pick([str(row) for row in range(6)], LIMIT)
+        texts.append(CpuEngine(model, tricks).write(Task(inputs, mask, constraint_of(6, pick))))
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize("kind", ["t5_folder", "decoder_folder"])

@@ -22,6 +22,8 @@ def keep_freed_memory() -> None:
     themselves: fewer, because every batch brings new ones. The two variables may say other numbers; both are read at the
     first product.
     """
+    # Huge pages for large tensors; torch reads it at its first one. THP_MEM_ALLOC_ENABLE=0 shows what they bring.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "128")
     if platform.libc_ver()[0] == "glibc":

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     AutoModel,
@@ -27,7 +28,6 @@ from kard.recipe import RerankerSection, StudentSection
 from kard.student.batching import aligned
 from kard.student.constraint import AnswerConstraint
 from kard.student.generation import local_writer
-from kard.student.loss import token_loss
 from kard.student.training import ATTENTION_CPU, with_adapters
 from kard.student.writer import Task, Writer
 
@@ -192,7 +192,7 @@ def _target_learned(head: nn.Linear, dtype: torch.dtype) -> float:
     def step() -> None:
         with torch.autocast(device.type, dtype, enabled=dtype == torch.bfloat16):
             logits = head(hidden)
-        token_loss(logits, targets).backward()
+        functional.cross_entropy(logits.float(), targets, reduction="sum").backward()
 
     return _seconds(step) / _TARGETS
 

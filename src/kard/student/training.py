@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.artifacts import write_json
@@ -30,10 +31,8 @@ from kard.models.training import (
 from kard.models.weights import most_tokens
 from kard.progress import say
 from kard.recipe import StudentSection
-from kard.student.activation import gelu_by_sigmoid
 from kard.student.batching import IGNORED, Batch, Collator, Row, of_similar_length, pieces, reads_alone, unpadded
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
-from kard.student.loss import token_loss
 from kard.student.tokens import question_tokens, text_tokens
 
 # Sequences are short here, and the backward pass of the fused kernel is the slower one on CPUs (measured: half the speed).
@@ -217,7 +216,6 @@ def trained_tokens(rows: Sequence[Row], encoder_decoder: bool) -> dict[str, int]
 
 def compile_layers(model: PreTrainedModel) -> None:
     """Compile the model's blocks in place, each kind once for any length: parameters keep their names."""
-    gelu_by_sigmoid(model)
     for module in model.modules():
         if type(module).__name__ in (model._no_split_modules or ()):
             module.compile(dynamic=True)
@@ -370,7 +368,8 @@ class StudentTrainer(OrderedTrainer):
             }
         with select:
             outputs = model(**inputs, **extra)
-        return token_loss(outputs.logits, labels[is_target]), is_target.sum(), outputs
+        total = functional.cross_entropy(outputs.logits.float(), labels[is_target], reduction="sum")
+        return total, is_target.sum(), outputs
 
 
 @contextmanager

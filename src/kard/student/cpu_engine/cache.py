@@ -1,8 +1,7 @@
-"""Keys and values of what has been read and written: room for more, and memory that stays from batch to batch."""
+"""Keys and values of what has been read and written, with room for more."""
 
 from __future__ import annotations
 
-import math
 import sys
 from threading import Lock
 from typing import Any
@@ -17,72 +16,27 @@ from kard.student.cpu_engine.attention import MANY
 _ROOM = 32  # tokens that are made room for at once
 
 
-class Buffers:
-    """Memory for keys and values that the next batch uses again; several threads may.
-
-    Freed and allocated anew for each batch, these large blocks of ever other sizes scatter the heap: a server's grew by hundreds
-    of MB within minutes.
-    """
-
-    def __init__(self) -> None:
-        self._free: list[Tensor] = []
-        self._lock = Lock()
-
-    def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """A tensor of this shape and of the format of `like`, with anything in it."""
-        count = math.prod(shape)
-        with self._lock:
-            kept = [one for one in self._free if (one.dtype, one.device) == (like.dtype, like.device)]
-            best = min((one for one in kept if one.numel() >= count), key=Tensor.numel, default=None)
-            # What is too small for a batch gives its place to something larger.
-            gone = best if best is not None else min(kept, key=Tensor.numel, default=None)
-            self._free = [one for one in self._free if one is not gone]
-        if best is None:
-            step = 2 ** max(0, count.bit_length() - 3)  # batches differ a little
-            best = like.new_empty(math.ceil(count / step) * step)
-        return best[:count].view(shape)
-
-    def give(self, tensor: Tensor) -> None:
-        """Take back what `take` gave, by any view of it."""
-        whole = tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.itemsize,), (1,), 0)
-        with self._lock:
-            self._free.append(whole)
-
-    def clear(self) -> None:
-        """Free what is not in use."""
-        with self._lock:
-            self._free.clear()
-
-
-def roomy_cache(config: Any, buffers: Buffers, whole: bool = False) -> DynamicCache:
+def roomy_cache(config: Any, whole: bool = False) -> DynamicCache:
     """A cache whose attention layers do not copy all of their keys and values at every token.
 
     A sliding window is left to the mask, which is right for any length; the window would only save memory.
 
     Args:
         config: The decoder's.
-        buffers: Where its memory is from.
         whole: Attention over many rows gets the room as well, masked: PyTorch's products on CPUs copy what has gaps.
     """
     cache = DynamicCache(config=config)
     windows = [
         layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else sys.maxsize for layer in cache.layers
     ]
-    cache.layers = [RoomyLayer(buffers, whole, window) for window in windows]
+    cache.layers = [RoomyLayer(whole, window) for window in windows]
     return cache
-
-
-def end_cache(cache: DynamicCache) -> None:
-    """Give a cache's buffers back; nothing may be read in it any more."""
-    for layer in cache.layers:
-        layer.end()
 
 
 class RoomyLayer(DynamicLayer):
     """Keys and values as views into buffers (rows, heads, tokens and room for more, dimension).
 
     Args:
-        buffers: Where their memory is from.
         whole: Whether `update` returns the buffers, where there are as many rows as are worth it.
         window: Tokens that a token sees.
     """
@@ -92,9 +46,8 @@ class RoomyLayer(DynamicLayer):
     key_buffer: Tensor
     value_buffer: Tensor
 
-    def __init__(self, buffers: Buffers, whole: bool, window: int = sys.maxsize) -> None:
+    def __init__(self, whole: bool, window: int = sys.maxsize) -> None:
         super().__init__()
-        self.buffers = buffers
         self.whole = whole
         self.window = window
         self.lock = Lock()
@@ -135,8 +88,8 @@ class RoomyLayer(DynamicLayer):
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
                 room = (count, heads, length + _ROOM)
-                self.key_buffer = self._zeros((*room, dimension), key_states)
-                self.value_buffer = self._zeros((*room, value_states.shape[-1]), value_states)
+                self.key_buffer = key_states.new_zeros((*room, dimension))
+                self.value_buffer = value_states.new_zeros((*room, value_states.shape[-1]))
         self.key_buffer[rows, :, length - width : length] = key_states
         self.value_buffer[rows, :, length - width : length] = value_states
 
@@ -147,33 +100,15 @@ class RoomyLayer(DynamicLayer):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Go on with these rows, each as often as it is named."""
         length = self.get_seq_length()
-        self.key_buffer = self._rows(self.key_buffer, beam_idx)
-        self.value_buffer = self._rows(self.value_buffer, beam_idx)
+        self.key_buffer, self.value_buffer = self.key_buffer[beam_idx], self.value_buffer[beam_idx]
         self.keys, self.values = self.key_buffer[:, :, :length], self.value_buffer[:, :, :length]
-
-    def end(self) -> None:
-        """See `end_cache`."""
-        if self.is_initialized:
-            self.buffers.give(self.key_buffer)
-            self.buffers.give(self.value_buffer)
-
-    def _rows(self, buffer: Tensor, indices: Tensor) -> Tensor:
-        shape = (len(indices), *buffer.shape[1:])
-        chosen = torch.index_select(buffer, 0, indices, out=self.buffers.take(shape, buffer))
-        self.buffers.give(buffer)
-        return chosen
 
     def _with_room(self, old: Tensor, new: Tensor, length: int) -> Tensor:
         rows, heads, _, dimension = new.shape
-        buffer = self._zeros((rows, heads, length + _ROOM, dimension), new)
+        buffer = new.new_zeros((rows, heads, length + _ROOM, dimension))
         if old.numel():
             buffer[:, :, : old.shape[-2]] = old
-            self.buffers.give(old)
         return buffer
-
-    def _zeros(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        # What is masked is multiplied by zero: it has to be a number.
-        return self.buffers.take(shape, like).zero_()
 
 
 class GroupLayer(DynamicLayer):

@@ -7,15 +7,14 @@ would go into padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from kard.student.constraint import AnswerConstraint
-from kard.student.cpu_engine.activation import gelu_by_sigmoid
 from kard.student.cpu_engine.attention import attend_by_group
-from kard.student.cpu_engine.cache import Buffers
 from kard.student.cpu_engine.prompt_lookup import PromptLookup
 from kard.student.cpu_engine.reading import Reader, reader_of
 from kard.student.writer import Task
@@ -24,20 +23,38 @@ from kard.student.writer import Task
 _ENDED_SHARE = 0.2
 
 
+@dataclass(frozen=True)
+class Tricks:
+    """What makes the engine quick; ``benchmarks/write.py --without NAME`` measures it without one of them.
+
+    Attributes:
+        grouped_attention: Heads that share keys and values attend without copies of them.
+        prompt_lookup: What follows is guessed from the prompt, and several tokens are read at once.
+        rows_leave: Texts that have ended leave the batch.
+        prompts_in_groups: A batch's prompts are read in groups of similar length, by each core on its own.
+    """
+
+    grouped_attention: bool = True
+    prompt_lookup: bool = True
+    rows_leave: bool = True
+    prompts_in_groups: bool = True
+
+
 class CpuEngine:
     """Writes on CPUs; see `kard.student.writer.Writer`.
 
     Args:
         model: An encoder-decoder, or a decoder whose layers all attend to what was read (`likelihood.keeps_tokens`).
+        tricks: What is done for speed; the texts are the same without, up to rounding.
     """
 
     takes_all = False
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, tricks: Tricks = Tricks()) -> None:
         self.model = model
-        self.buffers = Buffers()
-        attend_by_group(model)
-        gelu_by_sigmoid(model)
+        self.tricks = tricks
+        if tricks.grouped_attention:
+            attend_by_group(model)
         # The last position's hidden states are a strided view; without a copy of them, PyTorch copies the output layer's
         # weights once for each row of the batch.
         model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
@@ -46,7 +63,7 @@ class CpuEngine:
     def write(self, task: Task) -> list[list[int]]:
         """Continue each row."""
         constraint = task.constraint
-        reader = reader_of(self.model, task.inputs, task.mask, self.buffers)
+        reader = reader_of(self.model, task.inputs, task.mask, self.tricks.prompts_in_groups)
         logits = reader.read(reader.first)[:, -1:]
         prompts = [ids[there].tolist() for ids, there in zip(task.inputs, task.mask.bool(), strict=True)]
         lookup = PromptLookup([prompt for prompt in prompts for _ in range(task.samples)], constraint.cue)
@@ -64,16 +81,18 @@ class CpuEngine:
             task.on_tokens(written)
             running = [index for index, token in enumerate(last) if token is not None]
             if not running:
-                reader.end()
                 return written
             if logits.shape[1] > 1:
                 for index in running:
                     lookup.learn(rows[index], guesses[index], taken[index] - 1)
                 reader.take_back(taken)
-            if len(running) <= (1 - _ENDED_SHARE) * len(rows):
+            if self.tricks.rows_leave and len(running) <= (1 - _ENDED_SHARE) * len(rows):
                 reader.keep(torch.tensor(running))
                 rows, last = [rows[index] for index in running], [last[index] for index in running]
-            guesses = _guesses(reader, lookup, constraint, {row: written[row] for row in rows}, last)
+            if self.tricks.prompt_lookup:
+                guesses = _guesses(reader, lookup, constraint, {row: written[row] for row in rows}, last)
+            else:
+                guesses = [[] for _ in rows]
             width = max(map(len, guesses))
             tokens = [
                 [token or 0, *guess, *[0] * (width - len(guess))] for token, guess in zip(last, guesses, strict=True)

@@ -16,10 +16,13 @@ from transformers.modeling_outputs import BaseModelOutput
 from kard.machine.cores import each_on_its_cores
 from kard.student.batching import aligned
 from kard.student.cpu_engine.attention import attends_by_group
-from kard.student.cpu_engine.cache import Buffers, GroupLayer, end_cache, roomy_cache
+from kard.student.cpu_engine.cache import GroupLayer, roomy_cache
 
 # About so many tokens of prompts are read together: as quick for each as with more, and short ones are padded less.
 _READ_AT_ONCE = 1024
+
+Group = tuple[Tensor, int]
+"""Numbers of rows that are read together, and the width of the longest one."""
 
 
 class Reader(Protocol):
@@ -43,23 +46,21 @@ class Reader(Protocol):
         """Forget the tokens of the last step but the first ones, so many of each row."""
         ...
 
-    def end(self) -> None:
-        """Give the memory of what was read back."""
-        ...
 
-
-def reader_of(model: PreTrainedModel, inputs: Tensor, mask: Tensor, buffers: Buffers) -> Reader:
-    """What reads these prompts (rows, tokens) and goes on behind them."""
+def reader_of(model: PreTrainedModel, inputs: Tensor, mask: Tensor, in_groups: bool = True) -> Reader:
+    """What reads these prompts (rows, tokens), `in_groups` or all at once, and goes on behind them."""
     kind = _EncoderDecoder if model.config.is_encoder_decoder else _Decoder
-    return kind(model, inputs, mask, buffers)
+    groups = _read_together(mask) if in_groups else [(torch.arange(len(mask)), mask.shape[1])]
+    return kind(model, inputs, mask, groups)
 
 
 class _Decoder:
-    def __init__(self, model: PreTrainedModel, inputs: Tensor, mask: Tensor, buffers: Buffers) -> None:
+    def __init__(self, model: PreTrainedModel, inputs: Tensor, mask: Tensor, groups: list[Group]) -> None:
         self.model = model
         self.first = inputs
         self.mask = mask
-        self.cache = roomy_cache(model.config, buffers, attends_by_group(model))
+        self.groups = groups
+        self.cache = roomy_cache(model.config, attends_by_group(model))
         self.window = min(layer.window for layer in self.cache.layers)
         self.length: Tensor | None = None
         self.step = 0
@@ -76,8 +77,7 @@ class _Decoder:
     def _read_prompts(self, tokens: Tensor) -> Tensor:
         self.length, self.step = self.mask.sum(dim=1, keepdim=True), tokens.shape[1]
         positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
-        groups = _read_together(self.mask)
-        if len(groups) == 1:
+        if len(self.groups) == 1:
             return self._scores(tokens, self.mask, positions, 1)
 
         def scores(rows: Tensor, width: int) -> Tensor:
@@ -86,7 +86,7 @@ class _Decoder:
             read, mask, places = (values[rows, -width:] for values in (tokens, self.mask, positions))
             return self._scores(read, mask, places, 1, group)
 
-        found = _for_each(groups, scores)
+        found = _for_each(self.groups, scores)
         for layer in self.cache.layers:
             layer.end_groups(tokens.shape[1])
         return found
@@ -124,28 +124,25 @@ class _Decoder:
         self.mask[:, -most:] = torch.arange(most) < counts
         self.length = self.length - self.step + counts
 
-    def end(self) -> None:
-        end_cache(self.cache)
-
 
 class _EncoderDecoder:
-    def __init__(self, model: PreTrainedModel, inputs: Tensor, mask: Tensor, buffers: Buffers) -> None:
+    def __init__(self, model: PreTrainedModel, inputs: Tensor, mask: Tensor, groups: list[Group]) -> None:
         self.model = model
         self.mask = mask
         self.first = inputs.new_full((len(inputs), 1), model.config.decoder_start_token_id)
-        self.encoded = self._encode(inputs, mask)
+        self.encoded = self._encode(inputs, mask, groups)
         config = model.get_decoder().config
-        self.cache = EncoderDecoderCache(roomy_cache(config, buffers), DynamicCache(config=config))
+        self.cache = EncoderDecoderCache(roomy_cache(config), DynamicCache(config=config))
         self.step = 0
 
-    def _encode(self, inputs: Tensor, mask: Tensor) -> Tensor:
+    def _encode(self, inputs: Tensor, mask: Tensor, groups: list[Group]) -> Tensor:
         encoder = self.model.get_encoder()
 
         def hidden(rows: Tensor, width: int) -> Tensor:
             read = encoder(input_ids=inputs[rows, :width], attention_mask=mask[rows, :width]).last_hidden_state
             return functional.pad(read, (0, 0, 0, inputs.shape[1] - width))
 
-        return _for_each(_read_together(mask), hidden)
+        return _for_each(groups, hidden)
 
     def read(self, tokens: Tensor) -> Tensor:
         self.step = tokens.shape[1]
@@ -168,11 +165,8 @@ class _EncoderDecoder:
     def take_back(self, kept: Sequence[int]) -> None:
         self.cache.self_attention_cache.crop(max(kept) - self.step)
 
-    def end(self) -> None:
-        end_cache(self.cache.self_attention_cache)
 
-
-def _read_together(mask: Tensor) -> list[tuple[Tensor, int]]:
+def _read_together(mask: Tensor) -> list[Group]:
     """Which prompts of a batch are read together: some of similar length.
 
     Cores that read groups at the same time shall end at the same time: each gets as many groups, of about as many tokens.
@@ -198,7 +192,7 @@ def _read_together(mask: Tensor) -> list[tuple[Tensor, int]]:
     return [(torch.tensor(group), widths[group[0]]) for group in groups.values()]
 
 
-def _for_each(groups: Sequence[tuple[Tensor, int]], read: Callable[[Tensor, int], Tensor]) -> Tensor:
+def _for_each(groups: Sequence[Group], read: Callable[[Tensor, int], Tensor]) -> Tensor:
     """What is read of each row, in the order of the rows; groups are read at the same time.
 
     Args:
