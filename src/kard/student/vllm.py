@@ -96,6 +96,8 @@ class Vllm:
         """Of each prompt the tokens of its texts, without the end token."""
         from vllm import SamplingParams
 
+        if not prompts:
+            return []
         drawn: dict[str, Any] = {"temperature": 0.0}
         if sampling := task.sampling:
             drawn = {"temperature": sampling.temperature, "top_k": sampling.top_k or -1, "top_p": sampling.top_p}
