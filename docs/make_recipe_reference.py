@@ -10,7 +10,6 @@ import re
 import sys
 from typing import Any
 
-from kard.memorization import MemorizationSection
 from kard.recipe import Recipe, Section
 
 INTRODUCTION = """\
@@ -28,22 +27,17 @@ that you leave out has the default below. An unknown key or a value out of range
 - What runs again after a change: see the [table in the FAQ](faq.md#what-runs-again-when-i-change-a-key).
 """
 
-MEMORIZATION = """\
-Not of the chain: a recipe of the experiment [memorization](shipped-recipes.md#memorization) has this section alone, with `name`
-and `output`.
-"""
-
 # Meanings of the keys that carry no description in kard.recipe.
 MEANINGS = {
-    "questions.kind": "`jsonl`: your own files; `wikivital`, `wikiyears`: questions made from the text in the extra `demo`; the "
+    "questions.kind": "`jsonl`: your own files; `wikivital`: questions made from the text in the extra `demo`; the "
     "others: the paper's datasets (and ARC, PubMedQA) from the dataset hub, with the extra `hub`",
     "questions.dev": "jsonl: questions kept aside for your own choices of settings",
     "questions.test": "jsonl: test questions",
     "questions.dev_size": "null: the whole file `dev`, or a tenth of all questions",
     "questions.test_size": "null: the whole file `test`, or a fifth of all questions",
     "knowledge.kind": "`jsonl`, `csv`, `parquet`: rows with id, title, text; `mediawiki`: XML dumps; `files`: text, Markdown, "
-    "HTML, PDF, DOCX, one document each; `wikivital`: the article summaries in the extra `demo`, `wikiyears`: with their short "
-    "descriptions; `wikipedia`: all of it, streamed from the dataset hub, with the extra `hub`",
+    "HTML, PDF, DOCX, one document each; `wikivital`: the article summaries in the extra `demo`; "
+    "`wikipedia`: all of it, streamed from the dataset hub, with the extra `hub`",
     "retriever.kind": "`bm25`: words; `dense`: vectors of an encoder; `hybrid`: both; `milvus`: a Milvus database",
     "retriever.k1": "BM25's k1: how soon repeating a word stops counting",
     "retriever.b": "BM25's b: how much long passages are held back",
@@ -80,8 +74,6 @@ def reference() -> str:
     parts = [INTRODUCTION, "## Top level\n", _table(top, prefix="")]
     for name, model in sections.items():
         parts += [f"## {name}\n", f"{_linked(model)}\n", _table(_properties(schema, model.__name__), f"{name}.")]
-    own = MemorizationSection.model_json_schema()["properties"]
-    parts += ["## memorization\n", MEMORIZATION, _table(own, "memorization.")]
     return "\n".join(parts)
 
 

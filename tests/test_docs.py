@@ -17,7 +17,6 @@ import typer
 import yaml
 
 from kard import cli
-from kard.memorization import MemorizationRecipe
 from kard.methods import METHODS
 from kard.plan import STAGES, plan
 from kard.recipe import Recipe
@@ -59,7 +58,7 @@ def commands() -> list[tuple[str, str]]:
 
 def key_exists(key: str) -> bool:
     *sections, last = key.split(".")
-    fields = Recipe.model_fields | MemorizationRecipe.model_fields
+    fields = Recipe.model_fields
     for section in sections:
         if section not in fields:
             return False

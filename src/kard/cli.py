@@ -114,13 +114,8 @@ def run(
     output: Output = None,
 ) -> None:
     """Run a recipe, or go on where an earlier run stopped."""
-    from kard.memorization import memorization_recipe
     from kard.recipe_file import load_recipe
 
-    experiment = memorization_recipe(recipe, override)
-    if experiment is not None:
-        _run_memorization(experiment, output, dry_run or until is not None)
-        return
     loaded = load_recipe(recipe, override)
     folder = output or loaded.output or Path("runs") / loaded.name
     from kard.pipeline import run_recipe
@@ -451,18 +446,6 @@ def doctor(
         typer.echo(f"{name:<24} {value}")
 
 
-def _run_memorization(recipe: Any, output: Path | None, is_partial: bool) -> None:
-    from kard.memorization import run_memorization
-
-    if is_partial:
-        raise UserError(
-            f"{recipe.name}: has no stages. Leave --dry-run and --until out; it can be stopped at any time."
-        )
-    folder = output or recipe.output or Path("runs") / recipe.name
-    _show_results(run_memorization(recipe, folder))
-    typer.echo(f"Report: {folder / 'report' / 'index.html'}")
-
-
 def _show_states(recipe: Any, folder: Path, until: str | None = None, as_json: bool = False) -> None:
     from rich.console import Console
 
@@ -482,11 +465,6 @@ def _print_json(value: Any) -> None:
 
 
 def _show_results(results: dict[str, Any]) -> None:
-    if "methods" not in results:
-        from kard.memorization import summary_lines
-
-        typer.echo("\n".join(summary_lines(results)))
-        return
     from rich.console import Console
 
     from kard.report.table import summary_table

@@ -83,7 +83,7 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
 
 
 def index_recipe(recipe: Recipe, folder: Path) -> Path:
-    """Build passages and index alone; a later run finds them there. Questions are read only where they decide the passages.
+    """Build passages and index alone; a later run finds them there.
 
     Returns:
         The index's folder.

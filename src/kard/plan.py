@@ -13,7 +13,8 @@ from typing import Any
 
 from kard import prompt
 from kard.artifacts import RUN_FORMAT, hash_of
-from kard.data.sources import content_hash, published
+from kard.data.readers.kinds import version_of
+from kard.data.sources import content_hash
 from kard.errors import UserError, nearest
 from kard.methods import TRAINING_SETS, Method, TrainedOn, methods_named
 from kard.models.weights import model_identity
@@ -43,8 +44,8 @@ STAGES = (
 
 # Raised when what a stage writes changes, so that folders of an older kind are made again.
 VERSIONS = dict.fromkeys(STAGES, 1) | {
-    "questions": 2,
-    "knowledge": 3,
+    "questions": 3,
+    "knowledge": 4,
     "index": 2,
     "reranker": 2,
     "students": 4,
@@ -109,33 +110,26 @@ def plan(recipe: Recipe, folder: Path) -> list[Step]:
     if not methods:
         raise UserError("evaluation.methods: no method is named. Name at least one, e.g. kard_reranker.")
     run, keys = Run(folder, recipe, online=True), dict[str, str]()
-    steps = [*_data_steps(run, keys), *_search_steps(run, keys, methods)]
+    reads, about = ("questions", "data_seed", "student.answer_as"), _sizes(recipe.questions)
+    questions = _step(run, keys, "questions", reads, (), partial(make_questions, run), about)
+    steps = [questions, *_passage_steps(run, keys), *_search_steps(run, keys, methods)]
     trained = list(dict.fromkeys(method.trained_on for method in methods))
     steps += _student_steps(run, keys, trained)
     own = ([method for method in methods if method.trained_on == trained_on] for trained_on in trained)
     return [*steps, *(_predictions_step(run, keys, group) for group in own)]
 
 
-def _data_steps(run: Run, keys: dict[str, str], only_passages: bool = False) -> Iterator[Step]:
-    """questions, knowledge, index; the questions only where they are needed for passages."""
-    recipe, section = run.recipe, run.recipe.knowledge
-    by_questions = section.distractors == "rest"
-    if by_questions or not only_passages:
-        of_questions = ("questions", "data_seed", "student.answer_as")
-        yield _step(run, keys, "questions", of_questions, (), partial(make_questions, run), _sizes(recipe.questions))
+def _passage_steps(run: Run, keys: dict[str, str]) -> Iterator[Step]:
+    section, kind = run.recipe.knowledge, run.recipe.retriever.kind
     about = f"passages of at most {section.passage_words} words"
-    if section.distractors is not None:
-        about += f", and {section.distractor_factor:g} times as many distractors"
-    reads: Sequence[str] = ("knowledge", "data_seed") if section.distractors is not None else ("knowledge",)
-    inputs = ("questions",) if by_questions else ()
-    yield _step(run, keys, "knowledge", reads, inputs, partial(make_knowledge, run), about)
-    kind = recipe.retriever.kind
-    yield _step(run, keys, "index", _index_reads(recipe.retriever), ("knowledge",), partial(make_index, run), kind)
+    yield _step(run, keys, "knowledge", ("knowledge",), (), partial(make_knowledge, run), about)
+    reads = _index_reads(run.recipe.retriever)
+    yield _step(run, keys, "index", reads, ("knowledge",), partial(make_index, run), kind)
 
 
 def passage_steps(recipe: Recipe, folder: Path) -> list[Step]:
     """The steps that make passages and index alone."""
-    return list(_data_steps(Run(folder, recipe, online=True), {}, only_passages=True))
+    return list(_passage_steps(Run(folder, recipe, online=True), {}))
 
 
 def _index_reads(section: RetrieverSection) -> list[str]:
@@ -308,5 +302,5 @@ def _content(name: str, value: Any) -> Any:
     if isinstance(value, Section):
         return value.model_dump(mode="json")
     if name in _KINDS:
-        return published(value)
+        return version_of(value)
     return model_identity(value, name) if name in _MODELS else value

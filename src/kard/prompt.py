@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Literal
 
+from kard.data.normal import plain
 from kard.errors import UserError
 from kard.methods import Writes
 
@@ -219,7 +220,7 @@ def _letter_in(line: str, count: int) -> tuple[int | None, str]:
 
 def _plain(text: str) -> str:
     """Case, punctuation and a leading article taken away; a text of punctuation alone stays as it is."""
-    simple = re.sub(r"[\W_]+", " ", text.casefold()).strip()
+    simple = plain(text)
     return re.sub(r"^(?:the|a|an) (?=\S)", "", simple) or text.strip().casefold()
 
 

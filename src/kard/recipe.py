@@ -34,7 +34,7 @@ class Section(BaseModel):
 class QuestionsSection(Section):
     """Where questions come from and how many are used."""
 
-    kind: Literal["jsonl", "wikivital", "wikiyears", "medqa", "strategyqa", "openbookqa", "arc", "pubmedqa"] = "jsonl"
+    kind: Literal["jsonl", "wikivital", "medqa", "strategyqa", "openbookqa", "arc", "pubmedqa"] = "jsonl"
     path: PathIn | None = Field(None, description="jsonl: one file, split into train, dev and test by the seed")
     train: PathIn | None = Field(None, description="jsonl: training questions (with dev and test instead of path)")
     dev: PathIn | None = None
@@ -60,7 +60,7 @@ class QuestionsSection(Section):
 class KnowledgeSection(Section):
     """The documents, and how they are cut into passages."""
 
-    kind: Literal["jsonl", "csv", "parquet", "mediawiki", "files", "wikivital", "wikiyears", "wikipedia"] = "jsonl"
+    kind: Literal["jsonl", "csv", "parquet", "mediawiki", "files", "wikivital", "wikipedia"] = "jsonl"
     path: PathIn | None = Field(None, description="a file, or a folder of files of the kind")
     columns: dict[str, str] = Field(
         {}, description="jsonl, csv, parquet: what your file calls id, title, text and url, where it is something else"
@@ -74,23 +74,11 @@ class KnowledgeSection(Section):
         description="leave out a passage that has this share of its text in common with an earlier one; "
         "1: only the same text; null: keep all",
     )
-    broken: Literal["report", "stop"] = Field(
-        "report",
-        description="what a file of several that cannot be read does: it is named and left out, or ends the run",
-    )
-    distractors: Literal["rest", "wikivital"] | PathIn | None = Field(
-        None,
-        description="irrelevant passages behind those of the documents: a JSONL file, `wikivital`, or `rest`: the documents are "
-        "cut down to those that questions name as gold, and the others are the distractors",
-    )
-    distractor_factor: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="how many distractors: this many times the passages that they stand behind, drawn by the seed"
-    )
 
     @model_validator(mode="after")
     def _path_fits(self) -> KnowledgeSection:
         if self.kind.startswith("wiki") == (self.path is not None):
-            raise ValueError("kinds wikivital, wikiyears and wikipedia take no path, and the other kinds take one")
+            raise ValueError("kinds wikivital and wikipedia take no path, and the other kinds take one")
         if unknown := set(self.columns) - {"id", "title", "text", "url"}:
             raise ValueError(f"columns names {', '.join(sorted(unknown))}: it can name id, title, text and url")
         if self.columns and self.kind not in ("jsonl", "csv", "parquet"):
@@ -457,15 +445,10 @@ class EvaluationSection(Section):
     top_p: Share = Field(0.95, description="samples: only the likeliest tokens with this probability together")
 
 
-class NamedRecipe(Section):
-    """What any recipe file has, of the chain or of an experiment."""
-
-    name: str = ""
-
-
-class Recipe(NamedRecipe):
+class Recipe(Section):
     """All that a run is made from."""
 
+    name: str = ""
     questions: QuestionsSection
     knowledge: KnowledgeSection
     retriever: RetrieverSection = RetrieverSection()
@@ -476,7 +459,7 @@ class Recipe(NamedRecipe):
     seed: Seed = 0
     data_seed: Seed | None = Field(
         None,
-        description="decides the split, the order of choices, distractors and the teacher's requests in place of seed, so that "
+        description="decides the split, the order of choices and the teacher's requests in place of seed, so that "
         "runs with other seeds have the same questions and rationales; null: seed",
     )
     output: PathIn | None = Field(None, description="run folder; null: runs/NAME in the current folder")
@@ -508,7 +491,7 @@ class Recipe(NamedRecipe):
 
     @property
     def seed_of_data(self) -> int:
-        """What decides questions, distractors and rationales; ``seed`` alone decides what training draws."""
+        """What decides questions and rationales; ``seed`` alone decides what training draws."""
         return self.seed if self.data_seed is None else self.data_seed
 
     @property

@@ -6,15 +6,14 @@ import math
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from kard.errors import UserError, nearest
-from kard.recipe import NamedRecipe, Recipe, RerankerSection, Section
+from kard.recipe import Recipe, RerankerSection, Section
 
-Named = TypeVar("Named", bound=NamedRecipe)
 _MOST_NODES = 100_000
 # Keys of earlier versions: where they are now, or what stands in their place.
 _MOVED = {
@@ -90,17 +89,9 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None, without_q
         UserError: No such recipe, broken YAML, an unknown key, or a value out of range.
     """
     content, where, folder = recipe_content(name_or_path, overrides)
-    _check_chain(content, where)
     if without_questions:
         content.setdefault("questions", {"kind": "jsonl", "path": "questions.jsonl"})
-    return _resolve_paths(validated(content, where, Path(name_or_path).stem, Recipe), folder)
-
-
-def _check_chain(content: dict[str, Any], where: str) -> None:
-    if "memorization" in content:
-        raise UserError(
-            f"{where}: is an experiment (section 'memorization'), which only 'kard run' takes. Name another."
-        )
+    return _resolve_paths(_validated(content, where, Path(name_or_path).stem), folder)
 
 
 def recipe_content(name_or_path: str, overrides: list[str] | None = None) -> tuple[dict[str, Any], str, Path]:
@@ -123,10 +114,10 @@ def reranker_section(settings: list[str]) -> RerankerSection:
     for name in (setting.partition("=")[0].strip() for setting in settings):
         if name in without:
             raise UserError(f"--set {name}: a file of candidates has its own, or no use for it. Leave it out.")
-    content: dict[str, Any] = {"questions": {"kind": "wikivital"}, "knowledge": {"kind": "wikivital"}}
+    content: dict[str, Any] = {"questions": {"path": "-"}, "knowledge": {"path": "-"}}
     for setting in settings:
         _apply(content, f"reranker.{setting}")
-    return validated(content, "--set", "", Recipe).reranker
+    return _validated(content, "--set", "").reranker
 
 
 def recipe_from_run(run: Path) -> Recipe:
@@ -135,10 +126,9 @@ def recipe_from_run(run: Path) -> Recipe:
     if not path.exists():
         raise UserError(f"{path}: missing. Run the recipe again with --output {run}.")
     content, where, _ = recipe_content(str(path))
-    _check_chain(content, where)
     if "output" not in content:  # the last key of what is written there
         raise UserError(f"{path}: is cut off. Run the recipe again with --output {run}.")
-    return validated(content, where, run.name, Recipe)
+    return _validated(content, where, run.name)
 
 
 def dump_recipe(recipe: Section) -> str:
@@ -225,22 +215,22 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override}: the value is not valid YAML. Quote it.") from error
 
 
-def validated(content: dict[str, Any], where: str, context: str, model: type[Named]) -> Named:
-    """The content as a recipe of a kind, named by `context` where it has no name; every mistake is shown at once."""
+def _validated(content: dict[str, Any], where: str, context: str) -> Recipe:
+    """The content as a recipe, named by `context` where it has no name; every mistake is shown at once."""
     try:
-        recipe = model.model_validate(content)
+        recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(item, where, model) for item in error.errors())) from error
+        raise UserError("\n".join(_explain(item, where) for item in error.errors())) from error
     return recipe if recipe.name else recipe.model_copy(update={"name": context})
 
 
-def _explain(error: Any, where: str, model: type[BaseModel]) -> str:
+def _explain(error: Any, where: str) -> str:
     key = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and part.startswith("literal[")))
     if error["type"] == "extra_forbidden":
         if key in _MOVED:
             return f"{where}: key '{key}' is gone: {_MOVED[key]}."
         *sections, last = error["loc"]
-        known = _keys_at(sections, model)
+        known = _keys_at(sections)
         return f"{where}: unknown key '{key}'{nearest(str(last), known)}. Known keys here: {', '.join(known)}."
     if error["type"] == "missing":
         return f"{where}: key '{key}' is missing. Add it ('kard init' shows a complete recipe)."
@@ -248,7 +238,8 @@ def _explain(error: Any, where: str, model: type[BaseModel]) -> str:
     return f"{where}: {key or 'recipe'}: {message} (found {error['input']!r:.80}). Mend the recipe."
 
 
-def _keys_at(sections: list[Any], model: type[BaseModel]) -> list[str]:
+def _keys_at(sections: list[Any]) -> list[str]:
+    model: type[BaseModel] = Recipe
     for section in sections:
         annotation = model.model_fields[str(section)].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kard.data.passages import _Counted, _documents
+from kard.data.passages import passages_of
 from kard.data.readers.documents import LeftOut
+from kard.data.readers.kinds import documents_of
 from kard.errors import UserError
 from kard.recipe import KnowledgeSection
 from tests.data.samples import write_pdf
@@ -28,7 +31,7 @@ WIKI = (
 )
 ROWS = '{"id": "a", "title": "T", "text": "One two.\\u0000 \\ud83d"}\n{"id": 7, "text": "", "x": [1, {"y": null}]}\n'
 CSV = 'id;title;text\n1;"T ""x""";"One\ntwo"\n2;;\n;;\n'
-# Kind, file name, and how many examples; 2,000 together.
+# Kind, file name, and how many examples; 2,000 together by `make fuzz`, a tenth of them else.
 KINDS = {
     "jsonl": ("a.jsonl", 350),
     "csv": ("a.csv", 350),
@@ -97,15 +100,21 @@ def test_no_bytes_end_in_a_traceback(kind, tmp_path):
         duplicates=None,
     )
     seen = set()
+    examples = examples if "KARD_FUZZ" in os.environ else examples // 10
 
-    @settings(max_examples=examples, derandomize=True, deadline=None, database=None)
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        deadline=None,
+        database=None,
+    )
     @given(st.one_of(changes, st.binary(max_size=200)))
     def try_one(what):
         section.path.write_bytes(what if isinstance(what, bytes) else changed(sample(kind, tmp_path), what))
         said = None
         try:
-            for document in _documents(section, LeftOut()):
-                for passage in _Counted().cut(document, 100):
+            for document in documents_of(section, LeftOut()):
+                for passage in passages_of(document, 100, Counter()):
                     assert "\0" not in passage.id + passage.full_text
                     (passage.id + passage.full_text).encode("utf-8")
             seen.add("read")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
+import httpx2
 import pytest
 
 from kard.data.passage import read_passages
@@ -154,7 +155,10 @@ def test_a_right_choice_that_is_there_twice_is_left_out(hub, capsys):
     assert "1 train questions left out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [ConnectionError("Couldn't reach the hub"), ValueError("Couldn't find cache")])
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionError("Couldn't reach the hub"), ValueError("Couldn't find cache"), httpx2.ConnectTimeout("timed out")],
+)
 def test_without_a_network_the_user_is_told(hub, error):
     def fails(name, config):
         raise error
@@ -253,10 +257,11 @@ def test_wikipedia_is_streamed_into_passages(hub, tmp_path):
     assert asked == [("wikimedia/wikipedia", "20231101.en", {"split": "train", "streaming": True})]
 
 
-def test_a_download_that_breaks_off_is_an_error(hub, tmp_path):
+@pytest.mark.parametrize("error", [ConnectionError, httpx2.ReadTimeout, httpx2.RemoteProtocolError])
+def test_a_download_that_breaks_off_is_an_error(hub, tmp_path, error):
     def rows():
         yield ARTICLE
-        raise ConnectionError("reset by peer")
+        raise error("reset by peer")
 
     hub(lambda name, config, **options: rows())
     with pytest.raises(UserError, match=r"wikimedia/wikipedia: the download broke off \(reset by peer\)"):

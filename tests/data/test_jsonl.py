@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kard.data.question import Question, check_asked, normalised, read_questions, write_questions
+from kard.data.normal import normalised
+from kard.data.question import Question, check_asked, read_questions, write_questions
 from kard.data.questions import load_splits
 from kard.data.readers.jsonl import read_questions_jsonl, read_user_jsonl
 from kard.errors import UserError
@@ -243,7 +245,7 @@ keys = st.sampled_from(
 lines = st.dictionaries(keys | st.text(max_size=5), json_values, max_size=6) | json_values
 
 
-@settings(max_examples=500, derandomize=True, deadline=None)
+@settings(max_examples=500 if "KARD_FUZZ" in os.environ else 200, derandomize=True, deadline=None)
 @given(
     st.lists(lines, max_size=3), st.sampled_from([None, 1]), st.booleans(), st.integers(0, 60), st.binary(max_size=3)
 )

@@ -67,4 +67,4 @@ def test_a_folder_of_documents_changes_by_any_file_of_it(project):
     assert said("search", run, "stone") == ""
     (folder / "c.txt").write_text("The stone c is blue.", encoding="utf-8")
     assert "docs has changed since" in said("search", run, "stone")
-    assert [row.keys() for row in read_json(run / "knowledge" / SOURCES)] == [{"looks", "content"}]
+    assert [row.keys() for row in read_json(run / "knowledge" / SOURCES)["files"]] == [{"looks", "content"}]

@@ -310,9 +310,3 @@ def test_what_was_left_out_of_the_knowledge_is_counted(data):
     text = render_page(replace(data, results={**data.results, "knowledge": knowledge}))
     assert "90,000 passages from 7 documents." in text
     assert "1,234 near duplicate, 2 broken; each one is named" in text
-    assert "distractors, drawn" not in text
-    knowledge["distractors"] = {"base": 1500, "drawn": 3000, "of": 9000}
-    text = render_page(replace(data, results={**data.results, "knowledge": knowledge}))
-    assert "3,000 of 9,000 possible distractors, drawn by the seed, stand behind 1,500 passages." in " ".join(
-        text.split()
-    )

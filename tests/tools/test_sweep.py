@@ -152,17 +152,15 @@ DATA = {"questions", "knowledge", "index", "rationales", "candidates", "students
         ("evaluation.passages=1,2", {"reranker", "students/rationales_silver", "predictions/answers"}),
         ("student.train_questions=4,20", {"reranker"}),
         ("student.model={decoder},{t5}", {"reranker", "candidates"}),
-        ("knowledge.distractor_factor=1,2", {"students/answers", "-knowledge", "-index"}),
+        ("knowledge.passage_words=50,100", {"students/answers", "-knowledge", "-index"}),
         ("retriever.kind=bm25,dense,hybrid", {"students/answers", "students/rationales", "-index", "-candidates"}),
     ],
 )
 def test_every_axis_of_the_paper_shares_what_does_not_depend_on_it(
     axis, shared, project, tmp_path, decoder_folder, t5_folder, encoder_folder
 ):
-    (tmp_path / "more.jsonl").write_text("".join(f'{{"id": "m{n}", "text": "More {n}."}}\n' for n in range(99)))
     axis = axis.format(decoder=decoder_folder, t5=t5_folder)
     settings = [ALL, f"retriever.encoder={encoder_folder}", "student.trim_vocabulary=false"]
-    settings += [f"knowledge.distractors={tmp_path / 'more.jsonl'}"] if "distractor" in axis else []
     rows = list(sweep_states(plan_sweep(str(project), [axis], 1, settings, tmp_path / "sweep")))
     assert len(rows) >= 2
     for row in rows[1:]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -11,6 +10,7 @@ from tempfile import TemporaryFile
 import numpy as np
 from numba import njit
 
+from kard.data.normal import plain
 from kard.data.passage import Passage
 from kard.progress import progress
 
@@ -20,7 +20,6 @@ _STRETCH = 9
 _BINS, _BANDS = 64, 16
 # A shorter passage says something else with one word changed, and means nothing without its title.
 _SHORT_WORDS = 20
-_NOT_WORDS = re.compile(r"[\W_]+")
 
 
 def duplicates(passages: Sequence[Passage], similar: float, folder: Path) -> np.ndarray:
@@ -68,10 +67,10 @@ def _find_similar(passages: Sequence[Passage], similar: float, band: np.ndarray,
 
 def compared(passage: Passage) -> tuple[str, bool]:
     """What of a passage is compared, and whether it is long enough to be similar to another one."""
-    text = _NOT_WORDS.sub(" ", passage.text.casefold()).strip()
+    text = plain(passage.text)
     if long := text.count(" ") + 1 >= _SHORT_WORDS or len(text) >= 5 * _SHORT_WORDS:
         return text, long
-    return _NOT_WORDS.sub(" ", passage.full_text.casefold()).strip() or passage.full_text, long
+    return plain(passage.full_text) or passage.full_text, long
 
 
 def similarity(one: str, other: str) -> float:

@@ -26,6 +26,7 @@ _LOOSE = str.maketrans("\u0131\u0623\u0625\u0622\u0671\u0649\u0629", "i\u0627\u0
 # A soft hyphen that is followed by a space stood at the end of a line.
 _ANY_UNSEEN = re.compile(rf"\u00ad\s*|[{UNSEEN}]")
 _POINT = re.compile(f"[{_POINTS}]")
+_WORDS, _NOT_LETTERS = re.compile(r"\w+"), re.compile(r"[\W_]+")
 _LATIN_LIGATURE = re.compile("[\ufb00-\ufb06]")
 
 
@@ -48,6 +49,21 @@ def folded(text: str) -> str:
         return text.lower()
     plain = unicodedata.normalize("NFC", _ANY_UNSEEN.sub("", text)).translate(_PLAIN).casefold().replace("i\u0307", "i")
     return unicodedata.normalize("NFC", plain)
+
+
+def words_of(text: str) -> list[str]:
+    """A text's words (letters, digits and underscores) without case."""
+    return _WORDS.findall(text.casefold())
+
+
+def normalised(text: str) -> str:
+    """A text's words without case, one space between them: what makes two titles or choices the same."""
+    return " ".join(words_of(text))
+
+
+def plain(text: str) -> str:
+    """A text's letters and digits without case, what stands between them made single spaces."""
+    return _NOT_LETTERS.sub(" ", text.casefold()).strip()
 
 
 def loose(stem: str) -> str:

@@ -3,58 +3,46 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
-from functools import partial
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kard.artifacts import read_json, write_json, write_jsonl
 from kard.data.cutting import cut
-from kard.data.distractors import distracting_documents, draw_distractors
-from kard.data.passage import Passage, Passages, names_of, positions_of, read_passages, replace_passages, write_passages
-from kard.data.readers.documents import Document, LeftOut, cleaned_document, files_below, read_each, wikivital_documents
+from kard.data.passage import Passage, Passages, names_of, read_passages, replace_passages, write_passages
+from kard.data.readers.documents import Document, LeftOut, cleaned_document
+from kard.data.readers.kinds import documents_of
 from kard.errors import UserError
 from kard.recipe import KnowledgeSection
 
-__all__ = [
-    "Document",
-    "LeftOut",
-    "Passage",
-    "Passages",
-    "described",
-    "make_passages",
-    "positions_of",
-    "read_passages",
-    "report_of",
-]
 
-
-def make_passages(section: KnowledgeSection, folder: Path, gold: Collection[str] = (), seed: int = 0) -> dict[str, Any]:
-    """Read the recipe's documents, cut them, and write what is no duplicate; distractors stand behind the rest.
+def make_passages(section: KnowledgeSection, folder: Path) -> dict[str, Any]:
+    """Read the recipe's documents, cut them, and write what is no duplicate.
 
     Args:
         section: What to read and how.
         folder: Gets ``passages.jsonl``, ``left_out.jsonl`` (broken files, empty documents, duplicates, each with its reason)
             and ``report.json``.
-        gold: Ids of passages and documents that questions name; used with ``distractors: rest`` alone.
-        seed: Decides which distractors are drawn.
 
     Returns:
-        The report: how many documents and passages there are, how much was left out for which reason, and, where distractors
-        are asked for, how many there are behind how many passages.
+        The report: how many documents and passages there are, how much was left out for which reason.
 
     Raises:
         UserError: A file is missing or wrong (named with its line), two passages have one id, or nothing is left.
     """
     left_out = LeftOut()
-    counted = _Counted()
+    replaced: Counter[str] = Counter()
     path = folder / "passages.jsonl"
-    base = (document for document in _documents(section, left_out) if document.id.startswith(section.id_prefix))
-    documents = chain(base, distracting_documents(section, left_out))
-    write_passages(
-        path, (passage for document in documents for passage in counted.cut(document, section.passage_words))
-    )
+    documents = 0
+
+    def passages() -> Iterator[Passage]:
+        nonlocal documents
+        for document in documents_of(section, left_out):
+            if document.id.startswith(section.id_prefix):
+                documents += 1
+                yield from passages_of(document, section.passage_words, replaced)
+
+    write_passages(path, passages())
     stored = read_passages(path)
     if not stored:
         raise UserError(
@@ -66,31 +54,22 @@ def make_passages(section: KnowledgeSection, folder: Path, gold: Collection[str]
     if section.duplicates is not None:
         _drop_duplicates(path, section.duplicates, left_out)
     write_jsonl(folder / "left_out.jsonl", left_out.rows)
-    report: dict[str, Any] = {"documents": counted.documents, "left_out": dict(left_out.counts)}
+    report: dict[str, Any] = {"documents": documents, "left_out": dict(left_out.counts)}
     if left_out.rows:
         report["first_left_out"] = left_out.first
-    if counted.replaced:
-        report["replaced"] = dict(counted.replaced)
-    if section.distractors is not None:
-        report["distractors"] = draw_distractors(section, folder, gold, seed)
+    if replaced:
+        report["replaced"] = dict(replaced)
     report["passages"] = len(read_passages(path))
     write_json(folder / "report.json", report)
     return report
 
 
-class _Counted:
-    """Cuts documents, and keeps count of them and of characters that no text can hold."""
-
-    def __init__(self) -> None:
-        self.documents = 0
-        self.replaced: Counter[str] = Counter()
-
-    def cut(self, document: Document, words: int) -> Iterator[Passage]:
-        self.documents += 1
-        document = cleaned_document(document, self.replaced)
-        for number, (start, piece) in enumerate(cut(document.text, words), start=1):
-            identity = document.id + (f"#{number}" if number > 1 else "")
-            yield Passage(identity, document.title, piece, document.id, document.source_at(start))
+def passages_of(document: Document, words: int, replaced: Counter[str]) -> Iterator[Passage]:
+    """Passages of at most so many words; `replaced` counts characters that no text can hold."""
+    document = cleaned_document(document, replaced)
+    for number, (start, piece) in enumerate(cut(document.text, words), start=1):
+        identity = document.id + (f"#{number}" if number > 1 else "")
+        yield Passage(identity, document.title, piece, document.id, document.source_at(start))
 
 
 def _check_ids(digests: Any, passages: Passages) -> None:
@@ -120,27 +99,6 @@ def _drop_duplicates(path: Path, similar: float, left_out: LeftOut) -> None:
         reason = "duplicate" if compared(passage) == compared(kept) else "near_duplicate"
         left_out.add(reason, passage.source, f"of {kept.source}", id=passage.id, document=passage.document, of=kept.id)
     replace_passages(path, (passage for passage, place in zip(every, original, strict=True) if place < 0))
-
-
-def _documents(section: KnowledgeSection, left_out: LeftOut) -> Iterator[Document]:
-    if section.kind in ("wikivital", "wikiyears"):
-        return wikivital_documents(section.kind == "wikiyears")
-    if section.kind == "wikipedia":
-        from kard.data.readers.wikipedia import wikipedia_documents
-
-        return wikipedia_documents()
-    assert section.path is not None
-    from kard.data.readers import files, mediawiki, tables
-
-    if section.kind == "files":
-        suffixes, read = files.SUFFIXES, files.read_file(section.path)
-    elif section.kind == "mediawiki":
-        suffixes, read = mediawiki.SUFFIXES, mediawiki.mediawiki_documents
-    else:
-        rows = {"jsonl": tables.jsonl_documents, "csv": tables.csv_documents, "parquet": tables.parquet_documents}
-        own = partial(rows[section.kind], section=section)
-        suffixes, read = tables.SUFFIXES[section.kind], lambda path, left_out: own(path)
-    return read_each(files_below(section.path, suffixes, left_out), read, section, left_out)
 
 
 def report_of(folder: Path) -> dict[str, Any]:

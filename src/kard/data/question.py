@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -111,8 +110,3 @@ def check_choices(choices: Sequence[str], where: str, right: int | None = None) 
         if other != place and right in (None, other, place):
             also = f" ('{choices[other]}' and '{choice}')" if choices[other] != choice else ""
             raise UserError(f"{where}: the choice '{choice}' is there twice{also}. Make the choices different.")
-
-
-def normalised(text: str) -> str:
-    """A text without case and punctuation: what makes two titles or choices the same."""
-    return re.sub(r"\W+", " ", text.casefold()).strip()

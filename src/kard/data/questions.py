@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kard.data.question import Question
-from kard.data.splits import shuffled, split_by_text
+from kard.data.readers.kinds import questions_of
+from kard.data.splits import shuffled
 from kard.errors import UserError
 from kard.recipe import QuestionsSection
 
@@ -22,22 +23,7 @@ def load_splits(section: QuestionsSection, seed: int) -> dict[str, list[Question
     Raises:
         UserError: A file is missing or wrong, or there are too few questions for the sizes asked for.
     """
-    if section.kind == "wikivital":
-        from kard.data.readers.wikivital import read_wikivital
-
-        splits = split_by_text(read_wikivital(seed), section, seed)
-    elif section.kind == "wikiyears":
-        from kard.data.readers.wikiyears import read_wikiyears
-
-        splits = read_wikiyears(section, seed)
-    elif section.kind != "jsonl":
-        from kard.data.readers.hub import read_from_hub
-
-        splits = read_from_hub(section, seed)
-    else:
-        from kard.data.readers.jsonl import read_question_files
-
-        splits = read_question_files(section, seed)
+    splits = questions_of(section, seed)
     _check_sizes(splits, section)
     if section.shuffle_choices:
         splits = {name: [shuffled(question, seed) for question in splits[name]] for name in splits}

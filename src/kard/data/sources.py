@@ -8,20 +8,13 @@ from typing import Any
 
 from kard.artifacts import hash_of, identity_of_file, read_json, write_json
 from kard.data.readers.documents import LeftOut, walk
+from kard.data.readers.kinds import credit_of
 from kard.errors import UserError
 from kard.progress import say
-from kard.recipe import QuestionsSection, Recipe, Section
+from kard.recipe import KnowledgeSection, QuestionsSection, Recipe, Section
 from kard.recipe_file import recipe_from_run
 
 SOURCES = "sources.json"
-
-
-def question_files(section: QuestionsSection) -> Any:
-    """Of the files that questions come from, by key."""
-    if section.kind != "jsonl":
-        return published(section.kind)
-    files = {"path": section.path, "train": section.train, "dev": section.dev, "test": section.test}
-    return {name: _file_identity(path, f"questions.{name}") for name, path in files.items() if path}
 
 
 def _file_identity(path: Path, key: str) -> Any:
@@ -39,19 +32,18 @@ def content_hash(path: Path, key: str) -> Any:
     return {file.relative_to(path).as_posix(): content_hash(file, key) for file in walk(path, LeftOut())}
 
 
-def published(kind: str) -> str:
-    """What stands for data that comes with a package, or from the hub, where a name stays with what was published."""
-    if kind not in ("wikivital", "wikiyears"):
-        return kind
-    from kard.data.readers.wikivital import package_version
-
-    return package_version()
+def remember_sources(section: QuestionsSection | KnowledgeSection, folder: Path) -> None:
+    """Note in a stage's folder what the files of its section are like, so that it shows when they have changed, and whom the
+    data is from."""
+    files = [{"looks": _looks(path), "content": hash_of(content_hash(path, ""))} for path in _sources(section)]
+    write_json(folder / SOURCES, {"files": files, "credit": credit_of(section.kind)})
 
 
-def remember_sources(section: Section, folder: Path) -> None:
-    """Note in a stage's folder what the files of its section are like, so that it shows when they have changed."""
-    rows = [{"looks": _looks(path), "content": hash_of(content_hash(path, ""))} for path in _sources(section)]
-    write_json(folder / SOURCES, rows)
+def credits_of(run: Path) -> list[str]:
+    """Whom questions and knowledge of a run are from, where that has to be said."""
+    found = (run / stage / SOURCES for stage in ("questions", "knowledge"))
+    lines = [read_json(path)["credit"] for path in found if path.exists()]
+    return [line for line in dict.fromkeys(lines) if line]
 
 
 def warn_of_changes(run: Path, questions: bool = False) -> None:
@@ -63,7 +55,7 @@ def warn_of_changes(run: Path, questions: bool = False) -> None:
     )
     for stage, section in stages.items():
         known = run / stage / SOURCES
-        rows = read_json(known) if known.exists() else []
+        rows = read_json(known)["files"] if known.exists() else []
         for path, row in zip(_sources(section), rows, strict=False):
             if path.is_absolute() and path.exists() and _has_changed(path, row):
                 say(

@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kard.data.question import Question, normalised
+from kard.data.normal import normalised
+from kard.data.question import Question
 from kard.recipe import QuestionsSection
 
 SPLITS = ("train", "dev", "test")
@@ -35,6 +36,20 @@ def split_by_text(questions: Sequence[Question], section: QuestionsSection, seed
         while len(splits[name]) < size and (group := next(rest, None)) is not None:
             splits[name] += group[: size - len(splits[name])]
     return splits
+
+
+def sampled(splits: dict[str, list[Question]], section: QuestionsSection, seed: int) -> dict[str, list[Question]]:
+    """So many of each split as the recipe says, in their order."""
+    sizes = {"train": section.train_size, "dev": section.dev_size, "test": section.test_size}
+    return {name: sample(splits[name], sizes[name], seed) for name in SPLITS}
+
+
+def sample(questions: list[Question], size: int | None, seed: int) -> list[Question]:
+    """So many of the questions, drawn by the seed, in their order; None: all."""
+    if size is None or size >= len(questions):
+        return questions
+    kept = set(random.Random(seed).sample(range(len(questions)), size))
+    return [question for index, question in enumerate(questions) if index in kept]
 
 
 def shuffled(question: Question, seed: int) -> Question:

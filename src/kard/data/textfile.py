@@ -11,7 +11,7 @@ import lzma
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -24,6 +24,7 @@ DOCUMENT_BYTES = 64 * 2**20
 MARKUP_BYTES = 16 * 2**20  # of HTML, Markdown or a DOCX's XML, whose trees take many times as much
 # How the names of files end that are unpacked on reading; it is their first bytes that say how.
 PACKED = (".gz", ".bz2", ".xz", ".zst")
+_UNPACKED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 _HEAD = 4096
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -56,12 +57,9 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
 
 
 def _unpacked(path: Path, head: bytes) -> BinaryIO:
-    if head.startswith(b"\x1f\x8b"):
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    if head.startswith(b"BZh"):
-        return cast(BinaryIO, bz2.open(path, "rb"))
-    if head.startswith(b"\xfd7zXZ\0"):
-        return cast(BinaryIO, lzma.open(path, "rb"))
+    for begin, unpacked in _UNPACKED.items():
+        if head.startswith(begin):
+            return cast(BinaryIO, unpacked(path, "rb"))
     if head.startswith(b"\x28\xb5\x2f\xfd"):
         try:
             import pyarrow

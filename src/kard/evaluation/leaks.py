@@ -7,13 +7,13 @@ do not count. Only the test questions' runs are kept in memory; the texts are st
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from kard.data.normal import words_of
 from kard.data.question import Question
 
 SHORTEST, LONGEST = 8, 13
@@ -45,7 +45,7 @@ def find_leaks(
         ``examples`` (``question``, ``words`` and the text that has them, ``found_in``).
     """
     texts = [question.query("question_and_choices") for question in test]
-    lengths = [len(_words(text)) for text in texts]
+    lengths = [len(words_of(text)) for text in texts]
     n = int(np.clip(np.percentile(lengths, 5), SHORTEST, LONGEST))
     runs = _Runs(texts, n)
     others = {"train": (question.query("question_and_choices") for question in train), "passages": passages}
@@ -78,7 +78,7 @@ class _Runs:
 
     def __init__(self, texts: Sequence[str], n: int) -> None:
         self.n = n
-        self.words = [_words(text) for text in texts]
+        self.words = [words_of(text) for text in texts]
         self.number = {word: place for place, word in enumerate({w for row in self.words for w in row}, start=1)}
         # A word is a random 64-bit number and a run a polynomial of them: two runs are the same by chance once in 10^19.
         self.random = np.random.default_rng(0).integers(0, 2**64, len(self.number) + 1, dtype=np.uint64)
@@ -94,7 +94,7 @@ class _Runs:
         first: dict[int, str] = {}
         begin, rest = 0, iter(texts)
         while block := list(islice(rest, _BLOCK)):
-            digests, owners, _ = self._digests([_words(text) for text in block])
+            digests, owners, _ = self._digests([words_of(text) for text in block])
             for place in np.flatnonzero(np.isin(digests, self.digests)).tolist():
                 digest, owner = int(digests[place]), int(owners[place])
                 first.setdefault(digest, block[owner])
@@ -120,7 +120,3 @@ class _Runs:
             digests = digests * np.uint64(0x9E3779B97F4A7C15) + self.random[numbers[begins + offset]]
         owners = np.repeat(np.arange(len(texts)), lengths)[begins]
         return digests, owners, begins - (np.cumsum(lengths) - lengths)[owners]
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())

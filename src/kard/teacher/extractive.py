@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import Stemmer
 
 from kard.data.cutting import sentences
+from kard.data.normal import words_of
 from kard.data.passage import Passage
 from kard.data.question import Question
 from kard.teacher.rationale import Draft
@@ -95,9 +96,9 @@ def _names(text: str, name: str) -> bool:
 
 
 def _content_words(text: str) -> set[str]:
-    words = re.findall(r"\w+", text.casefold())
+    words = words_of(text)
     return {_stem(word) for word in words if len(word) > 2 and word not in _EMPTY}
 
 
 def _stems(text: str) -> set[str]:
-    return {_stem(word) for word in re.findall(r"\w+", text.casefold())}
+    return {_stem(word) for word in words_of(text)}

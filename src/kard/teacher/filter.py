@@ -8,6 +8,7 @@ from dataclasses import replace
 from string import ascii_uppercase
 
 from kard.data.cutting import sentences
+from kard.data.normal import normalised
 from kard.data.question import Question
 from kard.prompt import extract, same_answer
 from kard.recipe import TeacherSection
@@ -111,7 +112,7 @@ def without_repetitions(rationales: Iterable[Rationale], section: TeacherSection
     kept: dict[str, str] = {}
     for rationale in sorted(rationales, key=lambda one: one.status != "kept" or one.kind != section.prefer_kind):
         if rationale.status == "kept":
-            first = kept.setdefault(_words(rationale.text), rationale.id)
+            first = kept.setdefault(normalised(rationale.text), rationale.id)
             if first != rationale.id:
                 rationale = replace(rationale, status="duplicate", reason=f"the same words as {first}")
         found.append(rationale)
@@ -215,7 +216,7 @@ def _index(letter: str, question: Question) -> int | None:
 
 def _agrees(stated: int | str, gold: int | str) -> bool:
     if isinstance(stated, str) and isinstance(gold, str):
-        return same_answer(stated, gold) or f" {_words(gold)} " in f" {_words(stated)} "
+        return same_answer(stated, gold) or f" {normalised(gold)} " in f" {normalised(stated)} "
     return stated == gold
 
 
@@ -234,13 +235,13 @@ def without_conclusion(text: str, question: Question) -> str:
 
 def _only_states_answer(sentence: str, question: Question) -> bool:
     if found := _ANSWER_IS.search(sentence):
-        stated = _words(sentence[found.end() :]).removeprefix("option ")
+        stated = normalised(sentence[found.end() :]).removeprefix("option ")
     elif found := _OPTION_IS_RIGHT.search(sentence):
-        after = set(_words(sentence[found.end() :]).split())
+        after = set(normalised(sentence[found.end() :]).split())
         stated = found[1].lower() if after <= {"answer", "option", "choice"} else ""
     else:
         return False
-    leading = set(re.sub(r"\d+", "", _words(sentence[: found.start()])).split())
+    leading = set(re.sub(r"\d+", "", normalised(sentence[: found.start()])).split())
     return leading <= _LEADING and stated in _forms_of_answer(question)
 
 
@@ -248,10 +249,6 @@ def _forms_of_answer(question: Question) -> set[str]:
     """The gold answer as a conclusion may name it, in normalised words: text, letter, or both."""
     if question.answer is None:
         return set()
-    text = _words(question.answer_text)
+    text = normalised(question.answer_text)
     letter = ascii_uppercase[question.answer].lower() if isinstance(question.answer, int) else text
     return {text, letter, f"{letter} {text}"}
-
-
-def _words(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))

@@ -6,6 +6,7 @@ import re
 from string import ascii_uppercase
 
 from kard.data.cutting import sentences
+from kard.data.normal import normalised
 from kard.data.question import Question
 from kard.recipe import RationaleKind
 
@@ -116,4 +117,4 @@ def _holds(sentence: str, words: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"^(?:the|an?) (?=\S)", "", " ".join(re.findall(r"\w+", text.casefold())))
+    return re.sub(r"^(?:the|an?) (?=\S)", "", normalised(text))

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from kard.data.normal import words_of
 from kard.data.question import Question
 from kard.data.textfile import read_text
 from kard.errors import UserError
@@ -107,4 +108,4 @@ def _check_belong(found: Sequence[tuple[Question, Path]], drafts: dict[str, list
 
 
 def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w{3,}", text.casefold()))
+    return {word for word in words_of(text) if len(word) >= 3}

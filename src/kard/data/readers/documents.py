@@ -12,7 +12,6 @@ from typing import Any
 from kard.data.textfile import PACKED, cleaned
 from kard.errors import UserError
 from kard.progress import say
-from kard.recipe import KnowledgeSection
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,11 @@ def from_parts(identity: str, title: str, source: str, parts: Parts) -> Document
     return Document(identity, title, "\n".join(text for text, _ in kept), source, tuple(places))
 
 
-def read_each(paths: list[Path], read: Read, section: KnowledgeSection, left_out: LeftOut) -> Iterator[Document]:
+def read_each(paths: list[Path], read: Read, left_out: LeftOut) -> Iterator[Document]:
     """Documents of all files; one that cannot be read is noted by name, and what was read of it stays.
 
     Raises:
-        UserError: A file cannot be read, and it is the only one, or ``knowledge.broken`` is ``stop``.
+        UserError: A file cannot be read, and it is the only one.
     """
     for path in paths:
         try:
@@ -87,20 +86,10 @@ def read_each(paths: list[Path], read: Read, section: KnowledgeSection, left_out
                     left_out.add("empty", document.source, "no text in it")
         except Exception as error:  # a converter may raise anything on a damaged file
             said = str(error) if isinstance(error, UserError) else f"{path}: cannot be read ({_named(error)})."
-            if section.broken == "stop" or len(paths) == 1:
+            if len(paths) == 1:
                 raise UserError(said if isinstance(error, UserError) else f"{said} Mend or remove the file.") from error
             say(f"  left out: {said}")
             left_out.add("broken", str(path), said)
-
-
-def wikivital_documents(described: bool = False) -> Iterator[Document]:
-    """The article summaries of the extra `demo`; with their descriptions (which hold years of birth) where that is asked for."""
-    from kard.data.readers.wikivital import read_articles
-    from kard.data.readers.wikiyears import described_text
-
-    for article in read_articles():
-        text = described_text(article) if described else article.extract
-        yield Document(article.title, article.title, text, f"Wikipedia: {article.title}")
 
 
 def _named(error: Exception) -> str:

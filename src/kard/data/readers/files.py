@@ -27,7 +27,7 @@ _KEY = re.compile(r"^[\w-]+[ \t]*[:=]", re.MULTILINE)
 _TITLE = re.compile(r"^title[ \t]*[:=][ \t]*(.+)$", re.MULTILINE | re.IGNORECASE)
 
 
-def file_documents(path: Path, root: Path, left_out: LeftOut) -> Iterator[Document]:
+def file_documents(path: Path, left_out: LeftOut, root: Path) -> Iterator[Document]:
     """The one document of a file; its id is its path from the knowledge folder."""
     name = path.relative_to(root).as_posix() if path != root else path.name
     try:
@@ -167,8 +167,3 @@ _ONCE_PACKED = (pdf_parts, docx_parts)  # and never again around that
 SUFFIXES = tuple(
     end + packed for end, read in _READERS.items() for packed in ("", *(() if read in _ONCE_PACKED else PACKED))
 )
-
-
-def read_file(root: Path) -> Callable[[Path, LeftOut], Iterator[Document]]:
-    """A reader of files below `root`."""
-    return lambda path, left_out: file_documents(path, root, left_out)

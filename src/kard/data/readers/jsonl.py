@@ -13,7 +13,7 @@ from typing import Any
 from kard.data.normal import visible
 from kard.data.question import Question, check_choices
 from kard.data.readers.foreign import OURS, check_keys, say_unread
-from kard.data.splits import split_by_text
+from kard.data.splits import sampled, split_by_text
 from kard.data.textfile import cleaned, json_rows
 from kard.errors import UserError
 from kard.progress import say
@@ -29,28 +29,16 @@ def read_question_files(section: QuestionsSection, seed: int) -> dict[str, list[
     """
     if section.path is not None:
         return split_by_text(read_questions_jsonl(section.path), section, seed)
-    splits: dict[str, list[Question]] = {}
-    seen: dict[str, Path] = {}
-    for name, path in (("train", section.train), ("dev", section.dev), ("test", section.test)):
-        questions = read_questions_jsonl(path, name) if path else []
-        for question in questions:
-            if question.id in seen:
+    files = {"train": section.train, "dev": section.dev, "test": section.test}
+    splits = {name: read_questions_jsonl(path, name) if path else [] for name, path in files.items()}
+    first: dict[str, str] = {}
+    for name in splits:
+        for question in splits[name]:
+            if (other := first.setdefault(question.id, name)) != name:
                 raise UserError(
-                    f"{path}: id '{question.id}' is in {seen[question.id]} too. Give every question its own id."
+                    f"{files[name]}: id '{question.id}' is in {files[other]} too. Give every question its own id."
                 )
-        seen |= {question.id: path for question in questions if path}
-        splits[name] = questions
-    sizes = {"train": section.train_size, "dev": section.dev_size, "test": section.test_size}
-    return {name: sample(splits[name], sizes[name], seed) for name in splits}
-
-
-def sample(questions: list[Question], size: int | None, seed: int) -> list[Question]:
-    import random
-
-    if size is None or size >= len(questions):
-        return questions
-    kept = set(random.Random(seed).sample(range(len(questions)), size))
-    return [question for index, question in enumerate(questions) if index in kept]
+    return sampled(splits, section, seed)
 
 
 def read_questions_jsonl(path: Path, split: str = "train") -> list[Question]:
@@ -67,7 +55,7 @@ def read_questions_jsonl(path: Path, split: str = "train") -> list[Question]:
     questions: list[Question] = []
     lines: dict[str, int] = {}
     keys: set[str] = set()
-    numbers = _Numbers()
+    numbers: list[tuple[str, int, tuple[str, ...]]] = []
     for number, row in read_user_jsonl(path):
         question = _question(row, f"{path}:{number}")
         if question.id in lines:
@@ -76,46 +64,39 @@ def read_questions_jsonl(path: Path, split: str = "train") -> list[Question]:
             )
         lines[question.id] = number
         keys |= row.keys()
-        numbers.add(row["answer"], question.choices, f"{path}:{number}")
+        if isinstance(row["answer"], int):
+            numbers.append((f"{path}:{number}", row["answer"], question.choices))
         questions.append(replace(question, row=f"{split}/{len(questions)}"))
     if not questions:
         raise UserError(f"{path}: holds no question. Add one JSON object a line.")
-    numbers.check(path)
+    _check_numbers(path, numbers)
     say_unread(path, keys)
     return questions
 
 
-class _Numbers:
-    """The answers of a file that are numbers: whether they are indices, and from where they count."""
+def _check_numbers(path: Path, given: list[tuple[str, int, tuple[str, ...]]]) -> None:
+    """Look whether the answers of a file that are numbers are indices, and from where they count.
 
-    def __init__(self) -> None:
-        self.unclear = ""
-        self.places: list[tuple[int, int]] = []
-        self.are_places = False
-
-    def add(self, answer: Any, choices: tuple[str, ...], where: str) -> None:
-        if not isinstance(answer, int):
-            return
-        self.places.append((answer, len(choices)))
+    Raises:
+        UserError: One may be a choice as well, and no question tells.
+    """
+    unclear = ""
+    for where, answer, choices in given:
         named = [choice for choice in choices if _number(choice) == answer]
-        if not named:
-            self.are_places = True
-        elif not self.unclear and answer < len(choices) and _number(choices[answer]) != answer:
-            self.unclear = (
+        if not named:  # so it is an index, and so are the others
+            break
+        if not unclear and _number(choices[answer]) != answer:
+            unclear = (
                 f"{where}: 'answer' {answer} may be the choice '{named[0]}' or the index of '{choices[answer]}', and no other "
                 f'question tells. Write the right choice as a text, such as "{named[0]}".'
             )
-
-    def check(self, path: Path) -> None:
-        """Raise UserError where no question tells what they are; say where they seem to count from 1."""
-        if self.unclear and not self.are_places:
-            raise UserError(self.unclear)
-        # If the right choice's place were drawn at random, none would be the first one this often.
-        chance = math.prod(1 - 1 / count for _, count in self.places)
-        if self.places and min(self.places)[0] > 0 and chance < _UNLIKELY:
-            say(
-                f"  {path}: no answer is 0, the index of the first choice. If yours count from 1, subtract 1 from each."
-            )
+    else:
+        if unclear:
+            raise UserError(unclear)
+    # If the right choice's place were drawn at random, none would be the first one this often.
+    chance = math.prod(1 - 1 / len(choices) for _, _, choices in given)
+    if given and min(answer for _, answer, _ in given) > 0 and chance < _UNLIKELY:
+        say(f"  {path}: no answer is 0, the index of the first choice. If yours count from 1, subtract 1 from each.")
 
 
 def read_user_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

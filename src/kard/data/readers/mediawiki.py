@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-from xml.etree.ElementTree import XMLParser
+from xml.etree.ElementTree import Element, iterparse
 
-from kard.data.readers.documents import Document, LeftOut
+from kard.data.readers.documents import Document, LeftOut, from_parts
 from kard.data.textfile import PACKED, open_bytes
 from kard.errors import missing_package
 
@@ -24,7 +24,6 @@ _LEFT_OUT_LINKS = """
     분류 hình berkas gambar चित्र श्रेणी
 """
 _PICTURES, _CATEGORIES = "6", "14"
-_CHUNK = 1 << 16
 # MediaWiki itself takes no more than 2 MB; what is longer is no article, and its markup would take minutes to parse.
 PAGE_CHARACTERS = 2 * 2**20
 
@@ -43,106 +42,67 @@ def mediawiki_documents(path: Path, left_out: LeftOut) -> Iterator[Document]:
             except (ValueError, RecursionError) as error:
                 left_out.add("broken", f"{source} ({page.title})", f"{type(error).__name__}: {error}")
                 continue
-            plain = "\n".join(paragraph for _, paragraph in parts)
-            offsets, length = [], 0
-            for offset, paragraph in parts:
-                offsets.append((length, f"character {offset}"))
-                length += len(paragraph) + 1
-            yield Document(page.title, page.title, plain, source, tuple(offsets))
+            yield from_parts(page.title, page.title, source, iter(parts))
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Page:
-    """What a page of a dump says, as far as it was read; `links` are the names of links that are no text."""
+    """What a page of a dump says; `links` are the names of links that are no text."""
 
+    title: str
+    number: str
+    text: str
     links: frozenset[str]
-    values: dict[str, list[str]] = field(default_factory=dict)
-    characters: int = 0
-
-    @property
-    def title(self) -> str:
-        return "".join(self.values.get("title", ())).strip()
-
-    @property
-    def number(self) -> str:
-        return "".join(self.values.get("id", ())).strip() or "?"
-
-
-class _Reader:
-    """What the XML parser calls: it keeps the page that is being read, and of that no more than is needed."""
-
-    def __init__(self) -> None:
-        self.pages: list[_Page] = []
-        self._path: list[str] = []
-        self._page = _Page(frozenset())
-        self._links = {*_LEFT_OUT_LINKS.split(), "tập tin", "thể loại"}
-        self._others: set[str] = set()
-        self._space = ("", [""])
-
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        name = tag.rpartition("}")[2]
-        self._path.append(name)
-        if name == "page":
-            self._page = _Page(frozenset(self._links))
-        elif name == "namespace":
-            self._space = (attributes.get("key", ""), [])
-        elif name in ("redirect", "ns") or (name == "text" and self._path[-2:-1] == ["revision"]):
-            self._page.values[name] = []  # the text of an older revision goes
-
-    def end(self, tag: str) -> None:
-        name = self._path.pop()
-        if name == "namespace":
-            key, names = self._space[0], "".join(self._space[1]).strip().casefold()
-            (self._links if key in (_PICTURES, _CATEGORIES) else self._others).add(names)
-        elif name == "page" and self._is_article():
-            self.pages.append(self._page)
-
-    def _is_article(self) -> bool:
-        values = self._page.values
-        if "ns" in values:
-            return "".join(values["ns"]).strip() == "0" and "redirect" not in values
-        space = self._page.title.partition(":")[0].casefold()
-        return "redirect" not in values and (
-            space == self._page.title.casefold() or space not in self._others | self._links
-        )
-
-    def data(self, text: str) -> None:
-        where = self._path[-2:]
-        if where[-1:] == ["namespace"]:
-            self._space[1].append(text)
-        elif where in (["page", "title"], ["page", "ns"], ["page", "id"], ["revision", "text"]):
-            self._page.characters += len(text)
-            if self._page.characters <= PAGE_CHARACTERS:
-                self._page.values.setdefault(where[1], []).append(text)
 
 
 def _pages(file: BinaryIO) -> Iterator[_Page]:
-    reader = _Reader()
-    parser = XMLParser(target=reader)
-    while chunk := file.read(_CHUNK):
-        parser.feed(chunk)
-        yield from reader.pages
-        reader.pages.clear()
-    parser.close()
+    """Articles of a dump; what has been read of it is given up page by page, older revisions at once."""
+    links, others = {*_LEFT_OUT_LINKS.split(), "tập tin", "thể loại"}, set[str]()
+    text = ""
+    elements = iterparse(file, ("start", "end"))
+    root: Element = next(elements)[1]
+    for event, element in elements:
+        name = element.tag.rpartition("}")[2] if event == "end" else ""
+        if name == "namespace":
+            space = (element.text or "").strip().casefold()
+            (links if element.get("key") in (_PICTURES, _CATEGORIES) else others).add(space)
+        elif name == "revision":
+            text = "".join(part for found in element.iterfind("{*}text") for part in found.itertext())
+            element.clear()
+        elif name == "page":
+            if _is_article(element, links | others):
+                title, number = (element.findtext(f"{{*}}{part}", "").strip() for part in ("title", "id"))
+                yield _Page(title, number or "?", text, frozenset(links))
+            text = ""
+            root.clear()
 
 
-def _paragraphs(page: _Page) -> list[tuple[int, str]]:
+def _is_article(page: Element, spaces: set[str]) -> bool:
+    if page.find("{*}redirect") is not None:
+        return False
+    if (number := page.findtext("{*}ns")) is not None:
+        return number.strip() == "0"
+    space, colon, _ = page.findtext("{*}title", "").strip().partition(":")
+    return not colon or space.casefold() not in spaces
+
+
+def _paragraphs(page: _Page) -> list[tuple[str, str]]:
     """Plain paragraphs of an article, each with its character in the plain text."""
     try:
         import mwparserfromhell
     except ImportError as error:
         raise missing_package(error, "knowledge.kind: mediawiki") from error
-    if page.characters > PAGE_CHARACTERS:
+    if len(page.text) > PAGE_CHARACTERS:
         raise ValueError(f"has more than {PAGE_CHARACTERS:,} characters")
     if not page.title:
         raise ValueError("has no title")
-    code = mwparserfromhell.parse("".join(page.values.get("text", ())))
+    code = mwparserfromhell.parse(page.text)
     _leave_out(code, page.links)
     plain = code.strip_code(normalize=True, collapse=True)
     found, offset = [], 0
     for line in plain.split("\n"):
         if line.strip():
-            found.append((offset, line.strip()))
+            found.append((line.strip(), f"character {offset}"))
         offset += len(line) + 1
     return found
 

@@ -1,20 +1,15 @@
-"""PubMedQA (Jin et al. 2019), from the hub: its 1,000 labelled questions, in one split."""
+"""PubMedQA (Jin et al. 2019): its 1,000 labelled questions, in one split."""
 
 from __future__ import annotations
 
 from kard.data.question import Question
-from kard.data.readers.hub import Row, fact_in, place_of, read_dataset, text_in
+from kard.data.readers.rows import Row, fact_in, place_of, text_in
 
-DATASET, CONFIG = "qiaojin/PubMedQA", "pqa_labeled"
 CHOICES = ("yes", "no", "maybe")
 
 
-def read() -> dict[str, list[Question]]:
-    """Questions, from columns ``pubid, question, final_decision, long_answer``; the authors' conclusion is a rationale."""
-    return read_dataset(DATASET, _question, CONFIG)
-
-
-def _question(row: Row) -> Question:
+def question(row: Row) -> Question:
+    """From columns ``pubid, question, final_decision, long_answer``; the authors' conclusion is a rationale."""
     return Question(
         id=f"pubmedqa:{row['pubid']}",
         question=text_in(row, "question"),

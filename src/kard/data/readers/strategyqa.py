@@ -1,19 +1,13 @@
-"""StrategyQA (Geva et al. 2021), from the hub: 1,603 training and 687 test questions, the split of the paper; no dev."""
+"""StrategyQA (Geva et al. 2021): 1,603 training and 687 test questions, the split of the paper; no dev."""
 
 from __future__ import annotations
 
 from kard.data.question import Question
-from kard.data.readers.hub import Row, fact_in, read_dataset, shown, text_in
-
-DATASET = "ChilleD/StrategyQA"
+from kard.data.readers.rows import Row, fact_in, shown, text_in
 
 
-def read() -> dict[str, list[Question]]:
-    """Questions by split, from columns ``qid, question, answer, facts``; the facts behind the answer are a rationale."""
-    return read_dataset(DATASET, _question)
-
-
-def _question(row: Row) -> Question:
+def question(row: Row) -> Question:
+    """From columns ``qid, question, answer, facts``; the facts behind the answer are a rationale."""
     return Question(
         id=f"strategyqa:{text_in(row, 'qid')}",
         question=text_in(row, "question"),
@@ -25,9 +19,7 @@ def _question(row: Row) -> Question:
 
 def _is_yes(answer: object) -> bool:
     """A boolean, or one in words: a text "False" is no."""
-    words = {"yes": True, "true": True, "no": False, "false": False}
-    if isinstance(answer, bool):
-        return answer
-    if isinstance(answer, str) and answer.casefold() in words:
-        return words[answer.casefold()]
+    word = str(answer).casefold() if isinstance(answer, bool | str) else ""
+    if word in ("yes", "true", "no", "false"):
+        return word in ("yes", "true")
     raise ValueError(f"'answer' is {shown(answer)}, and should be true, false, yes or no")

@@ -5,33 +5,32 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import chain
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from kard.data.readers.documents import Document
+from kard.data.readers.documents import Document, LeftOut
 from kard.data.textfile import DOCUMENT_BYTES, PACKED, json_rows, numbered_lines
 from kard.errors import UserError, missing_package, nearest
-from kard.recipe import KnowledgeSection
 
 SUFFIXES = {
     "jsonl": tuple(end + packed for end in (".jsonl", ".ndjson", ".json") for packed in ("", *PACKED)),
     "csv": tuple(end + packed for end in (".csv", ".tsv", ".tab") for packed in ("", *PACKED)),
     "parquet": (".parquet",),
 }
+Columns = Mapping[str, str]  # the file's names of id, title, text and url, where they are others
 _PARQUET_ROWS = 1_000
 _SEPARATORS = ",;\t|"
 _ESCAPED = re.compile(r'\\(["\\])')
 
 
-def jsonl_documents(path: Path, section: KnowledgeSection) -> Iterator[Document]:
+def jsonl_documents(path: Path, left_out: LeftOut, columns: Columns) -> Iterator[Document]:
     """Objects with ``id, title, text``, or with the recipe's names for them."""
     rows = ((f"{path.name}:{line}", f"{path}:{line}", row) for line, row in json_rows(path))
-    yield from _documents(rows, path, section)
+    yield from _documents(rows, path, columns)
 
 
-def csv_documents(path: Path, section: KnowledgeSection) -> Iterator[Document]:
+def csv_documents(path: Path, left_out: LeftOut, columns: Columns) -> Iterator[Document]:
     """Rows below a line of column names; separated by commas, semicolons, tabs or bars, whatever that line has most of.
 
     Quotes are read as RFC 4180 has them; where a file does not keep to it, with backslashes before inner quotes, and a file
@@ -39,7 +38,7 @@ def csv_documents(path: Path, section: KnowledgeSection) -> Iterator[Document]:
     """
     csv.field_size_limit(DOCUMENT_BYTES)
     separator, before = _separator(path)
-    yield from _documents(_csv_rows(path, _form(path, separator, before), before, section), path, section)
+    yield from _documents(_csv_rows(path, _form(path, separator, before), before, columns), path, columns)
 
 
 def _separator(path: Path) -> tuple[str, int]:
@@ -50,28 +49,23 @@ def _separator(path: Path) -> tuple[str, int]:
     return max(_SEPARATORS, key=line.count), number - 1
 
 
-@dataclass(frozen=True)
-class _Form:
+class _Form(NamedTuple):
     """How a file writes its cells; escaped: a quote inside of quotes has a backslash in front, not another quote."""
 
     separator: str
     quoted: bool = True
     escaped: bool = False
 
-    def cells(self, path: Path, before: int) -> Iterator[tuple[int, list[str]]]:
-        """Rows below so many lines, each with the number of its last line; csv.Error where one does not keep to the form."""
-        lines = (line for number, line in numbered_lines(path) if number > before)
-        if self.escaped:
-            lines = (_ESCAPED.sub(lambda found: '""' if found[1] == '"' else "\\", line) for line in lines)
-        reader = csv.reader(
-            lines,
-            delimiter=self.separator,
-            quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
-            strict=True,
-            skipinitialspace=self.separator != "\t",
-        )
-        for row in reader:
-            yield before + reader.line_num, row
+
+def _cells(path: Path, form: _Form, before: int) -> Iterator[tuple[int, list[str]]]:
+    """Rows below so many lines, each with the number of its last line; csv.Error where one does not keep to the form."""
+    lines = (line for number, line in numbered_lines(path) if number > before)
+    if form.escaped:
+        lines = (_ESCAPED.sub(lambda found: '""' if found[1] == '"' else "\\", line) for line in lines)
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if form.quoted else csv.QUOTE_NONE
+    spaced = form.separator != "\t"
+    reader = csv.reader(lines, delimiter=form.separator, quoting=quoting, strict=True, skipinitialspace=spaced)
+    return ((before + reader.line_num, row) for row in reader)
 
 
 def _form(path: Path, separator: str, before: int) -> _Form:
@@ -81,7 +75,7 @@ def _form(path: Path, separator: str, before: int) -> _Form:
         forms.append(_Form(separator, quoted=False))
     for form in forms:
         try:
-            widths = {len(row) for _, row in form.cells(path, before) if row}
+            widths = {len(row) for _, row in _cells(path, form, before) if row}
         except csv.Error:
             continue
         if separator != "\t" or len(widths) <= 1 or not form.quoted:
@@ -89,38 +83,33 @@ def _form(path: Path, separator: str, before: int) -> _Form:
     return forms[0]
 
 
-def _csv_rows(
-    path: Path, form: _Form, before: int, section: KnowledgeSection
-) -> Iterator[tuple[str, str, dict[str, str]]]:
+def _csv_rows(path: Path, form: _Form, before: int, columns: Columns) -> Iterator[tuple[str, str, dict[str, str]]]:
     names: list[str] = []
     number = before
     try:
-        for number, row in form.cells(path, before):
+        for number, row in _cells(path, form, before):
             if not any(cell.strip() for cell in row):
                 continue
             if not names:
                 names = [name.strip() for name in row]
-                _check_names(names, f"{path}:{number}", section)
+                _check_names(names, f"{path}:{number}", columns)
                 continue
             if any(cell.strip() for cell in row[len(names) :]):
                 raise UserError(
                     f"{path}:{number}: {len(row)} cells, and {len(names)} columns. Put quotes around a cell that holds "
                     f"{form.separator!r}."
                 )
-            yield (
-                f"{path.name}:{number}",
-                f"{path}:{number}",
-                dict.fromkeys(names, "") | dict(zip(names, row, strict=False)),
-            )
+            cells = dict(zip_longest(names, row[: len(names)], fillvalue=""))
+            yield f"{path.name}:{number}", f"{path}:{number}", cells
     except csv.Error as error:
         raise UserError(
             f"{path}:{number + 1}: the row that begins here is no CSV ({error}). Double the quotes inside of a quoted cell."
         ) from error
 
 
-def _check_names(names: list[str], where: str, section: KnowledgeSection) -> None:
+def _check_names(names: list[str], where: str, columns: Columns) -> None:
     """That the first line names columns: one without names would be lost, and its cells be taken for names."""
-    wanted = [section.columns.get(key, key) for key in ("id", "text")]
+    wanted = [columns.get(key, key) for key in ("id", "text")]
     for name in wanted:
         if _key(dict.fromkeys(names), name) is None:
             raise UserError(
@@ -131,7 +120,7 @@ def _check_names(names: list[str], where: str, section: KnowledgeSection) -> Non
             raise UserError(f"{where}: column '{name}' is there twice. Rename one of them.")
 
 
-def parquet_documents(path: Path, section: KnowledgeSection) -> Iterator[Document]:
+def parquet_documents(path: Path, left_out: LeftOut, columns: Columns) -> Iterator[Document]:
     """Rows of a parquet file, read a few at a time."""
     try:
         from pyarrow import parquet
@@ -142,34 +131,33 @@ def parquet_documents(path: Path, section: KnowledgeSection) -> Iterator[Documen
         number = 0
         with parquet.ParquetFile(path) as file:
             names = dict.fromkeys(file.schema_arrow.names)
-            wanted = {key: _key(names, section.columns.get(key, key)) for key in ("id", "url", "title", "text")}
-            _check_names(list(names), str(path), section)
+            wanted = {key: _key(names, columns.get(key, key)) for key in ("id", "url", "title", "text")}
+            _check_names(list(names), str(path), columns)
             for batch in file.iter_batches(_PARQUET_ROWS, columns=[name for name in wanted.values() if name]):
                 for row in batch.to_pylist():
                     number += 1
                     url = row.get(wanted["url"])
                     yield f"{path.name}, row {number}{f', {url}' if url else ''}", f"{path}, row {number}", row
 
-    yield from _documents(rows(), path, section)
+    yield from _documents(rows(), path, columns)
 
 
-def _documents(
-    rows: Iterator[tuple[str, str, Mapping[str, Any]]], path: Path, section: KnowledgeSection
-) -> Iterator[Document]:
+def _documents(rows: Iterator[tuple[str, str, Mapping[str, Any]]], path: Path, columns: Columns) -> Iterator[Document]:
     """Check rows (their source, where they are, and themselves) and turn them into documents; a text may be empty."""
-    first = next(rows, None)
-    if first is None:
-        raise UserError(f"{path}: holds no document. Add one a line or row.")
-    for source, where, row in chain([first], rows):
-        identity, title, text = (_text(row, key, where, section) for key in ("id", "title", "text"))
+    found = False
+    for source, where, row in rows:
+        found = True
+        identity, title, text = (_text(row, key, where, columns) for key in ("id", "title", "text"))
         if text.strip() and not identity.strip():
             raise UserError(f"{where}: 'id' is empty. Give it a text.")
         yield Document(identity, title, text, source)
+    if not found:
+        raise UserError(f"{path}: holds no document. Add one a line or row.")
 
 
-def _text(row: Mapping[str, Any], key: str, where: str, section: KnowledgeSection) -> str:
+def _text(row: Mapping[str, Any], key: str, where: str, columns: Columns) -> str:
     """A row's id, title or text; nothing where it has none."""
-    name = section.columns.get(key, key)
+    name = columns.get(key, key)
     found = _key(row, name)
     if found is None:
         if key == "title":
@@ -196,3 +184,6 @@ def _key(row: Mapping[str, Any], name: str) -> str | None:
 def _found(name: str, names: Collection[str]) -> str:
     short = [one if len(one) <= 30 else f"{one[:30]}…" for one in names]
     return f" (found: {', '.join(short[:12]) or 'none'}){nearest(name, names)}"
+
+
+READERS = {"jsonl": jsonl_documents, "csv": csv_documents, "parquet": parquet_documents}

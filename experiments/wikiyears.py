@@ -2,21 +2,29 @@
 
 "Was Mary Shelley born before William Golding?" Each article has one of the two years, so no single passage answers. Articles are
 split before they are paired: nobody of the test questions is in a training question. Text: that of wikivital, CC BY-SA 4.0.
+
+python experiments/wikiyears.py data/wikiyears
+kard run experiments/wikiyears.yaml
+
+Writes questions.train.jsonl, questions.dev.jsonl, questions.test.jsonl, and documents.jsonl: the summaries of all articles behind
+their short descriptions, which have the years.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from kard.data.question import Question
+from kard import Question, UserError
+from kard.artifacts import write_jsonl
 from kard.data.readers.wikivital import Article, read_articles
 from kard.data.splits import DEV_SHARE, SPLITS, TEST_SHARE
 from kard.progress import say
-from kard.recipe import QuestionsSection
 
 # Sorted by birth, a person is compared with those so many places later, as shares of the list. So everybody is as often the
 # earlier as the later one, but for the two ends of the list: whoever has read one of the two articles knows next to nothing.
@@ -48,7 +56,7 @@ class Person:
 
 
 def described_text(article: Article) -> str:
-    """What the knowledge of kind wikiyears holds of an article: its short description, which has the years, and its summary."""
+    """What the documents hold of an article: its short description, which has the years, and its summary."""
     return f"{article.description}. {article.extract}" if article.description else article.extract
 
 
@@ -84,25 +92,23 @@ def _birth(article: Article) -> tuple[str, int]:
     return "", born
 
 
-def read_wikiyears(section: QuestionsSection, seed: int) -> dict[str, list[Question]]:
+def questions_of(people: Sequence[Person], sizes: dict[str, int | None], seed: int) -> dict[str, list[Question]]:
     """Train, dev and test; a fifth of the people is in test questions only, a tenth in dev questions only.
 
     Args:
-        section: Its sizes; null means all.
+        people: Those with a clear year of birth.
+        sizes: How many are wanted of each split; None means all.
         seed: Decides who is where, which pairs are taken, and who of a pair is named first.
 
     Returns:
         Questions with the choices yes and no, half of them each; `gold_passages` names both articles (document ids) and
         `conclusion` what follows from the two years.
     """
-    people, left_out = read_people()
+    people = list(people)
     random.Random(seed).shuffle(people)
     test, dev = round(TEST_SHARE * len(people)), round(DEV_SHARE * len(people))
     groups = {"test": people[:test], "dev": people[test : test + dev], "train": people[test + dev :]}
-    sizes = {"train": section.train_size, "dev": section.dev_size, "test": section.test_size}
     possible = {name: pairs(groups[name], seed) for name in SPLITS}
-    unclear = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
-    say(f"  {len(people):,} people with a clear year of birth; left out: {unclear}")
     say("  possible questions: " + ", ".join(f"{name} {len(possible[name]):,}" for name in SPLITS))
     return {
         name: [_question(*pair, place % 2 == 0) for place, pair in enumerate(possible[name][: sizes[name]])]
@@ -144,3 +150,39 @@ def _question(earlier: Person, later: Person, is_yes: bool) -> Question:
 
 def _year(born: int) -> str:
     return str(born) if born > 0 else f"{-born} BC"
+
+
+def write_wikiyears(folder: Path, sizes: dict[str, int | None], seed: int) -> None:
+    """Write the questions of each split, and the documents.
+
+    Raises:
+        UserError: The package that has the articles is not installed.
+    """
+    people, left_out = read_people()
+    unclear = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
+    say(f"  {len(people):,} people with a clear year of birth; left out: {unclear}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, questions in questions_of(people, sizes, seed).items():
+        rows = ({key: value for key, value in asdict(one).items() if key != "row"} for one in questions)
+        write_jsonl(folder / f"questions.{name}.jsonl", rows)
+    documents = ({"id": one.title, "title": one.title, "text": described_text(one)} for one in read_articles())
+    write_jsonl(folder / "documents.jsonl", documents)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and write the files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="folder of the files")
+    for name, size in (("train", 2000), ("dev", 300), ("test", 300)):
+        parser.add_argument(f"--{name}", type=int, default=size, help=f"{name} questions, {size} by default; 0: all")
+    parser.add_argument("--seed", type=int, default=0, help="decides who is where, and which pairs are taken")
+    options = parser.parse_args(arguments)
+    sizes = {"train": options.train or None, "dev": options.dev or None, "test": options.test or None}
+    try:
+        write_wikiyears(options.output, sizes, options.seed)
+    except UserError as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

