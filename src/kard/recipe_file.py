@@ -15,57 +15,6 @@ from kard.errors import UserError, nearest
 from kard.recipe import Recipe, RerankerSection, Section
 
 _MOST_NODES = 100_000
-# Keys of earlier versions: where they are now, or what stands in their place.
-_MOVED = {
-    "knowledge.broken": "a file that cannot be read is named and left out. Remove the key",
-    "knowledge.distractors": "experiments/distractors.py writes such documents. Remove the key",
-    "knowledge.distractor_factor": "experiments/distractors.py takes it. Remove the key",
-    "retriever.stemmer": "write retriever.language",
-    "retriever.stopwords": "write retriever.language",
-    "retriever.exact_vectors": "it is 200,000. Remove the key",
-    "retriever.fusion": "it is 60. Remove the key",
-    "retriever.milvus_token_env": "the variable is MILVUS_TOKEN. Remove the key",
-    "retriever.milvus_search": "write it as retriever.kind, and name the server or file in retriever.milvus",
-    "teacher.system_prompt": "write it into the prompt file (teacher.prompt)",
-    "teacher.top_p": "write teacher.extra_body: {top_p: …}",
-    "teacher.stop": "write teacher.extra_body: {stop: […]}",
-    "teacher.thinking": "a <think> part is cut. Remove the key",
-    "teacher.max_wait": "it is 60 seconds. Remove the key",
-    "teacher.retries": "it is 8. Remove the key",
-    "teacher.max_requests": "write teacher.resources.max_usd or max_total_tokens",
-    "teacher.tokens_per_minute": "the endpoint's own answers slow requests down. Remove the key",
-    "teacher.batch_wait": "run the command again to collect a batch. Remove the key",
-    "teacher.several": "OpenAI's own endpoint is asked for all at once, others one by one. Remove the key",
-    "teacher.min_words": "it is 3. Remove the key",
-    "teacher.max_failures": "it is 0.2. Remove the key",
-    "teacher.near_duplicate": "only equal texts are duplicates. Remove the key",
-    "teacher.kinds": "write teacher.prefer_kind. Remove the key",
-    "reranker.lora_alpha": "it is twice lora_rank. Remove the key",
-    "reranker.likelihood_near": "it is 0.2. Remove the key",
-    "reranker.likelihood_passages": "it is 5. Remove the key",
-    "reranker.encode_ahead": "passages are encoded when they are asked for. Remove the key",
-    "reranker.early_stopping": "lower reranker.epochs. Remove the key",
-    "reranker.checkpoint_minutes": "it is 2. Remove the key",
-    "student.lora_alpha": "it is twice lora_rank. Remove the key",
-    "student.lora_dropout": "there is none. Remove the key",
-    "student.rationales_per_epoch": "set student.rationales: 1 for one of a question. Remove the key",
-    "student.early_stopping_by": "it is by loss. Remove the key",
-    "student.warmup": "it is 0.05. Remove the key",
-    "student.weight_decay": "it is 0. Remove the key",
-    "student.batch_tokens": "lower student.batch_size. Remove the key",
-    "student.checkpoint_minutes": "it is 2. Remove the key",
-    "evaluation.batch_tokens": "lower evaluation.resources.batch_size. Remove the key",
-    "evaluation.prompt_tokens": "it is what the model can read, at most 4,096. Remove the key",
-} | {
-    f"{section}.{key}": f"write {section}.resources.{key}"
-    for section, keys in {
-        "teacher": "api_key_env concurrency timeout requests_per_minute input_price output_price max_usd max_total_tokens "
-        "context_tokens",
-        "student": "gradient_checkpointing compile",
-        "evaluation": "batch_size",
-    }.items()
-    for key in keys.split()
-}
 
 
 def shipped_recipes() -> list[str]:
@@ -227,8 +176,9 @@ def _validated(content: dict[str, Any], where: str, context: str) -> Recipe:
 def _explain(error: Any, where: str) -> str:
     key = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and part.startswith("literal[")))
     if error["type"] == "extra_forbidden":
-        if key in _MOVED:
-            return f"{where}: key '{key}' is gone: {_MOVED[key]}."
+        moved = yaml.safe_load((resources.files("kard") / "moved_keys.yaml").read_text(encoding="utf-8"))
+        if key in moved:
+            return f"{where}: key '{key}' is gone: {moved[key]}."
         *sections, last = error["loc"]
         known = _keys_at(sections)
         return f"{where}: unknown key '{key}'{nearest(str(last), known)}. Known keys here: {', '.join(known)}."
