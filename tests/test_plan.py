@@ -67,7 +67,7 @@ def test_a_stage_reads_no_key_that_is_not_in_its_own(project, monkeypatch, chang
         build(step.name, folder / step.name, step.key, step.make)
         known = held(step, steps) | WORKED_OUT.get(step.stage, set())
         left = {name for name in read if not name.endswith(".resources")}
-        unknown[step.name] = {name for name in left - known if name.split(".")[0] not in known | {"teacher"}}
+        unknown[step.name] = {name for name in left - known if name.split(".")[0] not in known}
     left_over = [f"{name}: {sorted(keys)}" for name, keys in unknown.items() if keys]
     assert not left_over, "\n".join(left_over)
 
@@ -88,9 +88,7 @@ def test_every_key_of_the_recipe_is_in_some_key(project):
         if isinstance(section, Section)
         for key in type(section).model_fields
     }
-    missing = {
-        key for key in keys - known if key.split(".")[0] not in known | {"teacher"} and not key.endswith(".resources")
-    }
+    missing = {key for key in keys - known if key.split(".")[0] not in known and not key.endswith(".resources")}
     assert missing <= set().union(*WORKED_OUT.values()) | {
         "retriever.milvus",
         "retriever.milvus_search",
@@ -104,3 +102,23 @@ def test_every_key_of_the_recipe_is_in_some_key(project):
         "reranker.early_stopping",
         "reranker.checkpoint_minutes",
     }
+
+
+def test_what_resources_say_is_in_no_key(project, tmp_path):
+    prompt = tmp_path / "p.txt"
+    prompt.write_text("$question", encoding="utf-8")
+    asking = ["teacher.kind=openai", "teacher.model=m", "teacher.base_url=http://127.0.0.1:9/v1"]
+
+    def keys(*changes: str) -> dict[str, str]:
+        recipe = load_recipe(str(project), [*asking, *changes])
+        return {step.name: step.hash for step in plan(recipe, recipe.output)}
+
+    plain = keys()
+    spent = [
+        f"teacher.resources.{key}" for key in ("concurrency=2", "max_total_tokens=5", "timeout=1", "input_price=1.0")
+    ]
+    assert keys(*spent, "teacher.resources.api_key_env=KEY", "student.resources.compile=true") == plain
+    assert keys("teacher.temperature=0.1")["rationales"] != plain["rationales"]
+    own = keys(f"teacher.prompt={prompt}")["rationales"]
+    prompt.write_text("$question?", encoding="utf-8")
+    assert keys(f"teacher.prompt={prompt}")["rationales"] != own

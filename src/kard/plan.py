@@ -28,7 +28,6 @@ from kard.stages.questions import make_questions
 from kard.stages.rationales import explained_count, make_rationales
 from kard.stages.reranker import make_reranker
 from kard.stages.students import learns_questions, make_base, make_prompted, make_student, uses_reranker
-from kard.teacher.collect import deciding_settings
 
 STAGES = (
     "questions",
@@ -69,7 +68,7 @@ _PROMPTED = (
     "trim_vocabulary",
 )
 _SAMPLES = ("temperature", "top_k", "top_p")
-_MODELS = ("student.model", "reranker.model", "retriever.encoder")
+_MODELS = ("student.model", "reranker.model", "retriever.encoder", "teacher.model", "teacher.verifier")
 _KINDS = ("questions.kind", "knowledge.kind")
 
 
@@ -146,15 +145,13 @@ def _search_steps(run: Run, keys: dict[str, str], methods: Sequence[Method]) -> 
     recipe = run.recipe
     with_test = not recipe.teacher.asks or any(method.needs_test_rationales for method in methods)
     more = {
-        "teacher": deciding_settings(recipe.teacher),
         "explained": explained_count(recipe),
         "split": recipe.evaluation.split if with_test else None,
         "with_dev": recipe.student.early_stopping is not None,
-        "replies": value_of(recipe, "teacher.replies"),
     }
     make = partial(make_rationales, run, with_test)
     about = f"teacher: {recipe.teacher.kind}"
-    yield _step(run, keys, "rationales", ("data_seed",), ("questions", "knowledge"), make, about, more)
+    yield _step(run, keys, "rationales", ("teacher", "data_seed"), ("questions", "knowledge"), make, about, more)
     section = recipe.reranker
     reads: Sequence[str] = (
         "retriever.query",
@@ -303,4 +300,4 @@ def _content(name: str, value: Any) -> Any:
         return value.model_dump(mode="json")
     if name in _KINDS:
         return version_of(value)
-    return model_identity(value, name) if name in _MODELS else value
+    return model_identity(value, name) if name in _MODELS and value is not None else value

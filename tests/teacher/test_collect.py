@@ -6,7 +6,7 @@ import pytest
 from fault_server import no_passages
 
 from kard.recipe import TeacherSection
-from kard.teacher.collect import collect_rationales, deciding_settings, describe_teacher, estimate, spent_so_far
+from kard.teacher.collect import collect_rationales, describe_teacher, estimate, spent_so_far
 from kard.teacher.limits import Spent, spending
 from kard.teacher.rationale import read_rationales, write_rationales
 
@@ -113,16 +113,3 @@ def test_what_was_spent_is_told(server, asking, questions, tmp_path):
     assert spent == Spent(3, 300, 60)
     assert spending(spent, section.resources) == "3 requests, 300 tokens in, 60 out, $0.0012"
     assert spending(spent, asking().resources) == "3 requests, 300 tokens in, 60 out"
-
-
-def test_only_settings_that_decide_the_rationales_are_in_the_key(asking, tmp_path):
-    prompt = tmp_path / "p.txt"
-    prompt.write_text("$question", encoding="utf-8")
-    plain = deciding_settings(asking())
-    same = deciding_settings(asking(concurrency=2, max_total_tokens=5, timeout=1, input_price=1.0, api_key_env="KEY"))
-    assert plain == same
-    assert "OPENAI" not in str(plain)
-    assert deciding_settings(asking(temperature=0.1)) != plain
-    own = deciding_settings(asking(prompt=prompt))
-    prompt.write_text("$question?", encoding="utf-8")
-    assert deciding_settings(asking(prompt=prompt)) != own

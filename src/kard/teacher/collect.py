@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from functools import cache as once
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
 
-from kard.artifacts import hash_of_file
 from kard.data.question import Question
-from kard.models.weights import model_identity
 from kard.progress import progress, say
 from kard.recipe import TeacherSection
 from kard.teacher.cache import ReplyCache
@@ -202,18 +199,6 @@ def why_none_is_kept(rationales: Sequence[Rationale], section: TeacherSection) -
     reasons = "; ".join(reason for reason, _ in errors.most_common(3))
     said = [f"{count:,} {status}: {_ADVICE[status].format(reason=reasons)}" for status, count in counts.most_common()]
     return f"{'. '.join(said)}.{'' if section.asks else f' {_OTHER_TEACHERS}'}"
-
-
-def deciding_settings(section: TeacherSection) -> dict[str, Any]:
-    """The settings that decide which rationales there are, for the stage's key: all but resources, and when replies come.
-
-    A prompt file counts with its content, a model by its identity; the content of ``replies`` is in the stage's key.
-    """
-    settings = section.model_dump(mode="json", exclude={"resources", "mode", "replies"})
-    settings |= {"prompt": hash_of_file(section.prompt)} if section.prompt else {}
-    settings |= {"verifier": model_identity(section.verifier, "teacher.verifier")} if section.verifier else {}
-    is_local = section.kind in ("llama_cpp", "transformers")
-    return settings | ({"model": model_identity(str(section.model), "teacher.model")} if is_local else {})
 
 
 def describe_teacher(section: TeacherSection) -> str:
