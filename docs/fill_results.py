@@ -27,7 +27,7 @@ RETRIEVERS = {
     "bm25": "BM25",
     "reranker_untrained": "reranker, untrained",
     "reranker": "reranker, trained",
-    "reranker_priors": "reranker, with priors",
+    "reranker_features": "reranker, with score features",
     "reranker_likelihood": "reranker, second look by the student",
     "other_rationale": "another rationale of the question",
 }

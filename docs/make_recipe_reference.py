@@ -38,7 +38,7 @@ MEANINGS = {
     "knowledge.kind": "`jsonl`, `csv`, `parquet`: rows with id, title, text; `mediawiki`: XML dumps; `files`: text, Markdown, "
     "HTML, PDF, DOCX, one document each; `wikivital`: the article summaries in the extra `demo`; "
     "`wikipedia`: all of it, streamed from the dataset hub, with the extra `hub`",
-    "retriever.kind": "`bm25`: words; `dense`: vectors of an encoder; `hybrid`: both; `milvus`: a Milvus database",
+    "retriever.kind": "`bm25`: words; `dense`: vectors of an encoder; `hybrid`: both",
     "retriever.k1": "BM25's k1: how soon repeating a word stops counting",
     "retriever.b": "BM25's b: how much long passages are held back",
     "teacher.kind": "`recorded`: rationales that came with the questions; `extractive`: sentences of the gold passages "
@@ -47,8 +47,7 @@ MEANINGS = {
     "teacher.max_tokens": "LLM: longest reply; one that is cut off is rejected as truncated",
     "teacher.resources.concurrency": "openai, llama_cpp: requests under way at once; transformers: how many are written in one "
     "batch",
-    "reranker.lora_rank": "lora: rank of the adapters",
-    "reranker.lora_alpha": "lora: the adapters' scale is this over the rank",
+    "reranker.lora_rank": "lora: rank of the adapters, which are scaled by 2",
     "reranker.epochs": "passes over the candidate sets",
     "reranker.lr": "peak learning rate",
     "reranker.question_tokens": "longer questions are cut",

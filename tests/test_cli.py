@@ -256,7 +256,7 @@ def test_letters_need_choices(project):
         ("student.model=nobody/nothing", ["student.model", "cannot load"]),
         ("reranker.model=nobody/nothing", ["reranker.model", "cannot load"]),
         ("reranker.question_tokens=65", ["reranker.question_tokens", "at most 64"]),
-        ("retriever.stemmer=klingon", ["retriever.stemmer", "klingon"]),
+        ("retriever.language=klingon", ["retriever.language", "klingon"]),
         ("evaluation.methods=[kard_rerank]", ["kard_rerank", "did you mean 'kard_reranker'"]),
         ("evaluation.methods=[]", ["evaluation.methods"]),
         ("knowledge.id_prefix=zz", ["id_prefix"]),

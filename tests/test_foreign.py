@@ -20,7 +20,6 @@ from kard.models.weights import check_model, local_location, model_location
 from kard.recipe import RerankerSection, RetrieverSection
 from kard.recipe_file import load_recipe
 from kard.reranker.load import new_reranker, open_reranker
-from kard.reranker.model import trained_reranker
 from kard.retrieval.dense import Encoder
 from kard.retrieval.milvus import check_asked
 from kard.run import Run
@@ -60,8 +59,6 @@ def test_code_that_comes_with_a_model_is_never_run(decoder_folder, encoder_folde
     marker = tmp_path / "ran"
     student = str(hostile(decoder_folder, tmp_path / "student", marker))
     encoder = hostile(encoder_folder, tmp_path / "encoder", marker)
-    (tmp_path / "sides").mkdir()
-    shutil.copytree(encoder, tmp_path / "sides" / "query_0_Transformer")
     modules = hostile(encoder_folder, tmp_path / "modules", marker)
     shutil.copy(encoder_folder / "config.json", modules / "config.json")
     write_json(modules / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}])
@@ -76,7 +73,6 @@ def test_code_that_comes_with_a_model_is_never_run(decoder_folder, encoder_folde
         lambda: new_reranker(crossed.model_copy(update={"model": str(encoder)}), tmp_path / "v", [], 0),
         lambda: open_reranker(str(modules), SECTION, tmp_path / "v", []),
         lambda: open_reranker(str(encoder), crossed, tmp_path / "v", []),
-        lambda: trained_reranker(tmp_path / "sides", tmp_path / "v", [], "fp16"),
     ):
         with pytest.raises(UserError, match=r"(needs foreign code, which kard does not run|has no fast tokenizer)"):
             load()
@@ -164,19 +160,18 @@ def test_a_server_is_asked_only_where_the_user_names_it(monkeypatch, answering_r
     shutil.copytree(answering_run, run)
     recipe, address = run / "recipe.yaml", "https://collector.example:19530"
     text = recipe.read_text(encoding="utf-8")
-    text = text.replace("  kind: bm25\n", "  kind: milvus\n").replace("milvus: null", f"milvus: {address}")
-    recipe.write_text(text.replace("MILVUS_TOKEN", "OPENAI_API_KEY"), encoding="utf-8")
+    recipe.write_text(text.replace("milvus: null", f"milvus: {address}"), encoding="utf-8")
     for action in (lambda: Kard.load(run), lambda: search_run(run, "red", 1)):
         with pytest.raises(UserError, match=f"If you trust it: KARD_MILVUS={address} kard"):
             action()
-    section = RetrieverSection(kind="milvus", milvus=address)
+    section = RetrieverSection(milvus=address)
     monkeypatch.setenv("KARD_MILVUS", "https://other.example")
     with pytest.raises(UserError, match="connects to none by itself"):
         check_asked(section)
     monkeypatch.setenv("KARD_MILVUS", address)
     check_asked(section)
     with pytest.raises(UserError, match=r"no file /nowhere/x\.db"):
-        check_asked(RetrieverSection(kind="milvus", milvus="/nowhere/x.db"))
+        check_asked(RetrieverSection(milvus="/nowhere/x.db"))
 
 
 def project(folder: Path, models: dict[str, str]) -> Path:

@@ -240,6 +240,18 @@ def test_every_kind_of_reranker_is_read_as_it_was_measured(project, changes):
     assert [[passages[p].id for p in order[:10]] for order in ranked] == [row["first"]["reranker"] for row in rows]
 
 
+def test_passage_vectors_that_are_gone_are_not_made_again_in_silence(project, capsys):
+    from kard.run import Run
+
+    recipe = load_recipe(str(project))
+    run_recipe(recipe, recipe.output, until="reranker")
+    Run(recipe.output, recipe).reranker()
+    assert "no passage vectors" not in capsys.readouterr().err
+    (recipe.output / "vectors").rename(recipe.output / "elsewhere")
+    Run(recipe.output, recipe).reranker()
+    assert "no passage vectors here (was reranker.model moved or changed?)" in capsys.readouterr().err
+
+
 def test_until_stops_after_the_stage(project):
     recipe = load_recipe(str(project))
     assert run_recipe(recipe, recipe.output, until="index") is None

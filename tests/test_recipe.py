@@ -80,7 +80,7 @@ def test_the_papers_recipes_have_its_settings(dataset, encoder, student, tmp_pat
         "kard_reranker",
     }
     assert table1 | {"ka_few_shot", "kard_silver", "teacher_cot"} == set(recipe.evaluation.methods)
-    assert (reranker.lora_rank, reranker.lora_alpha, reranker.lr) == (16, 32, 1e-4)
+    assert (reranker.lora_rank, reranker.lr) == (16, 1e-4)
     assert (reranker.batch_size, reranker.epochs) == (16, 3)
     kappas = (reranker.rationale_candidates, reranker.question_candidates, reranker.step_candidates)
     assert kappas == (32, 32, 8)
@@ -354,7 +354,7 @@ recipes = st.builds(
         shuffle_choices=st.booleans(),
     ),
     knowledge=st.builds(KnowledgeSection, path=st.just(Path("/p q/ü.jsonl")), id_prefix=names),
-    retriever=st.builds(RetrieverSection, k1=st.floats(1e-9, 1e9), stemmer=st.none() | names),
+    retriever=st.builds(RetrieverSection, k1=st.floats(1e-9, 1e9), language=st.none() | names),
     teacher=st.builds(TeacherSection, system_prompt=st.none() | names, stop=st.lists(names).map(tuple)),
     evaluation=st.builds(EvaluationSection, methods=st.lists(names).map(tuple)),
     output=st.none() | st.just(Path("/o")),

@@ -21,7 +21,7 @@ _HEAD = 16 * 2**20
 _BLOCK = 2**20
 # Passage vectors are appended to after their stage is done: what was there then stays as it was.
 _GROWING = ("places.i64", "tokens.fp16", "tokens.int8")
-# Milvus Lite writes into its file whenever it is opened; locks and plans come and go with the vectors.
+# Locks and plans come and go with the vectors.
 _NOT_KEPT = (".lock", "plan.json", "plan.json.tmp")
 
 
@@ -35,7 +35,6 @@ def sums(folder: Path, beside: Path | None = None) -> dict[str, dict[str, Any]]:
     own = (folder / MANIFEST, folder / BEGUN)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in own]
     found = {path.relative_to(folder).as_posix(): path for path in files if path.name not in _NOT_KEPT}
-    found = {name: path for name, path in found.items() if not name.startswith("milvus.db")}
     if beside is not None:
         found[f"../{beside.name}"] = beside
     return {name: _sum(path, path.stat().st_size) for name, path in found.items()}

@@ -45,14 +45,13 @@ STAGES = (
 VERSIONS = dict.fromkeys(STAGES, 1) | {
     "questions": 3,
     "knowledge": 4,
-    "index": 2,
+    "index": 3,
     "reranker": 2,
     "students": 4,
     "predictions": 5,
     "report": 4,
 }
-_WORDS = ("analyzer", "stemmer", "stopwords", "k1", "b")
-_VECTORS = ("encoder", "exact_vectors")
+_WORDS = ("analyzer", "language", "k1", "b")
 _RERANKER = (
     *("kind", "model", "train_questions", "interaction", "train", "method", "lora_rank", "choices", "step_candidates"),
     *("tau_rationale", "tau_question", "epochs", "batch_size", "lr", "schedule", "warmup", "frozen_layers"),
@@ -133,10 +132,9 @@ def passage_steps(recipe: Recipe, folder: Path) -> list[Step]:
 
 def _index_reads(section: RetrieverSection) -> list[str]:
     """The keys that decide an index: those of other kinds do not."""
-    kind = section.milvus_search if section.kind == "milvus" else section.kind
-    keys = ["kind", *(("milvus", "milvus_search") if section.kind == "milvus" else ())]
-    keys += _WORDS if kind != "dense" else ()
-    keys += _VECTORS if kind != "bm25" else ()
+    keys = ["kind", "milvus"]
+    keys += _WORDS if section.kind != "dense" else ()
+    keys += ["encoder"] if section.kind != "bm25" else []
     return [f"retriever.{key}" for key in keys]
 
 
@@ -157,7 +155,6 @@ def _search_steps(run: Run, keys: dict[str, str], methods: Sequence[Method]) -> 
         "retriever.query",
         "reranker.rationale_candidates",
         "reranker.question_candidates",
-        *_fusion(recipe),
     )
     about = f"κ1 {section.rationale_candidates}, κ2 {section.question_candidates}"
     inputs, depth = ("rationales", "index"), {"depth": silver_depth(recipe)}
@@ -262,12 +259,7 @@ def _named(section: str, keys: Sequence[str]) -> tuple[str, ...]:
 
 def _searched(recipe: Recipe) -> tuple[str, ...]:
     """The keys that decide what is found for a question in an index."""
-    return ("retriever.kind", "retriever.query", "retriever.candidates", *_fusion(recipe))
-
-
-def _fusion(recipe: Recipe) -> tuple[str, ...]:
-    section = recipe.retriever
-    return ("retriever.fusion",) if "hybrid" in (section.kind, section.milvus_search) else ()
+    return ("retriever.kind", "retriever.query", "retriever.candidates")
 
 
 def _sizes(section: QuestionsSection) -> str:

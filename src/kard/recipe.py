@@ -89,16 +89,16 @@ class KnowledgeSection(Section):
 class RetrieverSection(Section):
     """What finds passages: BM25 (with Lucene's k1 and b, as in the paper), vectors, or both."""
 
-    kind: Literal["bm25", "dense", "hybrid", "milvus"] = "bm25"
+    kind: Literal["bm25", "dense", "hybrid"] = "bm25"
     analyzer: Literal["standard", "lucene"] = Field(
         "standard", description="how texts become words; lucene: as by Lucene's English analyzer, which the paper used"
     )
     k1: Positive = 0.9
     b: Annotated[float, Field(ge=0, le=1)] = 0.4
-    stemmer: str | None = Field(
-        "auto", description="a Snowball stemmer's name, null for none, or auto: by the language of the passages"
+    language: str | None = Field(
+        "auto",
+        description="whose stemmer and stop words are used: a language, as german; auto: the passages' own; null: none",
     )
-    stopwords: str | None = Field("auto", description="a stop word list's name (a language), null for none, or auto")
     query: Literal["question", "question_and_choices"] = Field(
         "question_and_choices", description="what of a question is the query (the paper's x holds the choices)"
     )
@@ -106,21 +106,15 @@ class RetrieverSection(Section):
     encoder: str = Field(
         "", description="dense, hybrid: a sentence-transformers model: hub id, folder, package:NAME; they need one"
     )
-    exact_vectors: Size = Field(
-        200_000,
-        description="dense, hybrid: with more passages than this, only the nearest clusters of vectors are searched",
-    )
-    fusion: Size = Field(60, description="hybrid: a passage at rank r of one retriever gets 1 / (this + r)")
     milvus: str | None = Field(
-        None, description="milvus: a server's URL, or a file for Milvus Lite; null: a file in the index folder"
+        None,
+        description="search with Milvus: a server's URL (its token in MILVUS_TOKEN), or a file for Milvus Lite; null: without",
     )
-    milvus_token_env: str = Field("MILVUS_TOKEN", description="milvus: the environment variable that holds the token")
-    milvus_search: Literal["bm25", "dense", "hybrid"] = Field("bm25", description="milvus: what it searches by")
 
     @model_validator(mode="after")
     def _language_fits(self) -> RetrieverSection:
-        if self.analyzer == "lucene" and not {self.stemmer, self.stopwords} <= {"auto", "english", "porter"}:
-            raise ValueError("analyzer lucene has its own stemmer and stop words: remove stemmer and stopwords")
+        if self.analyzer == "lucene" and self.language not in ("auto", "english"):
+            raise ValueError("analyzer lucene is for English: remove language")
         return self
 
 
@@ -284,7 +278,6 @@ class RerankerSection(Section):
     )
     method: Literal["full", "lora"] = Field("full", description="full: all weights; lora: adapters on query and value")
     lora_rank: Size = 16
-    lora_alpha: Size = 32
     choices: Literal["each", "together", "none"] = Field(
         "each", description="how it reads choices: a query for each, one with all of them (the paper), or not at all"
     )
@@ -308,17 +301,10 @@ class RerankerSection(Section):
     frozen_layers: Annotated[int, Field(ge=0)] = Field(
         0, description="lowest layers of the question side that stay as they are, with the embeddings: faster"
     )
-    early_stopping: Size | None = Field(
-        None,
-        description="stop after so many looks at the dev questions (about four an epoch) without better Hits@1, keep the best",
-    )
     question_tokens: Size = 128
     passage_tokens: Size = 128
     vectors: Literal["fp16", "int8"] = Field(
         "fp16", description="how passage vectors are kept; int8 takes half the disk"
-    )
-    encode_ahead: Positive | None = Field(
-        None, description="encode all passages ahead if their vectors fit into so many MB; null: only those asked for"
     )
     retriever_weight: NotNegative = Field(
         0.0, description="a: times the retriever's score of a passage for the question, added to the reranker's score"
@@ -331,36 +317,22 @@ class RerankerSection(Section):
         description="λ: the student reads the passages close to the first as well, and is taught to: a passage's probability "
         "is multiplied by p(question | passage)^λ, by which they are put in order; null: no second look",
     )
-    likelihood_near: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.2, description="close: at least so many times as probable as the first, by the reranker's scores over τ2"
-    )
-    likelihood_passages: Annotated[int, Field(ge=2)] = Field(5, description="most passages a question that it reads")
-    checkpoint_minutes: Positive = Field(2.0, description="how much training a killed run may lose")
 
     @property
-    def has_priors(self) -> bool:
+    def has_score_features(self) -> bool:
         """Whether anything is added to the scores."""
         return bool(self.retriever_weight or self.title_weight)
 
-    @property
-    def second_look(self) -> list[float]:
-        """All that decides which passages the student has a second look at, and their order; nothing where it has none."""
-        if self.likelihood_weight is None:
-            return []
-        return [self.likelihood_weight, self.likelihood_near, self.likelihood_passages]
-
     @model_validator(mode="after")
     def _kind_fits(self) -> RerankerSection:
-        if self.kind == "cross_encoder" and (self.encode_ahead or self.train == "both"):
-            raise ValueError("kind cross_encoder has no passage side: remove encode_ahead and train")
+        if self.kind == "cross_encoder" and self.train == "both":
+            raise ValueError("kind cross_encoder has no passage side: remove train")
         if self.interaction == "paper" and (self.kind != "late_interaction" or self.train != "both"):
             raise ValueError(
                 "interaction paper has one model for both sides: set kind: late_interaction and train: both"
             )
         if self.interaction == "paper" and self.frozen_layers:
             raise ValueError("interaction paper trains all layers, or adapters on all: remove frozen_layers")
-        if self.train == "both" and self.early_stopping:
-            raise ValueError("early_stopping needs passage vectors that stay as they are: set train: question")
         return self
 
 
@@ -481,7 +453,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _engine_fits(self) -> Recipe:
-        if self.evaluation.engine == "vllm" and self.reranker.second_look:
+        if self.evaluation.engine == "vllm" and self.reranker.likelihood_weight:
             raise ValueError(
                 "reranker.likelihood_weight: vLLM writes only. Set it to null, or evaluation.engine: transformers"
             )

@@ -58,8 +58,8 @@ def reranker_section(settings: list[str]) -> RerankerSection:
     Raises:
         UserError: A key is wrong, or about questions and knowledge that a file of candidates does not have.
     """
-    without = {"train_questions", "choices", "rationale_candidates", "question_candidates", "encode_ahead"}
-    without |= {"retriever_weight", "title_weight", "likelihood_weight", "likelihood_near", "likelihood_passages"}
+    without = {"train_questions", "choices", "rationale_candidates", "question_candidates"}
+    without |= {"retriever_weight", "title_weight", "likelihood_weight"}
     for name in (setting.partition("=")[0].strip() for setting in settings):
         if name in without:
             raise UserError(f"--set {name}: a file of candidates has its own, or no use for it. Leave it out.")

@@ -12,6 +12,7 @@ from kard.damage import damage_explained
 from kard.data.passage import Passages, positions_of, read_passages
 from kard.data.question import Question, read_questions
 from kard.methods import METHODS
+from kard.progress import say
 from kard.recipe import Recipe
 from kard.recipe_file import recipe_from_run
 from kard.teacher.rationale import Rationale, read_rationales
@@ -126,19 +127,19 @@ class Run:
 
     def reranker(self) -> Reranker | CrossReranker:
         """The trained reranker, with the passage vectors that the run has computed so far."""
+        from kard.reranker.load import open_reranker
+
         trained, section = self.finished("reranker"), self.recipe.reranker
         has_own = section.kind == "cross_encoder" or section.train == "both" or self.own_vectors.exists()
         store = self.own_vectors if has_own else self.passage_vectors()
+        if not has_own and not store.exists():
+            say(
+                f"  {store}: no passage vectors here (was reranker.model moved or changed?). Passages are encoded again"
+            )
         texts = self.passages().texts
         with damage_explained(trained):
             temperature = read_json(trained / "training.json")["tau_question"]
-            if section.kind == "cross_encoder":
-                from kard.reranker.load import open_reranker
-
-                return open_reranker(str(trained / "model"), section, store, texts, temperature)
-            from kard.reranker.model import trained_reranker
-
-            return trained_reranker(trained / "model", store, texts, section.vectors, temperature)
+            return open_reranker(trained / "model", section, store, texts, temperature)
 
     def student(self, trained_on: str) -> Student:
         """A trained student, ready to write with the engine that the recipe names."""

@@ -35,7 +35,7 @@ COLLISIONS = """() => {
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> Path:
     """A report with all methods and rankers, and a sweep."""
-    rankers = ("bm25", "reranker_untrained", "reranker", "reranker_priors", "reranker_likelihood")
+    rankers = ("bm25", "reranker_untrained", "reranker", "reranker_features", "reranker_likelihood")
     row = hits("bm25", "gold", 0.551, 0.71, 0.778, 1.0)
     results = make_results() | {
         "methods": [method(name, 0.3 + n / 20, 0.25 + n / 20, 0.37 + n / 20) for n, name in enumerate(METHODS)],

@@ -79,13 +79,13 @@ def weighed(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
 def test_a_run_ranks_with_them_and_shows_the_reranker_alone_as_well(weighed):
     rows = json.loads((weighed / "run" / "results.json").read_text(encoding="utf-8"))["retrieval"]
     hits = {row["name"]: (row["hits"], row["mrr"]) for row in rows if row["against"] == "gold"}
-    assert list(hits) == ["bm25", "reranker_untrained", "reranker", "reranker_priors"]
-    assert hits["reranker_priors"] == hits["bm25"]
+    assert list(hits) == ["bm25", "reranker_untrained", "reranker", "reranker_features"]
+    assert hits["reranker_features"] == hits["bm25"]
     firsts = [row["first"] for row in read_jsonl(weighed / "run" / "reranker" / "rankings.jsonl")]
     assert any(first["reranker"] != first["bm25"] for first in firsts)
     page = (weighed / "run" / "report" / "index.html").read_text(encoding="utf-8")
-    assert retriever("reranker_priors") in page
-    assert "no order can find more. “With priors”: the retriever’s score" in page
+    assert retriever("reranker_features") in page
+    assert "no order can find more. “With score features”: the retriever’s score" in page
     assert "“Second look”" not in page
 
 
@@ -96,7 +96,7 @@ def test_answers_are_read_from_the_passages_that_come_first_with_them(weighed):
     kard = Kard.load(weighed / "run")
     for row in answered:
         read = [passage["id"] for passage in row["passages"]]
-        assert read == firsts[row["question"]]["reranker_priors"][: len(read)]
+        assert read == firsts[row["question"]]["reranker_features"][: len(read)]
         question = asked[row["question"]]
         again = kard.answer(question["question"], question["choices"]).passages
         assert [item.passage.id for item in again] == read

@@ -14,11 +14,11 @@ from sentence_transformers import CrossEncoder, MultiVectorEncoder
 from kard.errors import UserError
 from kard.models.training import EpochOrder
 from kard.recipe import RerankerSection
-from kard.reranker import learners
+from kard.reranker import adapters, learners
+from kard.reranker.candidates import CandidateSet
 from kard.reranker.cross import CrossReranker
-from kard.reranker.learners import CandidateSet, Collator, learner_of
+from kard.reranker.learners import Collator, learner_of
 from kard.reranker.load import new_reranker, open_reranker
-from kard.reranker.model import trained_reranker
 from kard.reranker.training import train_reranker
 from tests.conftest import project_rows
 
@@ -94,18 +94,14 @@ def test_training_moves_what_it_should_and_saves_an_ordinary_model(section, tmp_
         assert any("sub_modules.document" in name for name in moved) == (section.train == "both")
     kind = CrossEncoder if section.kind == "cross_encoder" else MultiVectorEncoder
     kind(str(tmp_path / "model"))
-    again = open_reranker(str(tmp_path / "model"), section, tmp_path / "new", TEXTS)
+    again = open_reranker(tmp_path / "model", section, tmp_path / "new", TEXTS)
     loaded = weights(again)
     assert all(torch.equal(value, loaded[name]) for name, value in after.items())
     if section.train == "both":  # the vectors in memory are the untrained passage side's
-        reranker = open_reranker(str(tmp_path / "model"), section, tmp_path / "newer", TEXTS)
+        reranker = open_reranker(tmp_path / "model", section, tmp_path / "newer", TEXTS)
     questions, positions = [QUESTIONS[0], QUESTIONS[1]], [[3, 1, 4], [1, 5, 9, 2]]
     for old, new in zip(reranker.score(questions, positions), again.score(questions, positions), strict=True):
         np.testing.assert_allclose(old, new, atol=1e-2)  # the vectors were encoded in other batches
-    if section.kind == "late_interaction":  # its question side alone
-        answering = trained_reranker(tmp_path / "model", tmp_path / "answering", TEXTS, section.vectors)
-        for old, new in zip(again.score(questions, positions), answering.score(questions, positions), strict=True):
-            np.testing.assert_array_equal(old, new)
     loss = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["loss"]
     assert loss[-1]["loss"] < loss[0]["loss"]
 
@@ -121,14 +117,13 @@ def test_resumed_training_equals_straight_training(section, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return loss(*arguments)
 
-    often = section.model_copy(update={"checkpoint_minutes": 1e-9})
     with monkeypatch.context() as patch:
         patch.setattr(learners, "kl_loss", dying)
         with pytest.raises(KeyboardInterrupt):
-            train_reranker(untrained(often, tmp_path / "resumed"), sets(), often, 0, tmp_path / "resumed")
+            train_reranker(untrained(section, tmp_path / "resumed"), sets(), section, 0, tmp_path / "resumed", 0.0)
     assert list((tmp_path / "resumed" / "checkpoints").glob("checkpoint-*"))
-    resumed = untrained(often, tmp_path / "resumed")
-    train_reranker(resumed, sets(), often, 0, tmp_path / "resumed")
+    resumed = untrained(section, tmp_path / "resumed")
+    train_reranker(resumed, sets(), section, 0, tmp_path / "resumed")
     expected = weights(straight)
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
 
@@ -146,42 +141,9 @@ def test_a_cross_encoders_scores_depend_on_nothing_else(encoder_folder, tmp_path
     assert together[1][1] == pytest.approx(by_hand.max(), abs=1e-2)
 
 
-@pytest.mark.parametrize(("before", "kept"), [(0.2, 2), (0.7, 0)])
-def test_early_stopping_keeps_the_best_weights(before, kept, encoder_folder, tmp_path, capsys):
-    section = RerankerSection(
-        model=str(encoder_folder),
-        epochs=5,
-        batch_size=5,
-        lr=1e-2,
-        early_stopping=2,
-        question_tokens=24,
-        passage_tokens=32,
-    )
-    reranker = untrained(section, tmp_path)
-    hits = iter([before, 0.3, 0.6, 0.5, 0.6, 0.9, 0.9])
-    seen = []
-
-    def dev_hits() -> float:
-        seen.append(weights(reranker))
-        return next(hits)
-
-    train_reranker(reranker, sets(), section, 0, tmp_path, dev_hits)
-    assert len(seen) == 5  # two looks without a better one
-    assert any(not torch.equal(value, seen[0][name]) for name, value in seen[2].items())
-    assert all(torch.equal(value, seen[kept][name]) for name, value in weights(reranker).items())
-    saved = open_reranker(str(tmp_path / "model"), section, tmp_path / "new", TEXTS)
-    assert all(torch.equal(value, seen[kept][name]) for name, value in weights(saved).items())
-    dev = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["dev"]
-    assert [row["hits"] for row in dev] == [before, 0.3, 0.6, 0.5, 0.6]
-    assert dev[0]["step"] == 0
-    assert ("untrained weights do better" in capsys.readouterr().err) == (kept == 0)
-
-
 def test_settings_that_contradict_each_other_are_refused():
     for settings in (
-        {"kind": "cross_encoder", "encode_ahead": 10},
         {"kind": "cross_encoder", "train": "both"},
-        {"train": "both", "early_stopping": 2},
         {"interaction": "paper"},
         {"interaction": "paper", "train": "both", "frozen_layers": 1},
     ):
@@ -190,7 +152,7 @@ def test_settings_that_contradict_each_other_are_refused():
 
 
 def test_lora_without_query_and_value_layers_is_an_error(encoder_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(learners, "_QUERY_AND_VALUE", "nothing")
+    monkeypatch.setattr(adapters, "QUERY_AND_VALUE", "nothing")
     section = RerankerSection(model=str(encoder_folder), method="lora", question_tokens=24, passage_tokens=32)
     with pytest.raises(UserError, match=r"reranker\.method"):
         train_reranker(untrained(section, tmp_path), sets(), section, 0, tmp_path)
@@ -206,7 +168,7 @@ def test_a_t5s_encoder_is_trained_and_answers(t5_folder, tmp_path):
     assert {re.search(r"block\.(\d)", name)[1] for name in moved if "block" in name} == {"1"}
     assert not any("shared" in name or "embed" in name for name in moved)
     questions, positions = [QUESTIONS[0], QUESTIONS[1]], [[3, 1, 4], [1, 5, 9, 2]]
-    answering = trained_reranker(tmp_path / "model", tmp_path / "answering", TEXTS, section.vectors)
+    answering = open_reranker(tmp_path / "model", section, tmp_path / "answering", TEXTS)
     for old, new in zip(reranker.score(questions, positions), answering.score(questions, positions), strict=True):
         np.testing.assert_allclose(old, new, atol=1e-2)
 

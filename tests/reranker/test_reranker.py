@@ -16,7 +16,8 @@ from sentence_transformers import MultiVectorEncoder
 from kard.errors import UserError
 from kard.models.training import EpochOrder
 from kard.recipe import RerankerSection
-from kard.reranker.learners import CandidateSet, Collator, kl_loss, late_interaction, learner_of
+from kard.reranker.candidates import CandidateSet
+from kard.reranker.learners import Collator, kl_loss, late_interaction, learner_of
 from kard.reranker.model import Reranker, new_encoder, passage_vectors
 from kard.reranker.training import spread, train_reranker
 from kard.reranker.vectors import PassageVectors, packed, unpacked
@@ -286,15 +287,3 @@ def test_int8_vectors_score_nearly_as_fp16_ones(encoder_folder, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-2)
     assert small.vectors.path.stat().st_size < 0.6 * full.vectors.path.stat().st_size
     assert full.vectors.bytes_per_passage == full.vectors.path.stat().st_size / 20
-
-
-def test_a_knowledge_base_is_encoded_ahead_if_it_fits(tmp_path):
-    calls: list = []
-    texts = [f"text {number} a b c d" for number in range(600)]
-    store = PassageVectors(tmp_path / "v", texts, 4, count_encode(calls))
-    whole = 600 * 6 * 4 * 2 / 2**20  # passages, tokens, dimension, bytes
-    assert not store.ensure_all(whole * 0.99)
-    assert 0 < store.has.sum() < 600
-    assert store.ensure_all(whole * 1.01)
-    assert store.has.all()
-    assert sum(map(len, calls)) == 600

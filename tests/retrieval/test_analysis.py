@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import pytest
@@ -14,12 +15,11 @@ from kard.recipe import RetrieverSection
 from kard.retrieval.analysis import Analysis, analysis_for, detect_language
 
 STANDARD = Analysis()
-LUCENE = Analysis("lucene", "porter", "english")
+LUCENE = Analysis("lucene", "english")
 
 
 def words(text: str, analysis: Analysis = STANDARD) -> list[str]:
-    numbers, _, found = analysis._words([text])
-    return [found[number] for number in numbers]
+    return analysis.words(text)[0]
 
 
 def same(one: str, other: str, analysis: Analysis) -> bool:
@@ -144,12 +144,11 @@ def test_only_texts_with_odd_characters_need_folding(analysis, text):
 
 @given(st.text("abzAZ09 .,-'’éüñçÉ–“”½°", max_size=30))
 def test_english_in_composed_form_is_as_it_was(text):
-    assert words(text) == words(text, Analysis(folds=False))
-    assert STANDARD.indexed([text])[0].tolist() == Analysis(folds=False).terms([text])[0].tolist()
+    assert words(text) == re.findall(r"[^\W_]{2,}", text.lower())
 
 
 def test_shared_words_are_marked_where_they_stand():
-    analysis = Analysis("standard", "english", "english")
+    analysis = Analysis("standard", "english")
     text = "The Cats of Ohm's house run, running."
     assert [text[a:b] for a, b in analysis.shared(text, "a cat that runs the")] == ["Cats", "run", "running"]
 
@@ -192,15 +191,23 @@ def test_two_languages_are_none():
 
 def test_what_the_recipe_names_wins_over_detection(capsys):
     german = ["Der Hund bellt laut im Garten, und die Katze schläft."] * 3
-    assert analysis_for(RetrieverSection(), german) == Analysis("standard", "german", "german")
+    assert analysis_for(RetrieverSection(), german) == Analysis("standard", "german")
     assert "language german" in capsys.readouterr().err
-    assert analysis_for(RetrieverSection(stemmer=None), german) == Analysis("standard", None, "german")
-    assert analysis_for(RetrieverSection(stemmer="english", stopwords=None), german) == Analysis("standard", "english")
+    assert analysis_for(RetrieverSection(language=None), german) == STANDARD
+    assert analysis_for(RetrieverSection(language="english"), german) == Analysis("standard", "english")
     assert analysis_for(RetrieverSection(analyzer="lucene"), german) == LUCENE
 
 
-def test_unknown_names_are_errors():
-    with pytest.raises(UserError, match=r"retriever\.stemmer: no Snowball stemmer 'klingon'"):
+def test_an_unknown_language_is_an_error():
+    with pytest.raises(
+        UserError, match=r"retriever\.language: 'klingon' is not known\. Choose auto, null or one of: .*german"
+    ):
         Analysis("standard", "klingon")
-    with pytest.raises(UserError, match=r"retriever\.stopwords: no stop word list 'klingon'"):
-        Analysis("standard", None, "klingon")
+
+
+@pytest.mark.parametrize(("language", "stopped", "stemmed"), [("chinese", True, False), ("finnish", False, True)])
+def test_a_language_has_what_there_is_for_it(language, stopped, stemmed):
+    """bm25s has Chinese stop words, Snowball a Finnish stemmer, and neither the other."""
+    analysis = Analysis("standard", language)
+    assert (analysis.terms(["我们"])[0].tolist() == []) == stopped
+    assert same("taloissa", "talo", analysis) == stemmed

@@ -22,7 +22,7 @@ QUERIES = ["red stone", "the bird of the north", "zebra", "", "blue house in the
 
 
 def section(kind: str, encoder="", **more) -> RetrieverSection:
-    return RetrieverSection(kind=kind, stemmer="english", stopwords="english", encoder=str(encoder), **more)
+    return RetrieverSection(kind=kind, language="english", encoder=str(encoder), **more)
 
 
 def as_pairs(hits) -> list[tuple[int, float]]:
@@ -34,9 +34,10 @@ def milvus(tmp_path_factory):
     pytest.importorskip("pymilvus")
     pytest.importorskip("milvus_lite")
     folder = tmp_path_factory.mktemp("milvus")
-    build_retriever(section("milvus"), TEXTS, folder / "index.partial")
+    own = section("bm25", milvus=str(folder / "own.db"))
+    build_retriever(own, TEXTS, folder / "index.partial")
     (folder / "index.partial").rename(folder / "index")
-    return load_retriever(section("milvus"), folder / "index")
+    return load_retriever(own, folder / "index")
 
 
 def test_milvus_scores_as_bm25(milvus, tmp_path):
@@ -92,9 +93,12 @@ def test_a_killed_encoding_goes_on(dense, tmp_path, encoder_folder, monkeypatch)
     assert resumed == pytest.approx(straight, abs=2e-3)
 
 
-def test_clusters_find_most_of_what_all_vectors_do(dense, tmp_path, encoder_folder):
+def test_clusters_find_most_of_what_all_vectors_do(dense, tmp_path, encoder_folder, monkeypatch):
+    from kard.retrieval import dense as module
+
     exact, _ = dense
-    settings = section("dense", encoder_folder, exact_vectors=10)
+    monkeypatch.setattr(module, "_EXACT", 10)
+    settings = section("dense", encoder_folder)
     build_retriever(settings, TEXTS, tmp_path)
     clusters = load_retriever(settings, tmp_path)
     both = zip(clusters.search(TEXTS[:20], 1), exact.search(TEXTS[:20], 1), strict=True)
@@ -109,7 +113,7 @@ def test_another_encoder_is_an_error(dense):
 
 def test_hybrid_is_the_fusion_of_both(tmp_path, encoder_folder):
     pytest.importorskip("faiss")
-    settings = section("hybrid", encoder_folder, fusion=10)
+    settings = section("hybrid", encoder_folder)
     build_retriever(settings, TEXTS, tmp_path)
     retriever = load_retriever(settings, tmp_path)
     rankings = [part.search(QUERIES, 1000) for part in retriever.retrievers]
@@ -117,7 +121,7 @@ def test_hybrid_is_the_fusion_of_both(tmp_path, encoder_folder):
         scores: dict[int, float] = {}
         for ranking in rankings:
             for rank, place in enumerate(ranking[number].positions.tolist(), start=1):
-                scores[place] = scores.get(place, 0) + 1 / (10 + rank)
+                scores[place] = scores.get(place, 0) + 1 / (60 + rank)
         expected = sorted(scores, key=lambda place: (-scores[place], place))[:20]
         assert hits.positions.tolist() == expected
         [given] = retriever.scores([QUERIES[number]], [expected])
@@ -127,16 +131,16 @@ def test_hybrid_is_the_fusion_of_both(tmp_path, encoder_folder):
 def test_fusion_of_any_rankings():
     chance = random.Random(0)
     rankings = [np.array(chance.sample(range(50), 20)) for _ in range(3)]
-    hits = fuse(rankings, 60)
+    hits = fuse(rankings)
     best = max(range(50), key=lambda p: (sum(1 / (61 + r.tolist().index(p)) for r in rankings if p in r), -p))
     assert hits.positions[0] == best
     assert len(hits.positions) == len(set(np.concatenate(rankings).tolist()))
-    assert fuse([np.empty(0, np.int64)], 60).positions.tolist() == []
+    assert fuse([np.empty(0, np.int64)]).positions.tolist() == []
 
 
 def test_milvus_searches_by_both(tmp_path, encoder_folder):
     pytest.importorskip("milvus_lite")
-    settings = section("milvus", encoder_folder, milvus_search="hybrid", milvus=str(tmp_path / "own.db"))
+    settings = section("hybrid", encoder_folder, milvus=str(tmp_path / "own.db"))
     build_retriever(settings, TEXTS[:20], tmp_path / "index")
     retriever = load_retriever(settings, tmp_path / "index")
     [hits, nothing] = retriever.search([TEXTS[3], ""], 5)

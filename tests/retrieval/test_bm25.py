@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import tempfile
@@ -21,12 +20,12 @@ from hypothesis import strategies as st
 from kard.data.normal import folded, loose
 from kard.errors import UserError
 from kard.recipe import RetrieverSection
-from kard.retrieval import building, scoring
-from kard.retrieval.analysis import Analysis
-from kard.retrieval.bm25 import Bm25
+from kard.retrieval import building
+from kard.retrieval.bm25 import Bm25, best_passages
+from kard.retrieval.building import build_bm25
 
-PLAIN = RetrieverSection(stemmer=None, stopwords=None)
-ENGLISH = RetrieverSection(stemmer="english", stopwords="english")
+PLAIN = RetrieverSection(language=None)
+ENGLISH = RetrieverSection(language="english")
 
 SCRIPTS = ("scx=Han", "scx=Hiragana", "scx=Katakana", "Hangul", "Thai", "Lao", "Khmer", "Myanmar")
 PAIRED = "[[" + "".join(rf"\p{{{name}}}" for name in SCRIPTS) + r"]&&[\p{L}\p{M}]]"
@@ -47,7 +46,8 @@ PASSAGES = [
 def built(texts: list[str], section: RetrieverSection) -> Bm25:
     """An index in a folder of its own, which is gone when nobody holds the index."""
     folder = tempfile.TemporaryDirectory()
-    index = Bm25.build(texts, section, Path(folder.name))
+    build_bm25(texts, section, Path(folder.name))
+    index = Bm25(Path(folder.name), section)
     weakref.finalize(index, folder.cleanup)
     return index
 
@@ -63,8 +63,8 @@ def tokens(text: str, section: RetrieverSection) -> tuple[list[str], list[str]]:
     for pairs, word in regex.findall(rf"({PAIRED}+)|([[\p{{L}}\p{{N}}\p{{M}}_]--{PAIRED}]+)", folded(text), regex.V1):
         words += [pairs[i : i + 2] for i in range(max(1, len(pairs) - 1))] if pairs else [word] if len(word) > 1 else []
         singles += pairs if len(pairs) > 1 else ""
-    words = [word for word in words if not (section.stopwords and word in STOPWORDS_EN)]
-    stem = Stemmer.Stemmer(section.stemmer).stemWord if section.stemmer else str
+    words = [word for word in words if not (section.language and word in STOPWORDS_EN)]
+    stem = Stemmer.Stemmer(section.language).stemWord if section.language else str
     return [loose(stem(word)) for word in words], singles
 
 
@@ -133,28 +133,14 @@ def test_ties_go_to_the_earlier_passage():
         assert [place for place, _ in found(index, "stone", k)] == [0, 1, 2, 4][:k]
 
 
-@given(st.lists(st.sampled_from([0.5, 0.5, 1.0, 2.0]), max_size=30), st.integers(1, 12))
-def test_the_heap_keeps_the_first_of_all_sorted(scores, k):
-    """Many equal scores: the later one leaves the heap first."""
-    heap_scores, heap_positions, filled = np.zeros(k, np.float32), np.zeros(k, np.int64), 0
-    for position, score in enumerate(scores):
-        if filled < k or score > heap_scores[0]:
-            filled = scoring.push(score, position, heap_scores, heap_positions, filled)
+@given(st.lists(st.sampled_from([0.5, 0.5, 1.0, 2.0]), min_size=1, max_size=30), st.integers(1, 12), st.integers(1, 9))
+def test_of_many_equal_scores_the_first_are_kept(scores, k, window):
+    """One term, whose postings have these scores."""
+    data, indices = np.array(scores, dtype=np.float32), np.arange(len(scores), dtype=np.int32)
+    indptr, one = np.array([0, len(scores)]), np.ones(1, dtype=np.float32)
+    positions, kept = best_passages(np.zeros(1, np.int64), one, 2 * one, data, indices, indptr, len(scores), k, window)
     ranked = sorted((-score, place) for place, score in enumerate(scores))[:k]
-    kept = zip((-heap_scores[:filled]).tolist(), heap_positions[:filled].tolist(), strict=True)
-    assert sorted(kept) == ranked
-
-
-def test_an_index_of_before_keeps_its_words(tmp_path):
-    """Its texts were indexed with ß and without single characters, so queries are read in the same way."""
-    Bm25.build(["Die Straße ist groß", "茶树"], PLAIN, tmp_path)
-    settings = json.loads((tmp_path / "analysis.json").read_text())
-    del settings["folds"]
-    (tmp_path / "analysis.json").write_text(json.dumps(settings))
-    assert (
-        Bm25.load(tmp_path, PLAIN).analysis.terms(["straße"])[0].tolist()
-        == Analysis(folds=False).terms(["straße"])[0].tolist()
-    )
+    assert list(zip((-kept).tolist(), positions.tolist(), strict=True)) == ranked
 
 
 def test_a_single_character_leaves_all_other_scores_as_they_are():
@@ -214,39 +200,40 @@ def test_a_batch_is_one_query_after_the_other():
         assert np.array_equal(hits.scores, alone.scores)
 
 
-@pytest.mark.parametrize("section", [PLAIN, ENGLISH, RetrieverSection(stemmer="german", stopwords="german")])
+@pytest.mark.parametrize("section", [PLAIN, ENGLISH, RetrieverSection(language="german")])
 def test_a_saved_index_finds_the_same(tmp_path, section):
-    index = Bm25.build(PASSAGES, section, tmp_path / "Verzeichnis é")
-    loaded = Bm25.load(tmp_path / "Verzeichnis é", section)
-    assert (loaded.analysis.stemmer, loaded.analysis.stopwords) == (section.stemmer, section.stopwords)
+    index = built(PASSAGES, section)
+    build_bm25(PASSAGES, section, tmp_path / "Verzeichnis é")
+    loaded = Bm25(tmp_path / "Verzeichnis é", section)
+    assert loaded.analysis.language == section.language
     assert loaded.size == len(PASSAGES)
     for query in ("cat", "Cats and dogs", "café", "the", ""):
         assert found(loaded, query) == found(index, query)
 
 
-@pytest.mark.parametrize("change", [{"k1": 1.2}, {"b": 0.75}, {"stemmer": None}, {"stopwords": "german"}])
+@pytest.mark.parametrize("change", [{"k1": 1.2}, {"b": 0.75}, {"language": None}, {"analyzer": "lucene"}])
 def test_an_index_with_other_settings_is_not_searched(tmp_path, change):
-    Bm25.build(PASSAGES, ENGLISH, tmp_path)
+    build_bm25(PASSAGES, ENGLISH, tmp_path)
     [key] = change
     with pytest.raises(UserError, match=rf"built with retriever\.{key} .*Run the recipe again"):
-        Bm25.load(tmp_path, ENGLISH.model_copy(update=change))
+        Bm25(tmp_path, ENGLISH.model_copy(update=change))
 
 
 def test_an_index_with_a_torn_file_is_named(tmp_path):
-    Bm25.build(PASSAGES, ENGLISH, tmp_path)
+    build_bm25(PASSAGES, ENGLISH, tmp_path)
     (tmp_path / "data.f32").write_bytes((tmp_path / "data.f32").read_bytes()[:-4])
     with pytest.raises(UserError, match="damaged"):
-        Bm25(tmp_path)
+        Bm25(tmp_path, ENGLISH)
 
 
 @pytest.mark.parametrize("count", [1, 6, 7, 8, 23])
 def test_blocks_merged_in_pieces_are_the_index_of_one_block(tmp_path, monkeypatch, count):
     chance = random.Random(count)
     texts = [" ".join(chance.choices(["red", "blue", "stone", "lamp", "the", "9"], k=5)) for _ in range(count)]
-    Bm25.build(texts, ENGLISH, tmp_path / "whole")
+    build_bm25(texts, ENGLISH, tmp_path / "whole")
     monkeypatch.setattr(building, "BLOCK", 3)
     monkeypatch.setattr(building, "_MERGED", 5)
-    Bm25.build(texts, ENGLISH, tmp_path / "pieces")
+    build_bm25(texts, ENGLISH, tmp_path / "pieces")
     for file in sorted((tmp_path / "whole").iterdir()):
         assert (tmp_path / "pieces" / file.name).read_bytes() == file.read_bytes()
     assert len(list((tmp_path / "pieces").iterdir())) == len(list((tmp_path / "whole").iterdir()))
@@ -255,7 +242,7 @@ def test_blocks_merged_in_pieces_are_the_index_of_one_block(tmp_path, monkeypatc
 def test_a_killed_build_goes_on_with_the_blocks_that_are_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(building, "BLOCK", 2)
     texts = [f"red stone number{number}" for number in range(9)]
-    Bm25.build(texts, PLAIN, tmp_path / "straight")
+    build_bm25(texts, PLAIN, tmp_path / "straight")
 
     class Dying(list):
         def __getitem__(self, key):
@@ -264,7 +251,7 @@ def test_a_killed_build_goes_on_with_the_blocks_that_are_whole(tmp_path, monkeyp
             return super().__getitem__(key)
 
     with pytest.raises(KeyboardInterrupt):
-        Bm25.build(Dying(texts), PLAIN, tmp_path / "killed")
+        build_bm25(Dying(texts), PLAIN, tmp_path / "killed")
     assert (tmp_path / "killed" / "runs" / "0").exists()
 
     class Late(list):
@@ -272,7 +259,7 @@ def test_a_killed_build_goes_on_with_the_blocks_that_are_whole(tmp_path, monkeyp
             assert not (isinstance(key, slice) and key.start == 0), "the first block was read again"
             return super().__getitem__(key)
 
-    Bm25.build(Late(texts), PLAIN, tmp_path / "killed")
+    build_bm25(Late(texts), PLAIN, tmp_path / "killed")
     for file in (tmp_path / "straight").iterdir():
         assert (tmp_path / "killed" / file.name).read_bytes() == file.read_bytes()
 
@@ -284,15 +271,13 @@ def test_pruning_changes_nothing(seed, k, window):
     words = ["the", "of", "a", *(f"w{number}" for number in range(12))]
     weights = [30, 20, 15, *([1] * 12)]
     texts = [" ".join(chance.choices(words, weights, k=chance.randint(1, 12))) for _ in range(60)]
-    index = built(texts, RetrieverSection(stemmer=None, stopwords=None, b=0.75))
+    index = built(texts, RetrieverSection(language=None, b=0.75))
     query = " ".join(chance.choices(words, k=8))
     [whole] = index.search([query], 60)
     scores = every_score(index, query)
     ranked = sorted((-score, place) for place, score in enumerate(scores.tolist()) if score > 0)
     assert list(zip((-whole.scores).tolist(), whole.positions.tolist(), strict=True)) == ranked
-    [terms] = index._queries([query])
-    postings = (terms.terms, terms.weights, terms.bounds, *index._postings, index.size, k, window)
-    positions, kept = scoring.search(*postings)
+    positions, kept = best_passages(*index.query(query), *index._postings, index.size, k, window)
     assert list(zip((-kept).tolist(), positions.tolist(), strict=True)) == ranked[:k]
 
 
@@ -300,13 +285,6 @@ def test_the_stemmer_joins_forms_and_null_keeps_them_apart():
     texts = ["running", "runs", "a walk"]
     assert [place for place, _ in found(built(texts, ENGLISH), "run")] == [0, 1]
     assert found(built(texts, PLAIN), "run") == []
-
-
-def test_settings_that_do_not_exist_name_their_key():
-    with pytest.raises(UserError, match=r"retriever\.stemmer: no Snowball stemmer 'klingon'.*english"):
-        built(PASSAGES, RetrieverSection(stemmer="klingon"))
-    with pytest.raises(UserError, match=r"retriever\.stopwords: no stop word list 'klingon'"):
-        built(PASSAGES, RetrieverSection(stopwords="klingon"))
 
 
 @pytest.mark.parametrize("texts", [[""], ["", " "], ["?!"], ["the", "and"]])

@@ -176,11 +176,10 @@ def test_what_cannot_be_done_is_an_error(files, tmp_path):
         fails(kard("rerank", "train", files / "one.jsonl", files / "o"), "one.jsonl:2: one passage alone")
     fails(kard("rerank", "eval", files, files / "bare.jsonl"), "nothing says which passage is right")
     fails(kard("rerank", "eval", files / "nothing", files / "dev.jsonl"), "nothing")
-    fails(kard("rerank", "train", files / "train.jsonl", files / "o", "--set", "early_stopping=2"), "no dev file")
     fails(kard("rerank", "train", files / "train.jsonl", files / "o", "--set", "lrr=2"), "unknown key 'reranker.lrr'")
     fails(kard("rerank", "train", files / "none.jsonl", files / "o"), "no such file")
     fails(kard("rerank", "train", files, files / "o"), "no such file")
-    for name in ("train_questions=5", "choices=none", "rationale_candidates=3", "encode_ahead=9", "title_weight=1"):
+    for name in ("train_questions=5", "choices=none", "rationale_candidates=3", "title_weight=1"):
         key = name.partition("=")[0]
         fails(kard("rerank", "train", files / "train.jsonl", files / "o", "--set", name), f"--set {key}: a file of")
     train = ["rerank", "train", files / "train.jsonl"]
@@ -246,10 +245,13 @@ def test_any_kind_of_model_is_measured_as_what_it_is(files, encoder_folder, tmp_
 
 def test_what_was_trained_stays_until_all_is_written(files, encoder_folder, monkeypatch):
     """Killed while the ranking afterwards is made, a training goes on from its checkpoint."""
+    import kard.reranker.training
     import kard.tools.rerank
 
-    section = RerankerSection(model=str(encoder_folder), question_tokens=32, passage_tokens=32, checkpoint_minutes=1e-9)
+    section = RerankerSection(model=str(encoder_folder), question_tokens=32, passage_tokens=32)
     with monkeypatch.context() as patch:
+        train = kard.reranker.training.train
+        patch.setattr(kard.reranker.training, "train", lambda *args: train(*args[:2], 0.0, *args[3:]))
         patch.setattr(kard.tools.rerank, "write_reranker_card", lambda *args, **kwargs: sys.exit(1))
         with pytest.raises(SystemExit):
             train_file(files / "train.jsonl", files / "o", section)

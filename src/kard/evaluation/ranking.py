@@ -102,7 +102,7 @@ def ranked_by_likelihood(
     section = run.recipe.reranker
     orders: dict[str, Callable[[Found], float]] = {
         run.recipe.retriever.kind: lambda item: -(item.retriever or 0.0),
-        "reranker_priors" if section.has_priors else "reranker": lambda item: -(item.reranker or 0.0),
+        "reranker_features" if section.has_score_features else "reranker": lambda item: -(item.reranker or 0.0),
         "reranker_likelihood": lambda item: 0.0,
     }
     rankings = {

@@ -84,7 +84,7 @@ def check_models(recipe: Recipe, to_do: set[str]) -> None:
     if to_do & {"students", "predictions"}:
         config = _check_writer(recipe.student.model, "student.model")
         _check_positions(config, recipe.student)
-        if config.is_encoder_decoder and recipe.reranker.second_look:
+        if config.is_encoder_decoder and recipe.reranker.likelihood_weight:
             raise UserError(
                 f"reranker.likelihood_weight: '{recipe.student.model}' is an encoder-decoder, and only decoders learn how "
                 "likely a question is. Set it to null, or choose another student.model."

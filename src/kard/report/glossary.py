@@ -22,7 +22,7 @@ GLOSSARY: dict[str, str] = {
     "candidates": "The passages that the reranker puts in order. In training: the first κ1 for the rationale and the first "
     "κ2 for the question (`reranker.rationale_candidates`, `reranker.question_candidates`). When a question "
     "is answered: the first κ* (`retriever.candidates`).",
-    "priors": "What is known of a candidate without reading it, added to the reranker's score: the retriever's score, "
+    "score features": "What is known of a candidate without reading it, added to the reranker's score: the retriever's score, "
     "and whether the title is one of the choices.",
     "second look": "The student reads the first passages that the reranker cannot tell apart, and orders them by how well "
     "each one explains that just this was asked.",

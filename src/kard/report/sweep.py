@@ -101,7 +101,7 @@ _SHORT = {
     "retriever": "retriever",
     "reranker_untrained": "untrained",
     "reranker": "reranker",
-    "reranker_priors": "with priors",
+    "reranker_features": "with score features",
     "reranker_likelihood": "second look",
 }
 

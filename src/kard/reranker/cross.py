@@ -14,7 +14,8 @@ from kard.errors import UserError
 from kard.machine.processes import compute_device
 from kard.models.weights import guarded, guarded_modules, loading_explained, model_location, reading_as_text
 from kard.progress import progress
-from kard.reranker.model import KEY, Queries, autocast, check_length
+from kard.reranker.candidates import Queries
+from kard.reranker.model import KEY, autocast, check_length
 
 _PAIRS_AT_ONCE = 64
 _QUESTIONS_AT_ONCE = 16

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,37 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers.base.modules import Dense, Transformer
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 
-from kard.errors import UserError
 from kard.models.training import EpochOrder
 from kard.recipe import RerankerSection
+from kard.reranker.adapters import make_trainable
+from kard.reranker.candidates import CandidateSet
 from kard.reranker.cross import CrossReranker
-from kard.reranker.model import Queries, Reranker
+from kard.reranker.model import Reranker
 
-# What the common encoders call their query and value projections.
-_QUERY_AND_VALUE = r".*\.(query|value|q_proj|v_proj|q_lin|v_lin|Wqkv|q|v)"
 _LOW = -1e4
-
-
-@dataclass(frozen=True)
-class CandidateSet:
-    """One rationale's training example.
-
-    Attributes:
-        queries: The question as the reranker reads it.
-        positions: Candidates D̃ without duplicates, as positions in the knowledge base.
-        scores: The rationale's BM25 score ρ(d|r) of each candidate.
-        by_rationale: How many of them, the first ones, the rationale has found; the question has found the others.
-    """
-
-    queries: Queries
-    positions: tuple[int, ...]
-    scores: tuple[float, ...]
-    by_rationale: int = 0
 
 
 def kl_loss(target: Tensor, scores: Tensor, present: Tensor, tau_rationale: float, tau_question: float) -> Tensor:
@@ -70,7 +49,7 @@ class Learner(nn.Module, ABC):
         self.tau_rationale = tau_rationale
         self.tau_question = tau_question
         self.has_dropout = section.interaction == "paper"
-        _make_trainable(encoder, list(self.trained_modules()), section)
+        make_trainable(encoder, list(self.trained_modules()), section)
 
     def trained_modules(self) -> Iterator[nn.Module]:
         """The parts that learn."""
@@ -260,65 +239,3 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
 
 def _tensors(features: dict[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in features.items() if isinstance(value, Tensor)}
-
-
-def _make_trainable(encoder: nn.Module, modules: Sequence[nn.Module], section: RerankerSection) -> None:
-    encoder.requires_grad_(False)
-    _check_frozen_layers(encoder, section)
-    for module in modules:
-        heads = _heads(module)
-        if section.method == "lora":
-            _add_adapters(module, section)
-        for name, parameter in module.named_parameters():
-            if section.method == "full" or "lora_" in name or id(parameter) in heads:
-                parameter.requires_grad_(not _is_frozen(name, section.frozen_layers))
-
-
-def _heads(module: nn.Module) -> set[int]:
-    """Parameters on top of a model, as a cross-encoder's last layer: they may be random, so all learn, also with LoRA."""
-    inner = [one for one in module.modules() if isinstance(one, PreTrainedModel) and one.base_model is not one]
-    pairs = [(one, {id(parameter) for parameter in one.base_model.parameters()}) for one in inner]
-    linear = (parameter for one in module.modules() if isinstance(one, Dense) for parameter in one.parameters())
-    on_top = (parameter for one, below in pairs for parameter in one.parameters() if id(parameter) not in below)
-    return {id(parameter) for parameter in (*linear, *on_top)}
-
-
-def _check_frozen_layers(encoder: nn.Module, section: RerankerSection) -> None:
-    models = [one for one in encoder.modules() if isinstance(one, PreTrainedModel)]
-    layers = min(one.config.num_hidden_layers for one in models)
-    if section.frozen_layers >= layers:
-        raise UserError(
-            f"reranker.frozen_layers: {section.frozen_layers} asked for, '{section.model}' has {layers} layers, and one at "
-            "least must learn. Lower it."
-        )
-
-
-def _is_frozen(parameter: str, layers: int) -> bool:
-    """Whether a parameter belongs to the lowest layers, or to the embeddings below them (T5 calls both by other names)."""
-    layer = re.search(r"\b(?:block|layers?)\.(\d+)\.", parameter)
-    return layers > 0 and (int(layer[1]) < layers if layer else bool(re.search("embed|shared", parameter)))
-
-
-def _add_adapters(module: nn.Module, section: RerankerSection) -> None:
-    from peft import LoraConfig, inject_adapter_in_model
-
-    config = LoraConfig(r=section.lora_rank, lora_alpha=section.lora_alpha, target_modules=_QUERY_AND_VALUE)
-    for part in module.modules():
-        if isinstance(part, Transformer):
-            try:
-                inject_adapter_in_model(config, part)
-            except ValueError as error:  # peft: no module of these names
-                raise UserError(
-                    f"reranker.method: lora finds no query and value layers in '{section.model}'. Set method: full."
-                ) from error
-
-
-def merge_adapters(encoder: nn.Module) -> None:
-    """Put what LoRA learned into the weights, so that an ordinary model is left."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for module in list(encoder.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, BaseTunerLayer):
-                child.merge()
-                setattr(module, name, child.get_base_layer())

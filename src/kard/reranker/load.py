@@ -1,4 +1,4 @@
-"""The reranker: finds from the question alone the passages that a rationale would have found (KARD equation 4)."""
+"""Rerankers: begun from the recipe's model, and opened again."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def new_reranker(section: RerankerSection, store: Path, texts: Sequence[str], se
 
 
 def open_reranker(
-    model: str, section: RerankerSection, store: Path, texts: Sequence[str], temperature: float = 1.0
+    folder: Path | str, section: RerankerSection, store: Path, texts: Sequence[str], temperature: float = 1.0
 ) -> Reranker | CrossReranker:
-    """A trained reranker from its ``model`` folder, an ordinary one of sentence-transformers."""
+    """A trained reranker from its ``model`` folder, an ordinary one of sentence-transformers; the rest as in `new_reranker`."""
     from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
     from kard.models.weights import guarded_modules, loading_explained, reading_as_text
     from kard.reranker.cross import CrossReranker
     from kard.reranker.model import KEY, Reranker, passage_vectors
 
-    safe = {**guarded_modules(model), "device": compute_device()}
-    with loading_explained(model, KEY):
+    safe = {**guarded_modules(folder), "device": compute_device()}
+    with loading_explained(str(folder), KEY):
         if section.kind == "cross_encoder":
-            return CrossReranker(reading_as_text(CrossEncoder(model, **safe)), texts, temperature)
-        encoder = reading_as_text(MultiVectorEncoder(model, **safe))
+            return CrossReranker(reading_as_text(CrossEncoder(str(folder), **safe)), texts, temperature)
+        encoder = reading_as_text(MultiVectorEncoder(str(folder), **safe))
     return Reranker(encoder, passage_vectors(encoder, store, texts, section.vectors), temperature)

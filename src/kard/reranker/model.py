@@ -9,36 +9,19 @@ question with each choice); a passage's score is then its best one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional
-from transformers import (
-    MODEL_FOR_TEXT_ENCODING_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoModelForTextEncoding,
-    AutoTokenizer,
-)
 
 from kard.errors import UserError
 from kard.machine.cores import each_on_its_cores
 from kard.machine.precision import compute_dtype
 from kard.machine.processes import compute_device
-from kard.models.weights import (
-    guarded,
-    guarded_modules,
-    loading_explained,
-    model_location,
-    most_tokens,
-    read_as_text,
-    reading_as_text,
-)
+from kard.models.weights import guarded, loading_explained, model_location, most_tokens, reading_as_text
 from kard.recipe import RerankerSection
+from kard.reranker.candidates import Queries
 from kard.reranker.vectors import Format, PassageVectors
 
 if TYPE_CHECKING:
@@ -46,12 +29,8 @@ if TYPE_CHECKING:
 
 KEY = "reranker.model"
 _LENGTH_KEYS = ("reranker.question_tokens", "reranker.passage_tokens")
-_QUESTION_SIDE = "query_0_Transformer"
 _QUERIES_AT_ONCE = 64
 _PASSAGES_AT_ONCE = 64  # by a core
-
-Queries = tuple[str, ...]
-"""A question as the reranker reads it: one text, or one for each choice."""
 
 
 def new_encoder(section: RerankerSection, seed: int) -> MultiVectorEncoder:
@@ -68,36 +47,32 @@ def new_encoder(section: RerankerSection, seed: int) -> MultiVectorEncoder:
     from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
-    name, question_tokens, passage_tokens = section.model, section.question_tokens, section.passage_tokens
+    name, lengths = section.model, (section.question_tokens, section.passage_tokens)
     location = model_location(name, KEY)
     safe: dict[str, Any] = {f"{part}_kwargs": guarded(location) for part in ("model", "processor", "config")}
-    if section.interaction == "paper":
-        with loading_explained(name, KEY):
-            both = Transformer(location, query_length=question_tokens, document_length=passage_tokens, **safe)
-        for key, tokens in zip(_LENGTH_KEYS, (question_tokens, passage_tokens), strict=True):
-            check_length(both.auto_model, name, key, tokens)
-        size = both.get_embedding_dimension()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            linear = Dense(size, size, activation_function=None, module_input_name="token_embeddings")
-        modules = [both, linear, MultiVectorMask()]
-        return reading_as_text(
-            MultiVectorEncoder(modules=modules, similarity_fn_name="maxsim", device=compute_device())
-        )
+    modules: list[Any]
     with loading_explained(name, KEY):
-        # Questions are short: plain attention trains them faster than a fused kernel does (its backward pass is slow on CPUs).
-        plain = {**safe, "model_kwargs": {**guarded(location), "attn_implementation": "eager"}}
-        sides = [
-            Transformer(location, max_seq_length=question_tokens, **plain),
-            Transformer(location, max_seq_length=passage_tokens, **safe),
-        ]
-    for side, key, tokens in zip(sides, _LENGTH_KEYS, (question_tokens, passage_tokens), strict=True):
+        if section.interaction == "paper":
+            both = Transformer(location, query_length=lengths[0], document_length=lengths[1], **safe)
+            sides, similarity = [both, both], "maxsim"
+            size = both.get_embedding_dimension()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                linear = Dense(size, size, activation_function=None, module_input_name="token_embeddings")
+            modules = [both, linear]
+        else:
+            # Questions are short: plain attention trains them faster than a fused kernel, whose backward pass is slow on CPUs.
+            plain = {**safe, "model_kwargs": {**guarded(location), "attn_implementation": "eager"}}
+            sides = [
+                Transformer(location, max_seq_length=tokens, **kwargs)
+                for tokens, kwargs in zip(lengths, (plain, safe), strict=True)
+            ]
+            similarity = "meanmaxsim"
+            modules = [Router.for_query_document(*([side, Normalize("token_embeddings")] for side in sides))]
+    for side, key, tokens in zip(sides, _LENGTH_KEYS, lengths, strict=True):
         check_length(side.auto_model, name, key, tokens)
-    router = Router.for_query_document(*([side, Normalize("token_embeddings")] for side in sides))
-    modules = [router, MultiVectorMask()]
-    return reading_as_text(
-        MultiVectorEncoder(modules=modules, similarity_fn_name="meanmaxsim", device=compute_device())
-    )
+    modules.append(MultiVectorMask())
+    return reading_as_text(MultiVectorEncoder(modules=modules, similarity_fn_name=similarity, device=compute_device()))
 
 
 def check_length(model: Any, name: str, key: str, tokens: int) -> None:
@@ -121,82 +96,6 @@ def encode_passages(encoder: MultiVectorEncoder, texts: list[str]) -> list[np.nd
     return [tokens for part in found for tokens in part]
 
 
-class QuestionEncoder(nn.Module):
-    """The question side of an encoder that `new_encoder` made with two sides, from its saved folder.
-
-    What the whole encoder gives for questions, without sentence-transformers: to import it takes seconds, which a server or a
-    single question would wait for.
-
-    Raises:
-        UserError: It cannot be loaded.
-    """
-
-    similarity_fn_name = "meanmaxsim"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        side = folder / _QUESTION_SIDE
-        with loading_explained(str(side), KEY):
-            # T5's encoder was saved alone; plain AutoModel would make a decoder of random weights for it.
-            known = type(AutoConfig.from_pretrained(side, **guarded(side))) in MODEL_FOR_TEXT_ENCODING_MAPPING
-            kind = AutoModelForTextEncoding if known else AutoModel
-            self.tokenizer = AutoTokenizer.from_pretrained(side, **guarded(side))
-            read_as_text(self.tokenizer)
-            model = kind.from_pretrained(side, use_safetensors=True, **guarded(side))
-        self.model = model.to(compute_device())
-        self.dimension = int(self.model.config.hidden_size)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.model.device
-
-    @torch.inference_mode()
-    def encode_query(
-        self, texts: Sequence[str], batch_size: int, show_progress_bar: bool = False
-    ) -> list[torch.Tensor]:
-        """Token vectors of length 1, (tokens, dimension) for each text; batches hold texts of similar length."""
-        order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
-        rows: dict[int, torch.Tensor] = {}
-        for begin in range(0, len(order), batch_size):
-            places = order[begin : begin + batch_size]
-            inputs = self.tokenizer([texts[p] for p in places], padding=True, truncation=True, return_tensors="pt")
-            hidden = self.model(**inputs.to(self.device)).last_hidden_state
-            vectors = functional.normalize(hidden, dim=-1)
-            rows |= {
-                p: row[kept] for p, row, kept in zip(places, vectors, inputs["attention_mask"].bool(), strict=True)
-            }
-        return [rows[place] for place in range(len(texts))]
-
-
-def trained_reranker(
-    folder: Path, store: Path, texts: Sequence[str], form: Format, temperature: float = 1.0
-) -> Reranker:
-    """A reranker that `new_encoder` began, from the folder that training saved; its passage side is loaded once it is needed.
-
-    Args:
-        folder: An ordinary sentence-transformers model.
-        store: Folder for passage vectors.
-        texts: All passages' full texts.
-        form: How their vectors are kept.
-        temperature: See `Reranker`.
-    """
-
-    @cache
-    def whole() -> MultiVectorEncoder:
-        from sentence_transformers import MultiVectorEncoder
-
-        with loading_explained(str(folder), KEY):
-            encoder = MultiVectorEncoder(str(folder), device=compute_device(), **guarded_modules(folder))
-        return reading_as_text(encoder.eval())
-
-    if not (folder / _QUESTION_SIDE).is_dir():  # one model for both sides
-        return Reranker(whole(), passage_vectors(whole(), store, texts, form), temperature)
-    encoder = QuestionEncoder(folder)
-    vectors = PassageVectors(store, texts, encoder.dimension, lambda batch: encode_passages(whole(), batch), form)
-    return Reranker(encoder, vectors, temperature)
-
-
 class Reranker:
     """Scores passages for questions.
 
@@ -206,10 +105,8 @@ class Reranker:
         temperature: τ2, by which it was trained: the scores over it are logarithms of probabilities, up to a constant.
     """
 
-    def __init__(
-        self, encoder: MultiVectorEncoder | QuestionEncoder, vectors: PassageVectors, temperature: float = 1.0
-    ) -> None:
-        self.encoder: Any = encoder.eval()
+    def __init__(self, encoder: MultiVectorEncoder, vectors: PassageVectors, temperature: float = 1.0) -> None:
+        self.encoder = encoder.eval()
         self.vectors = vectors
         self.temperature = temperature
 

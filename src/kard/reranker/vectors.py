@@ -15,7 +15,6 @@ from kard.errors import UserError
 from kard.progress import progress
 
 BATCH = 256
-_SAMPLE = 256
 _ROW = 24  # bytes of a row of places
 
 Encode = Callable[[list[str]], list[np.ndarray]]
@@ -85,15 +84,6 @@ class PassageVectors:
                 self._encode(missing)
             plan.unlink(missing_ok=True)
         self._map()
-
-    def ensure_all(self, megabytes: float) -> bool:
-        """Encode every passage if their vectors fit into so many megabytes (judged by a sample); says whether they do."""
-        sample = range(0, len(self.texts), max(1, len(self.texts) // _SAMPLE))
-        self.ensure(sample)
-        fits = self.bytes_per_passage * len(self.texts) <= megabytes * 2**20
-        if fits:
-            self.ensure(range(len(self.texts)))
-        return fits
 
     @property
     def bytes_per_passage(self) -> float:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from hashlib import blake2b
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from kard.data.normal import UNSEEN, composed, folded, loose
 from kard.errors import UserError
 from kard.progress import say
 from kard.recipe import RetrieverSection
-from kard.retrieval import scanning
 
 _KNOWN_WORDS = 1_000_000
 _SAMPLES, _SAMPLE_CHARACTERS = 60, 1_000
@@ -30,47 +29,48 @@ _LANGUAGES = {
     "ne": "nepali", "nl": "dutch", "no": "norwegian", "pl": "polish", "pt": "portuguese", "ro": "romanian",
     "ru": "russian", "sr": "serbian", "sv": "swedish", "ta": "tamil", "tr": "turkish", "zh": "chinese",
 }  # fmt: skip
-_SPACELESS = ["Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar"]
 # Scripts taken in pairs of characters, as a set of the module regex. Korean has spaces, but particles end its words.
 _PAIRED = r"[[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&[\p{L}\p{M}]]"
 _LONGEST_PAIR = 4  # characters, where halves of them are marks of their own
 _POSSESSIVE = re.compile("['\u2019\uff07]s$")
 # A vowel with a consonant after it: Porter's measure is above 0. A y is a vowel after a consonant.
 _MEASURED = re.compile("(?:[aeiou]|(?<=[^aeiou])y)(?:[^aeiouy]|(?<=[aeiou])y)")
+_CHARACTERS = 0x32400  # all letters, digits and marks are below
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """How texts are cut into terms.
+    """How texts are cut into terms. Forms of a character count as one (`kard.data.normal`).
 
     Attributes:
         analyzer: ``standard`` (words of two characters and more; pairs of characters in scripts without spaces) or
             ``lucene`` (as Lucene's EnglishAnalyzer, which the paper's index was made with).
-        stemmer: Name of a Snowball stemmer, or None.
-        stopwords: Name of a stop word list of bm25s, or None.
-        folds: Whether forms of a character count as one (`kard.data.normal`); False for an index built when they did not.
+        language: Whose Snowball stemmer and stop words of bm25s are used, as far as there are any; or None.
 
     Raises:
-        UserError: There is no such stemmer or list.
+        UserError: There is neither for such a language.
     """
 
     analyzer: str = "standard"
-    stemmer: str | None = None
-    stopwords: str | None = None
-    folds: bool = True
+    language: str | None = None
 
     def __post_init__(self) -> None:
-        _stemmer(self.stemmer)
-        _stop_list(self.stopwords)
+        import Stemmer
+
+        if self.language is not None and self.language not in Stemmer.algorithms() and not _stop_words(self.language):
+            known = ", ".join(sorted({*Stemmer.algorithms(), *filter(_stop_words, _LANGUAGES.values())}))
+            raise UserError(
+                f"retriever.language: '{self.language}' is not known. Choose auto, null or one of: {known}."
+            )
 
     def terms(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Terms of texts in their order, as queries have them.
+        """Terms of texts, as queries have them.
 
         Returns:
             The different terms as sorted 64-bit digests, the numbers of the texts' terms among them, and where each text's
             begin (and the end), one more than texts.
         """
-        return self._terms(texts, singles=False)[:3]
+        return self._terms([self.words(text)[0] for text in texts])
 
     def indexed(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Terms of texts as an index has them: beside pairs of characters their single ones, so that one character finds.
@@ -78,17 +78,45 @@ class Analysis:
         Returns:
             As `terms`; and each text's length in terms, in which single characters of pairs do not count.
         """
-        return self._terms(texts, singles=self.folds)
+        found = [self.words(text) for text in texts]
+        digests, numbers, bounds = self._terms([[*words, *singles] for words, singles in found])
+        return (
+            digests,
+            numbers,
+            bounds,
+            np.diff(bounds) - np.array([len(singles) for _, singles in found], dtype=np.int64),
+        )
 
-    def _terms(self, texts: Sequence[str], singles: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        numbers, ends, words = self._words(texts, singles)
-        digests, of_word = np.unique(np.array([self._digest(word) for word in words], np.uint64), return_inverse=True)
+    def words(self, text: str) -> tuple[list[str], list[str]]:
+        """Words and pairs of characters of a text, and the single characters of pairs."""
+        if self.analyzer == "lucene":
+            return list(filter(None, _lucene_words().findall(composed(text)))), []
+        text = folded(text)
+        pattern, paired = _standard_words()
+        found = pattern.findall(text)
+        if text.isascii() or not paired.search(text):
+            return found, []
+        words: list[str] = []
+        singles: list[str] = []
+        for word in found:
+            if paired.match(word):
+                words += [word[i : i + 2] for i in range(max(1, len(word) - 1))]
+                singles += word if len(word) > 1 else ""
+            else:
+                words.append(word)
+        return words, singles
+
+    def _terms(self, texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        vocabulary: defaultdict[str, int] = defaultdict(count().__next__)
+        numbers = np.array([vocabulary[word] for words in texts for word in words], dtype=np.int64)
+        if len(self._digests) > _KNOWN_WORDS:
+            self._digests.clear()
+        of_words = np.array([self._digests[word] for word in vocabulary], dtype=np.uint64)
+        digests, places = np.unique(of_words, return_inverse=True)
         stopped = int(len(digests) > 0 and digests[0] == 0)
-        single = numbers < 0
-        found = (of_word - stopped)[np.where(single, -1 - numbers, numbers)]
-        kept = found >= 0
-        bounds, counted = (np.concatenate(([0], np.cumsum(which)))[ends] for which in (kept, kept & ~single))
-        return digests[stopped:], found[kept], bounds, np.diff(counted)
+        found = (places - stopped)[numbers]
+        ends = np.cumsum([0, *map(len, texts)])
+        return digests[stopped:], found[found >= 0], np.concatenate(([0], np.cumsum(found >= 0)))[ends]
 
     def shared(self, text: str, query: str) -> list[tuple[int, int]]:
         """Where words of a text stand that a query has as well: first and last place, for highlighting."""
@@ -106,67 +134,40 @@ class Analysis:
             merged.append((begin, end))
         return merged
 
-    def _words(self, texts: Sequence[str], singles: bool = False) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Numbers of the texts' words (single characters of pairs: below 0), where each text's begin, and the words."""
-        lower = [text.lower() for text in texts]
-        joined, codes, bounds = _joined(lower)
-        if self.folds:
-            # Hardly a text has characters of several forms, and only those texts are read again.
-            odd = np.flatnonzero(_odd(self.analyzer, _planes(codes))[codes])
-            for place in np.unique(np.searchsorted(bounds, odd, side="right") - 1).tolist():
-                lower[place] = _FOLDS[self.analyzer](texts[place])
-            joined, codes, bounds = _joined(lower) if len(odd) else (joined, codes, bounds)
-        shortest = 1 if self.analyzer == "lucene" else 2
-        classes = _classes(self.analyzer, self.folds, _planes(codes))
-        numbers, ends, firsts = scanning.scan(codes, bounds, classes, shortest, singles)
-        return numbers, ends, [joined[first:last] for first, last in firsts.tolist()]
-
     @cached_property
-    def _known(self) -> dict[str, int]:
-        return {}
-
-    @cached_property
-    def _stopped(self) -> frozenset[str]:
-        words = _stop_list(self.stopwords)
-        if self.analyzer == "lucene" or not self.folds:
-            return words
-        return frozenset(folded(word) for word in words if len(word) > 1)  # one character of a script taken in pairs
-
-    @cached_property
-    def _stem(self) -> Callable[[str], str]:
-        return _lucene_stem if self.analyzer == "lucene" else _stemmer(self.stemmer)
-
-    def _digest(self, word: str) -> int:
-        """A number that stands for the word's term, 0 for a stop word."""
-        known = self._known
-        if word not in known:
-            if len(known) >= _KNOWN_WORDS:
-                known.clear()
-            known[word] = self._new_digest(word)
-        return known[word]
-
-    def _new_digest(self, word: str) -> int:
+    def _digests(self) -> _Digests:
         if self.analyzer == "lucene":
-            word = _POSSESSIVE.sub("", word)
-        if word in self._stopped:
-            return 0
-        stem = self._stem(word)
-        if self.analyzer == "standard" and self.folds:
-            stem = loose(stem)
-        return int.from_bytes(blake2b(stem.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") or 1
+            return _Digests(_stop_words("english"), _lucene_stem)
+        # One character of a script taken in pairs is no stop word.
+        stopped = frozenset(folded(word) for word in _stop_words(self.language) if len(word) > 1)
+        stem = _stemmer(self.language)
+        return _Digests(stopped, lambda word: loose(stem(word)))
+
+
+class _Digests(dict[str, int]):
+    """Numbers that stand for words' terms, 0 for a stop word; each is computed when its word is first met."""
+
+    def __init__(self, stopped: frozenset[str], stem: Callable[[str], str]) -> None:
+        self.stopped, self.stem = stopped, stem
+
+    def __missing__(self, word: str) -> int:
+        self[word] = 0 if _POSSESSIVE.sub("", word) in self.stopped else _digest(self.stem(word))
+        return self[word]
+
+
+def _digest(term: str) -> int:
+    return int.from_bytes(blake2b(term.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") or 1
 
 
 def analysis_for(section: RetrieverSection, texts: Sequence[str]) -> Analysis:
-    """The recipe's analysis; what it leaves to detection is decided by the texts' language, and said."""
+    """The recipe's analysis; a language that it leaves to detection is that of the texts, and said."""
     if section.analyzer == "lucene":
-        return Analysis("lucene", "porter", "english")
-    if "auto" not in (section.stemmer, section.stopwords):
-        return Analysis("standard", section.stemmer, section.stopwords)
+        return Analysis("lucene", "english")
+    if section.language != "auto":
+        return Analysis("standard", section.language)
     language = detect_language(texts)
-    stemmer = _if_there(language, _stemmer) if section.stemmer == "auto" else section.stemmer
-    stopwords = _if_there(language, _stop_list) if section.stopwords == "auto" else section.stopwords
-    say(f"  language {language or 'not clear'}: stemmer {stemmer or 'none'}, stop words {stopwords or 'none'}")
-    return Analysis("standard", stemmer, stopwords)
+    say(f"  language {language or 'not clear: words are taken as they are, none is left out'}")
+    return Analysis("standard", language)
 
 
 def detect_language(texts: Sequence[str]) -> str | None:
@@ -180,8 +181,8 @@ def detect_language(texts: Sequence[str]) -> str | None:
         votes[language if probability > _SURE else "?"] += 1
     if not votes:
         return None
-    language, count = votes.most_common(1)[0]
-    return _LANGUAGES.get(language) if count >= _SURE * votes.total() else None
+    language, most = votes.most_common(1)[0]
+    return _LANGUAGES.get(language) if most >= _SURE * votes.total() else None
 
 
 def _samples(texts: Sequence[str]) -> Iterator[str]:
@@ -195,44 +196,6 @@ def _samples(texts: Sequence[str]) -> Iterator[str]:
                 break
         if sample.strip():
             yield sample[:_SAMPLE_CHARACTERS]
-
-
-def _if_there(language: str | None, find: Callable[[str | None], Any]) -> str | None:
-    try:
-        find(language)
-    except UserError:
-        return None
-    return language
-
-
-_FOLDS: dict[str, Callable[[str], str]] = {"standard": folded, "lucene": composed}
-# Where characters of several forms are: not among ideographs, Hangul syllables, private and unassigned ones.
-_FORMS = [(0, 0x3400), (0xA000, 0xAC00), (0xF900, 0x20000), (0x2F800, 0x2FA20), (0xE0000, 0xE1000)]
-
-
-def _joined(texts: Sequence[str]) -> tuple[str, np.ndarray, np.ndarray]:
-    """Texts as one, its code points, and where each text begins (and the end)."""
-    joined = "".join(texts)
-    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    return joined, codes, np.concatenate(([0], np.cumsum([len(text) for text in texts], dtype=np.int64)))
-
-
-def _planes(codes: np.ndarray) -> int:
-    """How many of Unicode's planes a table of code points needs, for emoji the second; all, beyond these rare ones."""
-    highest = int(codes.max(initial=0)) >> 16
-    return highest + 1 if highest < 2 else 17
-
-
-@cache
-def _odd(analyzer: str, planes: int) -> np.ndarray:
-    """For each code point whether a text in lower case with it must be folded: it has another form, or joins what it follows."""
-    fold, size = _FOLDS[analyzer], planes << 16
-    odd = np.zeros(size, dtype=np.bool_)
-    for begin, end in _FORMS:
-        for code in range(begin, min(end, size)):
-            char = chr(code)
-            odd[code] = unicodedata.category(char)[0] == "M" or 0x1160 <= code < 0x1200 or fold(char) != char.lower()
-    return odd
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int]]:
@@ -255,78 +218,66 @@ def _marked() -> Any:
     return regex.compile(rf"({pair}[{pair}{UNSEEN}]*)|(?:\u00ad\s*|{word})+", regex.V1)
 
 
-@cache
-def _classes(analyzer: str, folds: bool, planes: int) -> np.ndarray:
-    """What each code point may do in a word, a byte each; of the first planes of Unicode only, because most texts are
-    within the first one, and the others take most of the time."""
+def _characters(pattern: str) -> str:
+    """A set of the module regex as a set of the module re, which finds words eight times as fast."""
     import regex
 
-    every = "".join(map(chr, range(planes << 16)))
-    classes = np.zeros(planes << 16, dtype=np.uint8)
-
-    def put(kind: int, pattern: str) -> None:
-        classes[[ord(character) for character in regex.findall(pattern, every, regex.V1)]] = kind
-
-    if analyzer == "standard":
-        put(scanning.LETTER, r"[\p{L}\p{N}\p{M}_]")
-        unfolded = "[" + "".join(rf"\p{{Script={name}}}" for name in _SPACELESS) + r"&&[\p{L}\p{M}]]"
-        put(scanning.PAIRED, _PAIRED if folds else unfolded)
-        return classes
-    for kind, names in {
-        scanning.LETTER: "ALetter Hebrew_Letter",
-        scanning.DIGIT: "Numeric",
-        scanning.CONNECTOR: "ExtendNumLet",
-        scanning.KATAKANA: "Katakana",
-        scanning.MID_LETTER: "MidLetter",
-        scanning.MID_NUMBER: "MidNum",
-        scanning.MID_BOTH: "MidNumLet Single_Quote",
-        scanning.MARK: "Extend Format ZWJ",
-    }.items():
-        put(kind, "[" + "".join(rf"\p{{WB={name}}}" for name in names.split()) + "]")
-    put(scanning.ALONE, r"[\p{Script=Han}\p{Script=Hiragana}]")
-    put(scanning.COMPLEX, r"[[\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]&&\p{L}]")
-    classes[ord(":")] = scanning.MID_LETTER  # as in the Unicode version that Lucene 9 was made for
-    return classes
+    every = "".join(map(chr, range(_CHARACTERS)))
+    spans = (found.span() for found in regex.finditer(f"(?:{pattern})+", every, regex.V1))
+    return "[" + "".join(rf"\U{begin:08x}-\U{end - 1:08x}" for begin, end in spans) + "]"
 
 
-def _stemmer(name: str | None) -> Callable[[str], str]:
+@cache
+def _standard_words() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Words of two characters and more or stretches of characters taken in pairs; and a character of the latter."""
+    paired = _characters(_PAIRED)
+    words = _characters(rf"[[\p{{L}}\p{{N}}\p{{M}}_]--{_PAIRED}]")
+    return re.compile(f"{words}{{2,}}|{paired}+"), re.compile(paired)
+
+
+@cache
+def _lucene_words() -> re.Pattern[str]:
+    """Words as Unicode Standard Annex 29 has them, in Lucene 9's reading of it; connectors alone are an empty match."""
+    alone = r"[\p{Script=Han}\p{Script=Hiragana}]"
+    combined = r"[[\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]&&\p{L}]"
+
+    def kind(*names: str) -> str:
+        breaks = "".join(rf"\p{{WB={name}}}" for name in names)
+        return _characters(rf"[[{breaks}]--[:{alone}{combined}]]")
+
+    mark = kind("Extend", "Format", "ZWJ") + "*"
+    letter, digit = kind("ALetter", "Hebrew_Letter"), kind("Numeric")
+    katakana, connectors = kind("Katakana"), f"(?:{kind('ExtendNumLet')}{mark})"
+    # A full stop or an apostrophe stands between two letters or two digits.
+    in_word, in_number = (
+        f"(?:{kind('MidLetter', 'MidNumLet', 'Single_Quote')}|:)",
+        kind("MidNum", "MidNumLet", "Single_Quote"),
+    )
+    letters = f"{letter}{mark}(?:{in_word}{mark}(?={letter}))?"
+    digits = f"{digit}{mark}(?:{in_number}{mark}(?={digit}))?"
+    run = f"(?:(?:{letters}|{digits})+|(?:{katakana}{mark})+)"
+    word = f"{connectors}*{run}(?:{connectors}+{run}?)*"
+    others = f"{_characters(alone)}{mark}|(?:{_characters(combined)}{mark})+"
+    return re.compile(f"({word}|{others})|{connectors}+")
+
+
+def _stemmer(language: str | None) -> Callable[[str], str]:
     import Stemmer
 
-    if name is None:
-        return str
-    try:
-        return Stemmer.Stemmer(name).stemWord
-    except KeyError as error:
-        known = ", ".join(Stemmer.algorithms())
-        raise UserError(
-            f"retriever.stemmer: no Snowball stemmer '{name}'. Choose auto, null or one of: {known}."
-        ) from error
+    return Stemmer.Stemmer(language).stemWord if language in Stemmer.algorithms() else str
 
 
-def _stop_list(name: str | None) -> frozenset[str]:
+def _stop_words(language: str | None) -> frozenset[str]:
+    """The stop words of bm25s for a language; none where it has no list."""
     from bm25s import stopwords
 
-    lists = {
-        "chinese": stopwords.STOPWORDS_CHINESE, "danish": stopwords.STOPWORDS_DANISH,
-        "dutch": stopwords.STOPWORDS_DUTCH, "english": stopwords.STOPWORDS_EN,
-        "english_plus": stopwords.STOPWORDS_EN_PLUS, "french": stopwords.STOPWORDS_FRENCH,
-        "german": stopwords.STOPWORDS_GERMAN, "italian": stopwords.STOPWORDS_ITALIAN,
-        "korean": stopwords.STOPWORDS_KOREAN, "norwegian": stopwords.STOPWORDS_NORWEGIAN,
-        "portuguese": stopwords.STOPWORDS_PORTUGUESE, "russian": stopwords.STOPWORDS_RUSSIAN,
-        "spanish": stopwords.STOPWORDS_SPANISH, "swedish": stopwords.STOPWORDS_SWEDISH,
-        "turkish": stopwords.STOPWORDS_TURKISH,
-    }  # fmt: skip
-    if name is None:
-        return frozenset()
-    if name not in lists:
-        raise UserError(
-            f"retriever.stopwords: no stop word list '{name}'. Choose auto, null or one of: {', '.join(lists)}."
-        )
-    return frozenset(lists[name])
+    name = "EN" if language == "english" else str(language).upper()
+    return frozenset(vars(stopwords).get(f"STOPWORDS_{name}", ()))
 
 
 def _lucene_stem(word: str) -> str:
     """Porter's stemmer with the two departures of his own Java version, which Lucene uses; short words stay."""
+    word = _POSSESSIVE.sub("", word)
     if len(word) <= 2:
         return word
     stem = _porter()(word)

@@ -18,18 +18,19 @@ def build_retriever(section: RetrieverSection, texts: Sequence[str], folder: Pat
         folder: Where the index goes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if section.kind in ("bm25", "hybrid"):
-        from kard.retrieval.bm25 import Bm25
+    if section.milvus is not None:
+        from kard.retrieval.milvus import build_milvus
 
-        Bm25.build(texts, section, folder)
-    if section.kind in ("dense", "hybrid"):
-        from kard.retrieval.dense import Dense
+        return build_milvus(texts, section, folder)
+    if section.kind != "dense":
+        from kard.retrieval.building import build_bm25
 
-        Dense.build(texts, section, folder)
-    if section.kind == "milvus":
-        from kard.retrieval.milvus import Milvus
+        build_bm25(texts, section, folder)
+    if section.kind != "bm25":
+        from kard.retrieval.dense import build_dense
 
-        Milvus.build(texts, section, folder)
+        build_dense(texts, section, folder)
+    return None
 
 
 def load_retriever(section: RetrieverSection, folder: Path) -> Retriever:
@@ -38,18 +39,18 @@ def load_retriever(section: RetrieverSection, folder: Path) -> Retriever:
     Raises:
         UserError: It was built with other settings than the recipe's.
     """
-    if section.kind == "bm25":
-        from kard.retrieval.bm25 import Bm25
+    if section.milvus is not None:
+        from kard.retrieval.milvus import Milvus
 
-        return Bm25.load(folder, section)
-    if section.kind == "dense":
-        from kard.retrieval.dense import Dense
-
-        return Dense.load(folder, section)
+        return Milvus(folder, section)
     if section.kind == "hybrid":
         from kard.retrieval.hybrid import Hybrid
 
-        return Hybrid.load(folder, section)
-    from kard.retrieval.milvus import Milvus
+        return Hybrid(folder, section)
+    if section.kind == "dense":
+        from kard.retrieval.dense import Dense
 
-    return Milvus.load(folder, section)
+        return Dense(folder, section)
+    from kard.retrieval.bm25 import Bm25
+
+    return Bm25(folder, section)

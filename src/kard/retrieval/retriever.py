@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
+if TYPE_CHECKING:
     from kard.retrieval.analysis import Analysis
 
 
@@ -18,6 +18,22 @@ class Hits:
 
     positions: np.ndarray
     scores: np.ndarray
+
+    @classmethod
+    def ordered(cls, positions: np.ndarray, scores: np.ndarray) -> Hits:
+        """By falling score, equal scores by position."""
+        order = np.lexsort((positions, -scores))
+        return cls(positions[order], scores[order])
+
+    @classmethod
+    def none(cls) -> Hits:
+        """No passage."""
+        return cls(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+
+    def scores_of(self, positions: Sequence[int]) -> np.ndarray:
+        """Scores of given passages, float32; 0 for one that was not found."""
+        known = dict(zip(self.positions.tolist(), self.scores.tolist(), strict=True))
+        return np.array([known.get(int(position), 0.0) for position in positions], dtype=np.float32)
 
 
 class Retriever(Protocol):

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kard.artifacts import write_json, write_jsonl
 from kard.evaluation.ranking import Judged, agreement, ranking_rows
 from kard.evaluation.retrieval import evaluate_ranking
 from kard.report.card import write_reranker_card
+from kard.reranker.candidates import CandidateSet
 from kard.reranker.features import queries_of
 from kard.run import Run
-
-if TYPE_CHECKING:
-    from kard.reranker.learners import CandidateSet
 
 
 def make_reranker(run: Run, folder: Path) -> None:
@@ -37,8 +34,8 @@ def make_reranker(run: Run, folder: Path) -> None:
         "reranker_untrained": untrained,
         "reranker": judged.in_order(scores),
     }
-    if section.has_priors:
-        rankings["reranker_priors"] = judged.in_order([a + b for a, b in zip(scores, judged.features, strict=True)])
+    if section.has_score_features:
+        rankings["reranker_features"] = judged.in_order([a + b for a, b in zip(scores, judged.features, strict=True)])
     rows = evaluate_ranking(rankings, judged.relevant, recipe.seed) + agreement(run, judged)
     write_json(folder / "retrieval.json", rows)
     write_jsonl(folder / "rankings.jsonl", ranking_rows(run, judged, rankings))
@@ -52,8 +49,6 @@ def make_reranker(run: Run, folder: Path) -> None:
 
 def candidate_sets(run: Run) -> list[CandidateSet]:
     """What the reranker learns from: the candidate sets of the training questions' kept rationales."""
-    from kard.reranker.learners import CandidateSet
-
     section = run.recipe.reranker
     questions = {question.id: question for question in run.questions("train")[: section.train_questions]}
     return [

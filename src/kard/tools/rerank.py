@@ -28,10 +28,10 @@ from kard.models.weights import guarded, model_identity, model_location, most_to
 from kard.progress import say
 from kard.recipe import RerankerSection
 from kard.report.card import write_reranker_card
+from kard.reranker.candidates import CandidateSet
 
 if TYPE_CHECKING:
     from kard.reranker.cross import CrossReranker
-    from kard.reranker.learners import CandidateSet
     from kard.reranker.model import Reranker
 
 FORMAT = 2
@@ -78,7 +78,7 @@ def train_file(
     sets = _candidate_sets(lines)
     key = {
         "format": FORMAT,
-        "section": section.model_dump(mode="json", exclude={"checkpoint_minutes", "encode_ahead"}),
+        "section": section.model_dump(mode="json"),
         "model": model_identity(section.model, "reranker.model"),
         "files": [hash_of_file(path) for path in (source, dev) if path],
         "seed": seed,
@@ -250,8 +250,6 @@ def _is_place(value: Any, count: int) -> bool:
 
 
 def _candidate_sets(lines: Sequence[Line]) -> list[CandidateSet]:
-    from kard.reranker.learners import CandidateSet
-
     for line in lines:
         if not line.scores:
             raise UserError(f"{line.where}: no 'scores' to learn from. Add one number for each passage.")
