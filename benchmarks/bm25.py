@@ -51,9 +51,11 @@ def parsed() -> Namespace:
 
 def search_ours(folder: Path, passages: Any, queries: list[str]) -> tuple[float, list[list[int]]]:
     from kard.recipe import RetrieverSection
-    from kard.retrieval.bm25 import Bm25
+    from kard.retrieval.index import build_retriever, load_retriever
 
-    index = Bm25.build(passages, RetrieverSection.model_validate(LUCENE), folder)
+    section = RetrieverSection.model_validate(LUCENE)
+    build_retriever(section, passages, folder)
+    index = load_retriever(section, folder)
     index.search(queries[:20], K)  # compiles, and warms the files up
     start = time.perf_counter()
     hits = index.search(queries, K)

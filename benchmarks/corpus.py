@@ -109,16 +109,14 @@ def pyserini(*arguments: str) -> dict[str, float]:
     return found
 
 
-def peer_index(folder: Path) -> tuple[float, str]:
-    """Seconds that the peer takes to index the corpus from its file, and the peer's name."""
-    corpus = folder / "corpus"
-    if "PYSERINI_PYTHON" in os.environ:
-        shutil.rmtree(folder / "lucene", ignore_errors=True)
-        seconds = pyserini("index", str(corpus), str(folder / "lucene"), str(os.cpu_count()))["seconds"]
-        return seconds, "pyserini 0.22"
-    start = time.perf_counter()
-    bm25s_index(Corpus(corpus / "passages.jsonl"))
-    return time.perf_counter() - start, "bm25s"
+def peer_name() -> str:
+    return "pyserini 0.22" if "PYSERINI_PYTHON" in os.environ else "bm25s (numba)"
+
+
+def pyserini_index(folder: Path) -> float:
+    """Seconds that pyserini takes to index the corpus from its file."""
+    shutil.rmtree(folder / "lucene", ignore_errors=True)
+    return pyserini("index", str(folder / "corpus"), str(folder / "lucene"), str(os.cpu_count()))["seconds"]
 
 
 def bm25s_index(passages: Corpus) -> Any:
@@ -135,17 +133,21 @@ def peer(folder: Path, passages: Corpus, queries: list[str], k: int) -> tuple[fl
     """The peer's queries a second, the positions that it finds, and its name."""
     if "PYSERINI_PYTHON" in os.environ:
         if not any((folder / "lucene").glob("segments_*")):
-            peer_index(folder)
+            pyserini_index(folder)
         output = folder / "lucene.json"
         found = pyserini(
             "search", str(folder / "lucene"), str(folder / "queries.json"), str(output), str(k), str(os.cpu_count())
         )
         positions = [[int(name) for name in row] for row in json.loads(output.read_text(encoding="utf-8"))]
-        return len(queries) / found["seconds"], positions, "pyserini 0.22"
+        return len(queries) / found["seconds"], positions, peer_name()
+    return *bm25s_rate(bm25s_index(passages), queries, k), peer_name()
+
+
+def bm25s_rate(index: Any, queries: list[str], k: int) -> tuple[float, list[list[int]]]:
+    """Queries a second of bm25s, and the positions that it finds."""
     import bm25s
     import Stemmer
 
-    index = bm25s_index(passages)
     stemmer = Stemmer.Stemmer("english")
 
     def search(some: list[str]) -> Any:
@@ -155,7 +157,7 @@ def peer(folder: Path, passages: Corpus, queries: list[str], k: int) -> tuple[fl
     search(queries[:20])
     start = time.perf_counter()
     found = search(queries)
-    return len(queries) / (time.perf_counter() - start), found.documents.tolist(), "bm25s"
+    return len(queries) / (time.perf_counter() - start), found.documents.tolist()
 
 
 def show(

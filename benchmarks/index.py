@@ -1,4 +1,4 @@
-"""Building a BM25 index beside pyserini's (or bm25s's): seconds, and our peak memory, size on disk and time to open.
+"""Building a BM25 index beside pyserini's (or bm25s's): seconds, peak memory, size on disk, and queries a second from it.
 
 Usage: python benchmarks/index.py [--quick] [--passages N] [--data FOLDER] [--work FOLDER] [--alone]
 
@@ -20,11 +20,13 @@ from pathlib import Path
 
 import corpus
 
+from kard.recipe import RetrieverSection
+
 
 def main() -> None:
     arguments = parsed()
     if arguments.part:
-        print(json.dumps({"build": build, "open": opened}[arguments.part](arguments)))
+        print(json.dumps({"build": build, "open": opened, "peer": peer}[arguments.part](arguments)))
         return
     passages, _ = corpus.prepared(arguments)
     folder = arguments.work / str(arguments.passages)
@@ -33,11 +35,11 @@ def main() -> None:
         shutil.rmtree(target)
     built = part("build", arguments)
     searched = part("open", arguments)
-    peer, name = (None, "none") if arguments.alone else corpus.peer_index(folder)
-    settings = {"passages": len(passages), "threads": os.cpu_count(), **built, **searched}
-    corpus.show(
-        "index", built["seconds"], peer, name, "seconds", peer / built["seconds"] if peer else None, 1, settings
-    )
+    theirs, name = ({}, "none") if arguments.alone else (part("peer", arguments), corpus.peer_name())
+    seconds = theirs.get("seconds")
+    settings = {"passages": len(passages), "threads": os.cpu_count(), **built, **searched, "peer": theirs}
+    ratio = seconds / built["seconds"] if seconds else None
+    corpus.show("index", built["seconds"], seconds, name, "seconds", ratio, 1, settings)
 
 
 def parsed() -> Namespace:
@@ -47,7 +49,7 @@ def parsed() -> Namespace:
     parser.add_argument("--data", type=Path, help="folder with passages.jsonl in it or below")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--alone", action="store_true", help="measure no peer")
-    parser.add_argument("--part", choices=["build", "open"], help="one process of the benchmark")
+    parser.add_argument("--part", choices=["build", "open", "peer"], help="one process of the benchmark")
     arguments = parser.parse_args()
     arguments.passages = 20_000 if arguments.quick else arguments.passages
     return arguments
@@ -73,27 +75,26 @@ def part(name: str, arguments: Namespace) -> dict[str, float]:
 
 
 def build(arguments: Namespace) -> dict[str, float]:
-    from kard.retrieval.analysis import Analysis
-    from kard.retrieval.building import build_index
+    from kard.retrieval.index import build_retriever
 
     folder = arguments.work / str(arguments.passages)
-    warm = folder / "warm"
-    build_index(["a passage to compile with"], Analysis(), 0.9, 0.4, warm)
-    shutil.rmtree(warm)
     passages = corpus.Corpus(folder / "corpus" / "passages.jsonl")
     start = time.perf_counter()
-    build_index(passages, Analysis("standard", "english", "english"), 0.9, 0.4, folder / "kard-index")
+    build_retriever(RetrieverSection(language="english"), passages, folder / "kard-index")
     seconds = time.perf_counter() - start
-    size = sum(file.stat().st_size for file in (folder / "kard-index").iterdir())
-    return {"seconds": round(seconds, 1), "build_gb": peak_gigabytes(), "disk_gb": round(size / 1e9, 3)}
+    return {
+        "seconds": round(seconds, 1),
+        "build_gb": peak_gigabytes(),
+        "disk_gb": disk_gigabytes(folder / "kard-index"),
+    }
 
 
 def opened(arguments: Namespace) -> dict[str, float]:
-    from kard.retrieval.bm25 import Bm25
+    from kard.retrieval.index import load_retriever
 
     folder = arguments.work / str(arguments.passages)
     start = time.perf_counter()
-    index = Bm25(folder / "kard-index")
+    index = load_retriever(RetrieverSection(language="english"), folder / "kard-index")
     seconds = time.perf_counter() - start
     queries = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
     index.search(queries[:20], 100)
@@ -101,6 +102,25 @@ def opened(arguments: Namespace) -> dict[str, float]:
     index.search(queries, 100)
     rate = len(queries) / (time.perf_counter() - start)
     return {"open_seconds": round(seconds, 3), "queries_a_second": round(rate, 1), "search_gb": peak_gigabytes()}
+
+
+def peer(arguments: Namespace) -> dict[str, float]:
+    """pyserini's seconds; of bm25s also memory, disk and search."""
+    folder = arguments.work / str(arguments.passages)
+    if "PYSERINI_PYTHON" in os.environ:
+        return {"seconds": corpus.pyserini_index(folder)}
+    start = time.perf_counter()
+    index = corpus.bm25s_index(corpus.Corpus(folder / "corpus" / "passages.jsonl"))
+    seconds = time.perf_counter() - start
+    index.save(str(folder / "bm25s-index"))
+    queries = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
+    rate, _ = corpus.bm25s_rate(index, queries, 100)
+    found = {"seconds": round(seconds, 1), "build_gb": peak_gigabytes(), "queries_a_second": round(rate, 1)}
+    return found | {"disk_gb": disk_gigabytes(folder / "bm25s-index")}
+
+
+def disk_gigabytes(folder: Path) -> float:
+    return round(sum(file.stat().st_size for file in folder.iterdir()) / 1e9, 3)
 
 
 def peak_gigabytes() -> float:

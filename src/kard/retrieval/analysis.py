@@ -35,6 +35,7 @@ _LONGEST_PAIR = 4  # characters, where halves of them are marks of their own
 _POSSESSIVE = re.compile("['\u2019\uff07]s$")
 # A vowel with a consonant after it: Porter's measure is above 0. A y is a vowel after a consonant.
 _MEASURED = re.compile("(?:[aeiou]|(?<=[^aeiou])y)(?:[^aeiouy]|(?<=[aeiou])y)")
+_ASCII_WORD = re.compile("[a-z0-9_]{2,}")
 _CHARACTERS = 0x32400  # all letters, digits and marks are below
 
 
@@ -92,9 +93,11 @@ class Analysis:
         if self.analyzer == "lucene":
             return list(filter(None, _lucene_words().findall(composed(text)))), []
         text = folded(text)
+        if text.isascii():  # most texts: a small set of characters is searched for far faster
+            return _ASCII_WORD.findall(text), []
         pattern, paired = _standard_words()
         found = pattern.findall(text)
-        if text.isascii() or not paired.search(text):
+        if not paired.search(text):
             return found, []
         words: list[str] = []
         singles: list[str] = []
@@ -245,20 +248,16 @@ def _lucene_words() -> re.Pattern[str]:
         breaks = "".join(rf"\p{{WB={name}}}" for name in names)
         return _characters(rf"[[{breaks}]--[:{alone}{combined}]]")
 
-    mark = kind("Extend", "Format", "ZWJ") + "*"
-    letter, digit = kind("ALetter", "Hebrew_Letter"), kind("Numeric")
-    katakana, connectors = kind("Katakana"), f"(?:{kind('ExtendNumLet')}{mark})"
+    marks = kind("Extend", "Format", "ZWJ") + "*+"
+    letter, digit, katakana = kind("ALetter", "Hebrew_Letter"), kind("Numeric"), kind("Katakana")
+    connector = f"{kind('ExtendNumLet')}{marks}"
     # A full stop or an apostrophe stands between two letters or two digits.
-    in_word, in_number = (
-        f"(?:{kind('MidLetter', 'MidNumLet', 'Single_Quote')}|:)",
-        kind("MidNum", "MidNumLet", "Single_Quote"),
-    )
-    letters = f"{letter}{mark}(?:{in_word}{mark}(?={letter}))?"
-    digits = f"{digit}{mark}(?:{in_number}{mark}(?={digit}))?"
-    run = f"(?:(?:{letters}|{digits})+|(?:{katakana}{mark})+)"
-    word = f"{connectors}*{run}(?:{connectors}+{run}?)*"
-    others = f"{_characters(alone)}{mark}|(?:{_characters(combined)}{mark})+"
-    return re.compile(f"({word}|{others})|{connectors}+")
+    in_word = f"(?:{kind('MidLetter', 'MidNumLet', 'Single_Quote')}|:){marks}(?={letter})"
+    in_number = f"{kind('MidNum', 'MidNumLet', 'Single_Quote')}{marks}(?={digit})"
+    run = f"(?:(?:{letter}++{marks}(?:{in_word})?|{digit}++{marks}(?:{in_number})?)++|(?:{katakana}{marks})++)"
+    word = f"(?:{connector})*{run}(?:(?:{connector})++{run}?)*+"
+    others = f"{_characters(alone)}{marks}|(?:{_characters(combined)}{marks})++"
+    return re.compile(f"({word}|{others})|(?:{connector})+")
 
 
 def _stemmer(language: str | None) -> Callable[[str], str]:
