@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -36,10 +37,13 @@ class Bm25:
 
     def __init__(self, folder: Path, section: RetrieverSection) -> None:
         settings = read_json(folder / "analysis.json")
-        for key in ("analyzer", "k1", "b", *(() if section.language == "auto" else ("language",))):
-            if settings[key] != (wanted := getattr(section, key)):
+        wanted: dict[str, Any] = {"analyzer": section.analyzer, "k1": section.k1, "b": section.b}
+        if section.language != "auto":
+            wanted["language"] = section.language
+        for key, value in wanted.items():
+            if settings[key] != value:
                 raise UserError(
-                    f"{folder}: built with retriever.{key} {settings[key]!r}, the recipe says {wanted!r}. "
+                    f"{folder}: built with retriever.{key} {settings[key]!r}, the recipe says {value!r}. "
                     "Run the recipe again."
                 )
         self.analysis = Analysis(settings["analyzer"], settings["language"])
