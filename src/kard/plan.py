@@ -193,7 +193,7 @@ def _student_step(run: Run, keys: dict[str, str], trained_on: TrainedOn, base: l
     if of.reads != "nothing":
         reads += ["student.passages"]
     if of.reads == "question":
-        reads += ["retriever.query", *_fusion(run.recipe)]
+        reads += ["retriever.query"]
         inputs += ["index"]
     if of.reads == "silver":
         more["asks"] = learns_questions(run.recipe, trained_on)
