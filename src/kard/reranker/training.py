@@ -63,7 +63,7 @@ def train_reranker(
     kind, inputs = learner_of(reranker, section)
     # Questions of similar length together, by their letters: less is computed for padding.
     lengths = [max(map(len, row.queries)) for row in usable]
-    order = EpochOrder(lengths, [[place] for place in range(len(usable))], section.batch_size, seed)
+    order = EpochOrder(lengths, section.batch_size, seed)
     trainer = OrderedTrainer(
         model=kind(reranker.encoder, section, tau_rationale, tau_question),
         args=training_arguments(
