@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from hashlib import blake2b
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from kard.data.normal import UNSEEN, composed, folded, loose
 from kard.errors import UserError
 from kard.progress import say
 from kard.recipe import RetrieverSection
+from kard.retrieval import scanning
 
 _KNOWN_WORDS = 1_000_000
 _SAMPLES, _SAMPLE_CHARACTERS = 60, 1_000
@@ -35,8 +36,6 @@ _LONGEST_PAIR = 4  # characters, where halves of them are marks of their own
 _POSSESSIVE = re.compile("['\u2019\uff07]s$")
 # A vowel with a consonant after it: Porter's measure is above 0. A y is a vowel after a consonant.
 _MEASURED = re.compile("(?:[aeiou]|(?<=[^aeiou])y)(?:[^aeiouy]|(?<=[aeiou])y)")
-_ASCII_WORD = re.compile("[a-z0-9_]{2,}")
-_CHARACTERS = 0x32400  # all letters, digits and marks are below
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,13 @@ class Analysis:
             )
 
     def terms(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Terms of texts, as queries have them.
+        """Terms of texts in their order, as queries have them.
 
         Returns:
             The different terms as sorted 64-bit digests, the numbers of the texts' terms among them, and where each text's
             begin (and the end), one more than texts.
         """
-        return self._terms([self.words(text)[0] for text in texts])
+        return self._terms(texts, singles=False)[:3]
 
     def indexed(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Terms of texts as an index has them: beside pairs of characters their single ones, so that one character finds.
@@ -79,47 +78,34 @@ class Analysis:
         Returns:
             As `terms`; and each text's length in terms, in which single characters of pairs do not count.
         """
-        found = [self.words(text) for text in texts]
-        digests, numbers, bounds = self._terms([[*words, *singles] for words, singles in found])
-        return (
-            digests,
-            numbers,
-            bounds,
-            np.diff(bounds) - np.array([len(singles) for _, singles in found], dtype=np.int64),
-        )
+        return self._terms(texts, singles=True)
 
-    def words(self, text: str) -> tuple[list[str], list[str]]:
-        """Words and pairs of characters of a text, and the single characters of pairs."""
-        if self.analyzer == "lucene":
-            return list(filter(None, _lucene_words().findall(composed(text)))), []
-        text = folded(text)
-        if text.isascii():  # most texts: a small set of characters is searched for far faster
-            return _ASCII_WORD.findall(text), []
-        pattern, paired = _standard_words()
-        found = pattern.findall(text)
-        if not paired.search(text):
-            return found, []
-        words: list[str] = []
-        singles: list[str] = []
-        for word in found:
-            if paired.match(word):
-                words += [word[i : i + 2] for i in range(max(1, len(word) - 1))]
-                singles += word if len(word) > 1 else ""
-            else:
-                words.append(word)
-        return words, singles
-
-    def _terms(self, texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        vocabulary: defaultdict[str, int] = defaultdict(count().__next__)
-        numbers = np.array([vocabulary[word] for words in texts for word in words], dtype=np.int64)
+    def _terms(self, texts: Sequence[str], singles: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        numbers, ends, words = self._words(texts, singles)
         if len(self._digests) > _KNOWN_WORDS:
             self._digests.clear()
-        of_words = np.array([self._digests[word] for word in vocabulary], dtype=np.uint64)
-        digests, places = np.unique(of_words, return_inverse=True)
+        digests, of_word = np.unique(np.array([self._digests[word] for word in words], np.uint64), return_inverse=True)
         stopped = int(len(digests) > 0 and digests[0] == 0)
-        found = (places - stopped)[numbers]
-        ends = np.cumsum([0, *map(len, texts)])
-        return digests[stopped:], found[found >= 0], np.concatenate(([0], np.cumsum(found >= 0)))[ends]
+        single = numbers < 0
+        found = (of_word - stopped)[np.where(single, -1 - numbers, numbers)]
+        kept = found >= 0
+        bounds, counted = (np.concatenate(([0], np.cumsum(which)))[ends] for which in (kept, kept & ~single))
+        return digests[stopped:], found[kept], bounds, np.diff(counted)
+
+    def _words(self, texts: Sequence[str], singles: bool = False) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Numbers of the texts' words (single characters of pairs: below 0), where each text's begin, and the words."""
+        lower = [text.lower() for text in texts]
+        joined, codes, bounds = _joined(lower)
+        # Hardly a text has characters of several forms, and only those texts are read again.
+        odd = np.flatnonzero(_odd(self.analyzer, _planes(codes))[codes])
+        for place in np.unique(np.searchsorted(bounds, odd, side="right") - 1).tolist():
+            lower[place] = _FOLDS[self.analyzer](texts[place])
+        if len(odd):
+            joined, codes, bounds = _joined(lower)
+        shortest = 1 if self.analyzer == "lucene" else 2
+        classes = _classes(self.analyzer, _planes(codes))
+        numbers, ends, firsts = scanning.scan(codes, bounds, classes, shortest, singles)
+        return numbers, ends, [joined[first:last] for first, last in firsts.tolist()]
 
     def shared(self, text: str, query: str) -> list[tuple[int, int]]:
         """Where words of a text stand that a query has as well: first and last place, for highlighting."""
@@ -201,6 +187,36 @@ def _samples(texts: Sequence[str]) -> Iterator[str]:
             yield sample[:_SAMPLE_CHARACTERS]
 
 
+_FOLDS: dict[str, Callable[[str], str]] = {"standard": folded, "lucene": composed}
+# Where characters of several forms are: not among ideographs, Hangul syllables, private and unassigned ones.
+_FORMS = [(0, 0x3400), (0xA000, 0xAC00), (0xF900, 0x20000), (0x2F800, 0x2FA20), (0xE0000, 0xE1000)]
+
+
+def _joined(texts: Sequence[str]) -> tuple[str, np.ndarray, np.ndarray]:
+    """Texts as one, its code points, and where each text begins (and the end)."""
+    joined = "".join(texts)
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    return joined, codes, np.concatenate(([0], np.cumsum([len(text) for text in texts], dtype=np.int64)))
+
+
+def _planes(codes: np.ndarray) -> int:
+    """How many of Unicode's planes a table of code points needs, for emoji the second; all, beyond these rare ones."""
+    highest = int(codes.max(initial=0)) >> 16
+    return highest + 1 if highest < 2 else 17
+
+
+@cache
+def _odd(analyzer: str, planes: int) -> np.ndarray:
+    """For each code point whether a text in lower case with it must be folded: it has another form, or joins what it follows."""
+    fold, size = _FOLDS[analyzer], planes << 16
+    odd = np.zeros(size, dtype=np.bool_)
+    for begin, end in _FORMS:
+        for code in range(begin, min(end, size)):
+            char = chr(code)
+            odd[code] = unicodedata.category(char)[0] == "M" or 0x1160 <= code < 0x1200 or fold(char) != char.lower()
+    return odd
+
+
 def _pieces(text: str) -> Iterator[tuple[int, int]]:
     """Where what may be found stands in a text: words, and in scripts taken in pairs each few characters."""
     for found in _marked().finditer(text):
@@ -221,43 +237,37 @@ def _marked() -> Any:
     return regex.compile(rf"({pair}[{pair}{UNSEEN}]*)|(?:\u00ad\s*|{word})+", regex.V1)
 
 
-def _characters(pattern: str) -> str:
-    """A set of the module regex as a set of the module re, which finds words eight times as fast."""
+@cache
+def _classes(analyzer: str, planes: int) -> np.ndarray:
+    """What each code point may do in a word, a byte each; of the first planes of Unicode only, because most texts are
+    within the first one, and the others take most of the time."""
     import regex
 
-    every = "".join(map(chr, range(_CHARACTERS)))
-    spans = (found.span() for found in regex.finditer(f"(?:{pattern})+", every, regex.V1))
-    return "[" + "".join(rf"\U{begin:08x}-\U{end - 1:08x}" for begin, end in spans) + "]"
+    every = "".join(map(chr, range(planes << 16)))
+    classes = np.zeros(planes << 16, dtype=np.uint8)
 
+    def put(kind: int, pattern: str) -> None:
+        classes[[ord(character) for character in regex.findall(pattern, every, regex.V1)]] = kind
 
-@cache
-def _standard_words() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Words of two characters and more or stretches of characters taken in pairs; and a character of the latter."""
-    paired = _characters(_PAIRED)
-    words = _characters(rf"[[\p{{L}}\p{{N}}\p{{M}}_]--{_PAIRED}]")
-    return re.compile(f"{words}{{2,}}|{paired}+"), re.compile(paired)
-
-
-@cache
-def _lucene_words() -> re.Pattern[str]:
-    """Words as Unicode Standard Annex 29 has them, in Lucene 9's reading of it; connectors alone are an empty match."""
-    alone = r"[\p{Script=Han}\p{Script=Hiragana}]"
-    combined = r"[[\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]&&\p{L}]"
-
-    def kind(*names: str) -> str:
-        breaks = "".join(rf"\p{{WB={name}}}" for name in names)
-        return _characters(rf"[[{breaks}]--[:{alone}{combined}]]")
-
-    marks = kind("Extend", "Format", "ZWJ") + "*+"
-    letter, digit, katakana = kind("ALetter", "Hebrew_Letter"), kind("Numeric"), kind("Katakana")
-    connector = f"{kind('ExtendNumLet')}{marks}"
-    # A full stop or an apostrophe stands between two letters or two digits.
-    in_word = f"(?:{kind('MidLetter', 'MidNumLet', 'Single_Quote')}|:){marks}(?={letter})"
-    in_number = f"{kind('MidNum', 'MidNumLet', 'Single_Quote')}{marks}(?={digit})"
-    run = f"(?:(?:{letter}++{marks}(?:{in_word})?|{digit}++{marks}(?:{in_number})?)++|(?:{katakana}{marks})++)"
-    word = f"(?:{connector})*{run}(?:(?:{connector})++{run}?)*+"
-    others = f"{_characters(alone)}{marks}|(?:{_characters(combined)}{marks})++"
-    return re.compile(f"({word}|{others})|(?:{connector})+")
+    if analyzer == "standard":
+        put(scanning.LETTER, r"[\p{L}\p{N}\p{M}_]")
+        put(scanning.PAIRED, _PAIRED)
+        return classes
+    for kind, names in {
+        scanning.LETTER: "ALetter Hebrew_Letter",
+        scanning.DIGIT: "Numeric",
+        scanning.CONNECTOR: "ExtendNumLet",
+        scanning.KATAKANA: "Katakana",
+        scanning.MID_LETTER: "MidLetter",
+        scanning.MID_NUMBER: "MidNum",
+        scanning.MID_BOTH: "MidNumLet Single_Quote",
+        scanning.MARK: "Extend Format ZWJ",
+    }.items():
+        put(kind, "[" + "".join(rf"\p{{WB={name}}}" for name in names.split()) + "]")
+    put(scanning.ALONE, r"[\p{Script=Han}\p{Script=Hiragana}]")
+    put(scanning.COMPLEX, r"[[\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]&&\p{L}]")
+    classes[ord(":")] = scanning.MID_LETTER  # as in the Unicode version that Lucene 9 was made for
+    return classes
 
 
 def _stemmer(language: str | None) -> Callable[[str], str]:
