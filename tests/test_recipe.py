@@ -355,7 +355,7 @@ recipes = st.builds(
     ),
     knowledge=st.builds(KnowledgeSection, path=st.just(Path("/p q/ü.jsonl")), id_prefix=names),
     retriever=st.builds(RetrieverSection, k1=st.floats(1e-9, 1e9), language=st.none() | names),
-    teacher=st.builds(TeacherSection, system_prompt=st.none() | names, stop=st.lists(names).map(tuple)),
+    teacher=st.builds(TeacherSection, model=st.none() | names),
     evaluation=st.builds(EvaluationSection, methods=st.lists(names).map(tuple)),
     output=st.none() | st.just(Path("/o")),
 )

@@ -19,7 +19,8 @@ LUCENE = Analysis("lucene", "english")
 
 
 def words(text: str, analysis: Analysis = STANDARD) -> list[str]:
-    return analysis.words(text)[0]
+    numbers, _, found = analysis._words([text])
+    return [found[number] for number in numbers]
 
 
 def same(one: str, other: str, analysis: Analysis) -> bool:

@@ -182,7 +182,7 @@ def test_what_cannot_be_done_is_an_error(files, tmp_path):
     for name in ("train_questions=5", "choices=none", "rationale_candidates=3", "title_weight=1"):
         key = name.partition("=")[0]
         fails(kard("rerank", "train", files / "train.jsonl", files / "o", "--set", name), f"--set {key}: a file of")
-    train = ["rerank", "train", files / "train.jsonl"]
+    train = ["rerank", "train", files / "train.jsonl", "--set", "model=some/encoder"]
     fails(kard(*train, "."), "does not name a new folder")
     fails(kard(*train, "/"), "does not name a new folder")
     fails(kard(*train, files / "dev.jsonl" / "o"), "dev.jsonl is a file")
