@@ -1,4 +1,4 @@
-"""Writes the numbers of finished runs and sweeps into README.md and docs/results.md: python docs/fill_results.py RUN...
+"""Writes the numbers of finished runs and sweeps into README.md, docs/results.md and docs/experiments: python docs/fill_results.py RUN...
 
 benchmarks/results.json in place of a run fills the table of all benchmarks.
 
@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from kard.report.numbers import SIGNIFICANT, mean_and_spread, plain, value_of
 from kard.tools.sweep import is_sweep, read_sweep
 
 ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "experiments").glob("*.md")))
 RETRIEVERS = {
     "bm25": "BM25",
     "reranker_untrained": "reranker, untrained",
@@ -38,34 +40,35 @@ def main(runs: list[str]) -> None:
     for run in runs:
         if run.endswith(".json"):
             found = json.loads(Path(run).read_text(encoding="utf-8"))
-            fill(ROOT / "docs" / "results.md", "benchmarks", benchmarks(found))
+            fill("benchmarks", benchmarks(found))
             continue
         if is_sweep(Path(run)):
             results = read_sweep(Path(run))
-            fill(ROOT / "docs" / "results.md", sweep_block(results), sweep(results))
+            fill(sweep_block(results), sweep(results))
             continue
         if not (Path(run) / "results.json").exists():  # it ended at the reranker
             ranked = json.loads((Path(run) / "reranker" / "retrieval.json").read_text(encoding="utf-8"))
-            fill(ROOT / "docs" / "results.md", f"{recipe_from_run(Path(run)).name}-retrieval", retrieval(ranked))
+            fill(f"{recipe_from_run(Path(run)).name}-retrieval", retrieval(ranked))
             continue
         results = json.loads((Path(run) / "results.json").read_text(encoding="utf-8"))
         name = results["recipe"]
         if "methods" not in results:
             for block, lines in memorization(results).items():
-                fill(ROOT / "docs" / "results.md", f"{name}-{block}", lines)
+                fill(f"{name}-{block}", lines)
             continue
         for block, lines in (blocks(results) | {"rationales": rationales(Path(run))}).items():
-            fill(ROOT / "docs" / "results.md", f"{name}-{block}", lines)
+            fill(f"{name}-{block}", lines)
         if name == "quickstart":
-            fill(ROOT / "README.md", "scoreboard", scoreboard(results))
+            fill("scoreboard", scoreboard(results), [ROOT / "README.md"])
 
 
-def fill(path: Path, block: str, lines: list[str]) -> None:
-    """Replace what stands between a block's two comments, if the file has such a block."""
-    text = path.read_text(encoding="utf-8")
+def fill(block: str, lines: list[str], pages: Sequence[Path] = PAGES) -> None:
+    """Replace what stands between a block's two comments, on the page that has such a block."""
     begin, end = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    path.write_text(pattern.sub(lambda _: "\n".join([begin, *lines, end]), text), encoding="utf-8")
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(pattern.sub(lambda _: "\n".join([begin, *lines, end]), text), encoding="utf-8")
 
 
 def blocks(results: dict[str, Any]) -> dict[str, list[str]]:
