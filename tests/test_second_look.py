@@ -12,7 +12,7 @@ import pytest
 from kard.data.passage import Passage
 from kard.data.question import Question
 from kard.errors import UserError
-from kard.finder import Finder, Found, SecondLook
+from kard.finder import Finder, Found, QueryLikelihood
 from kard.kard import Kard
 from kard.methods import METHODS
 from kard.pipeline import run_recipe
@@ -41,7 +41,7 @@ def looking(student, scores, temperature=0.05, weight=0.4) -> Finder:
         temperature=temperature, score=lambda forms, positions: [np.array(scores) for _ in forms]
     )
     retriever = SimpleNamespace(search=lambda queries, k: [found for _ in queries])
-    second = SecondLook(student, weight, temperature) if student else None
+    second = QueryLikelihood(student, weight, temperature) if student else None
     return Finder(load_recipe("quickstart-full"), PASSAGES, retriever, reranker, second)
 
 

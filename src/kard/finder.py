@@ -50,7 +50,7 @@ class Likelihoods(Protocol):
 
 
 @dataclass(frozen=True)
-class SecondLook:
+class QueryLikelihood:
     """Query likelihood: the first passages in the order of exp(f(d, x)/τ2) · p(x | d)^λ.
 
     Only passages that the reranker finds about as probable as its first one are looked at; all others keep their places.
@@ -91,14 +91,14 @@ class Finder:
         passages: The knowledge base.
         retriever: None where no method reads passages.
         reranker: None where no method needs one.
-        second_look: The student's, after the reranker; None without one.
+        query_likelihood: The student's, after the reranker; None without one.
     """
 
     recipe: Recipe
     passages: Sequence[Passage] = ()
     retriever: Retriever | None = None
     reranker: Reranker | CrossReranker | None = None
-    second_look: SecondLook | None = field(default=None, compare=False)
+    query_likelihood: QueryLikelihood | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, run: Run, methods: Sequence[Method], student: Likelihoods | None = None) -> Finder:
@@ -109,7 +109,7 @@ class Finder:
         if any(method.reads == "reranker" for method in methods):
             reranker, weight = run.reranker(), run.recipe.reranker.likelihood_weight
         second = (
-            SecondLook(student, weight, reranker.temperature) if student and reranker and weight is not None else None
+            QueryLikelihood(student, weight, reranker.temperature) if student and reranker and weight is not None else None
         )
         return cls(run.recipe, run.passages(), retriever, reranker, second)
 
@@ -140,8 +140,8 @@ class Finder:
             return [self._found(hit, hit.scores, None) for hit in hits]
         start = monotonic()
         rows = [self._found(hit, row, row) for hit, row in zip(hits, self.scores(questions, hits), strict=True)]
-        if self.second_look is not None:
-            rows = self.second_look.ordered(questions, rows)
+        if self.query_likelihood is not None:
+            rows = self.query_likelihood.ordered(questions, rows)
         steps["rerank"] = steps.get("rerank", 0.0) + monotonic() - start
         return rows
 

@@ -39,7 +39,7 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
         )
     kard = Kard(methods[0], student, Finder.of(run, methods, student))
     considered = {method.name: _considered(kard, method, run, questions) for method in methods}
-    if kard.finder.second_look is not None and rank() == 0:
+    if kard.finder.query_likelihood is not None and rank() == 0:
         write_json(folder / "retrieval.json", ranked_by_likelihood(run, questions, considered["kard_reranker"]))
     found = {name: [row[: recipe.evaluation.passages] for row in rows] for name, rows in considered.items()}
     # An oracle that has nothing to read for any question cannot be run; results.json says so.
