@@ -109,7 +109,9 @@ class Finder:
         if any(method.reads == "reranker" for method in methods):
             reranker, weight = run.reranker(), run.recipe.reranker.likelihood_weight
         second = (
-            QueryLikelihood(student, weight, reranker.temperature) if student and reranker and weight is not None else None
+            QueryLikelihood(student, weight, reranker.temperature)
+            if student and reranker and weight is not None
+            else None
         )
         return cls(run.recipe, run.passages(), retriever, reranker, second)
 
