@@ -147,7 +147,7 @@ def main() -> None:
     quick = options.quick
     with tempfile.TemporaryDirectory() as name:
         recipe, examples, base = quickstart(Path(name) / "run")
-        dtype, batch_size = compute_dtype(recipe.student.dtype), recipe.evaluation.batch_size
+        dtype, batch_size = compute_dtype(recipe.student.dtype), recipe.evaluation.resources.batch_size
         tokenizer = base_tokenizer(str(base))
         targets = tokenizer([example.target for example in examples], add_special_tokens=False).input_ids
         texts = {example.prompt: ids for example, ids in zip(examples, targets, strict=True)}

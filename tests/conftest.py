@@ -61,16 +61,29 @@ def browser():
 
 
 def barriers(page) -> list[str]:
-    """What axe-core finds on a page that keeps people from using it: contrast, names, keyboard (serious and critical)."""
+    """What axe-core finds on a page that keeps people from using it: contrast by day and by night, names, keyboard (serious and
+    critical). The page is left by day."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    found = []
+    # Of all that axe-core looks at, night changes the contrast alone.
+    for scheme, only in (("dark", {"runOnly": ["color-contrast"]}), ("light", {})):
+        page.emulate_media(color_scheme=scheme)
+        found += Axe().run(page, options={"resultTypes": ["violations"], **only}).response["violations"]
     return [
         f"{fault['id']}: {node['html'][:200]}"
         for fault in found
         if fault["impact"] in ("serious", "critical")
         for node in fault["nodes"]
     ]
+
+
+def take_pictures(page, name: str) -> None:
+    """Pictures of the whole page by day and by night, where KARD_SCREENSHOTS names a folder for them."""
+    if folder := os.environ.get("KARD_SCREENSHOTS"):
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme)
+            page.screenshot(path=Path(folder) / f"{name}-{scheme}.png", full_page=True)
 
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow", "brown", "grey")
@@ -254,7 +267,8 @@ student:
   trim_vocabulary: true
 evaluation:
   methods: [finetune, ka_finetune, distill, kard_bm25, kard_reranker, kard_silver, kard_gold]
-  batch_size: 4
+  resources:
+    batch_size: 4
 output: run
 """,
         encoding="utf-8",

@@ -23,12 +23,13 @@ METHODS = ["few_shot", "few_shot_cot", "ka_few_shot", "ka_few_shot_cot", "distil
 
 @pytest.fixture(scope="module")
 def prompted(tmp_path_factory, decoder_folder, encoder_folder) -> Recipe:
-    """A finished run of the methods that are prompted, and of the rationale oracle."""
+    """A finished run of the methods that are prompted, with a model that reads little, and of the rationale oracle."""
     path = make_project(tmp_path_factory.mktemp("prompted") / "p", decoder_folder, encoder_folder)
-    settings = [f"evaluation.methods={json.dumps(METHODS)}", "evaluation.shots=3", "evaluation.prompt_tokens=220"]
-    recipe = load_recipe(str(path), settings)
+    recipe = load_recipe(str(path), [f"evaluation.methods={json.dumps(METHODS)}", "evaluation.shots=3"])
     assert recipe.output
-    run_recipe(recipe, recipe.output)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kard.stages.students.PROMPT_TOKENS", 220)
+        run_recipe(recipe, recipe.output)
     return recipe
 
 
@@ -90,14 +91,15 @@ def test_examples_that_do_not_fit_are_left_out_and_counted(prompted):
     assert without["few_shot"] == without["distill"] == 0
 
 
-def test_no_example_where_some_were_asked_for_is_said_aloud(prompted, capsys):
+def test_no_example_where_some_were_asked_for_is_said_aloud(prompted, capsys, monkeypatch):
     """A prompted student's limit is its own: student.max_input_tokens, for trained ones, is twice as long."""
     path = prompted.output.parent / "recipe.yaml"
     output = prompted.output.parent / "none fits"
-    settings = ["evaluation.methods=[few_shot]", "evaluation.shots=3", "evaluation.prompt_tokens=70"]
+    settings = ["evaluation.methods=[few_shot]", "evaluation.shots=3"]
+    monkeypatch.setattr("kard.stages.students.PROMPT_TOKENS", 70)
     run_recipe(load_recipe(str(path), [*settings, "student.max_input_tokens=512"]), output)
     said = capsys.readouterr()
-    assert re.search(r"few_shot: 0\.\d of 3 worked examples fit .* into \d+ of 12 none\. Raise", said.out + said.err)
+    assert re.search(r"few_shot: 0\.\d of 3 worked examples fit .* into \d+ of 12 none\. Lower", said.out + said.err)
     [row] = json.loads((output / "results.json").read_text(encoding="utf-8"))["methods"]
     assert row["without_shots"] > 0
     assert f"none for {row['without_shots']} of 12 questions" in (output / "report" / "index.html").read_text(
@@ -188,7 +190,7 @@ def test_too_few_examples_are_an_error(prompted):
 def test_the_number_of_examples_remakes_prompted_students_alone(prompted):
     from kard.pipeline import states
 
-    settings = [f"evaluation.methods={json.dumps(METHODS)}", "evaluation.prompt_tokens=220", "evaluation.shots=2"]
+    settings = [f"evaluation.methods={json.dumps(METHODS)}", "evaluation.shots=2"]
     changed = load_recipe(str(prompted.output.parent / "recipe.yaml"), settings)
     todo = {row.name for row in states(changed, prompted.output) if row.state != "done"}
     assert todo == {"students/nothing", "predictions/nothing", "report"}

@@ -384,12 +384,11 @@ def serve(
 
     if not all(find_spec(name) for name in ("fastapi", "uvicorn", "prometheus_client")):
         raise UserError("kard serve: its packages are not installed. Run: pip install 'kard[serve]'.")
-    from kard.serving.guard import read_keys
+    from kard.serving.settings import Settings, read_keys
 
     known = read_keys(keys, os.environ.get("KARD_API_KEYS"))
     from kard.artifacts import check_run
     from kard.data.sources import warn_of_changes
-    from kard.serving.app import Settings
     from kard.serving.server import serve as serve_run
 
     check_run(run)

@@ -207,10 +207,10 @@ class Kard:
         for writes, by_prompt in answers.items():
             how = Writing(
                 writes,
-                section.batch_size,
-                self.recipe.student.answer_by,
-                drawn,
-                share,
+                section.resources.batch_size,
+                answer_by=self.recipe.student.answer_by,
+                sampling=drawn,
+                share=share,
             )
             written |= self.student.write(by_prompt, how, done, known, on_text)
         return written

@@ -176,7 +176,7 @@ def _student_steps(run: Run, keys: dict[str, str], trained: Sequence[TrainedOn])
 
 
 def _prompted_step(run: Run, keys: dict[str, str], trained_on: TrainedOn, base: list[str]) -> Step:
-    reads = (*_named("student", ("model", *_PROMPTED)), "evaluation.prompt_tokens", "evaluation.shots", "seed")
+    reads = (*_named("student", ("model", *_PROMPTED)), "evaluation.shots", "seed")
     reads += ("reranker.train_questions",)  # that many are explained
     inputs, about = ["questions", "candidates", *base], f"{run.recipe.evaluation.shots} worked examples"
     more = {"prompt": prompt.FORMAT}

@@ -390,6 +390,12 @@ class StudentSection(Section):
         return value
 
 
+class EvaluationResources(Section):
+    """What changes speed and memory alone."""
+
+    batch_size: Size = Field(64, description="texts written at once")
+
+
 class EvaluationSection(Section):
     """What is measured."""
 
@@ -399,22 +405,20 @@ class EvaluationSection(Section):
     )
     passages: Size = Field(1, description="k: passages in a test prompt")
     shots: Size = Field(
-        5, description="few_shot methods: worked examples in a prompt; fewer where evaluation.prompt_tokens has no room"
-    )
-    prompt_tokens: Size | None = Field(
-        None, description="few_shot methods: longest prompt; null: what the model has positions for, at most 4096"
+        5,
+        description="few_shot methods: worked examples in a prompt; fewer where they do not fit into what the model can read, "
+        "at most 4096 tokens",
     )
     engine: Literal["transformers", "vllm"] = Field(
         "transformers", description="what writes; vllm: for decoders on a GPU, has to be installed"
     )
-    batch_size: Size = Field(64, description="texts written at once")
-    batch_tokens: Size | None = Field(None, description="most tokens of prompts read at once, padding included")
     samples: Size = Field(
         1, description="texts drawn for each prompt; the answer is their majority's. 1: the likeliest text"
     )
     temperature: Positive = Field(1.0, description="samples: below 1 likely words are drawn more often still")
     top_k: Size | None = Field(50, description="samples: only the likeliest tokens are drawn; null: any")
     top_p: Share = Field(0.95, description="samples: only the likeliest tokens with this probability together")
+    resources: EvaluationResources = EvaluationResources()
 
 
 class Recipe(Section):

@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 from kard.report.numbers import plain
-from kard.report.page import highlight, render_page
-from kard.report.write import write_report
+from kard.report.page import render_page
+from kard.report.sheet import write_report
+from kard.report.templates import highlight
 from tests.report.conftest import leaked, make_results
 
 HOSTILE = "<script>alert('x')</script>"

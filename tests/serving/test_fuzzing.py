@@ -15,7 +15,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.generation import GenerationMode
 
-from kard.serving.app import Settings
+from kard.serving.settings import Settings
 from tests.serving.conftest import serving
 
 COUNT = int(os.environ.get("KARD_FUZZ", "12"))

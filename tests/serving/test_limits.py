@@ -21,8 +21,8 @@ import httpx2 as httpx
 import pytest
 
 from kard.errors import UserError
-from kard.serving.app import Settings
-from kard.serving.guard import BODY_SECONDS, read_keys
+from kard.serving.guard import BODY_SECONDS
+from kard.serving.settings import Settings, read_keys
 from kard.tools.export import export_run
 from tests.serving.conftest import ASKED, COLOURS, POISON, serving, sse
 

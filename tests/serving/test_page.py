@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-from kard.serving.app import Settings
-from tests.conftest import barriers
+from kard.serving.settings import Settings
+from tests.conftest import barriers, take_pictures
 from tests.serving.conftest import ASKED, COLOURS, serving
 from tests.serving.test_hostile import HOSTILE, hostile_kard
 
@@ -100,7 +98,7 @@ def test_words_that_the_rationale_took_are_marked_in_both(page, address):
         },
     ]
     reply = {
-        "model": "kard_reranker", "answer": "green", "choice": 1, "confidence": 0.75, "passages": passages,
+        "model": "kard_reranker", "answer": "green", "choice": 1, "confidence": 0.75, "passages": passages, "question_cut": False,
         "rationale": "It is a green ship, 船舶, not a lamp.", "text": "", "milliseconds": {"write": 1.0},
     }  # fmt: skip
     events = [("passages", passages), ("text", "It is a green"), ("answer", reply)]
@@ -154,6 +152,16 @@ def test_there_is_a_sign_of_life_and_a_stop_that_gives_the_place_up(page, slow, 
         cards(page)
         assert page.locator(".wait").is_hidden()
         assert page.locator("#error").is_hidden(), "429 would say that who stopped keeps the place"
+
+
+def test_a_question_of_which_only_the_end_was_read_is_noted(page, address):
+    page.goto(address)
+    ask(page)
+    cards(page)
+    assert page.locator(".cut").is_hidden()
+    ask(page, question=f"{'The sea is wide. ' * 400} {ASKED}", choices=())
+    cards(page)
+    assert page.locator(".cut").inner_text() == "The question is too long for this student: only its end was read."
 
 
 def test_the_switch_shows_what_it_would_say_otherwise(page, address):
@@ -366,49 +374,43 @@ def contrast(first: list[float], second: list[float]) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1280, 900), (390, 844)])
-def test_light_and_dark_wide_and_phone(browser, address, scheme, size, tmp_path):
-    """Nothing is cut off, text has the contrast that WCAG AA asks for, and what is pressed is large enough.
-
-    KARD_SCREENSHOTS names a folder to keep the pictures in.
-    """
-    context = browser.new_context(color_scheme=scheme, viewport={"width": size[0], "height": size[1]})
-    page = context.new_page()
-    page.goto(address)
-    ask(page)
-    cards(page)
-    page.locator("summary").click()
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    colours = page.evaluate(
-        """() => { const rgb = (text) => text.match(/[0-9.]+/g).map(Number);
+COLOURS_SHOWN = """() => { const rgb = (text) => text.match(/[0-9.]+/g).map(Number);
         const behind = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
             if (c.length < 4 || c[3] > 0) return c; } return rgb(getComputedStyle(document.documentElement).backgroundColor); };
         const shown = [...document.querySelectorAll('body *')].filter((e) => e.offsetParent && !e.closest('.off-screen, .skip')
             && [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()));
-        return shown.map((e) => [e.textContent.slice(0, 40), rgb(getComputedStyle(e).color), behind(e)]); }"""
-    )
-    assert len(colours) > 20
-    assert [text for text, front, back in colours if contrast(front, back) < 4.5] == []
-    small = page.evaluate(
-        "[...document.querySelectorAll('button')].filter((b) => b.offsetParent && b.getBoundingClientRect().height < 24).length"
-    )
-    assert small == 0
-    assert barriers(page) == []
-    folder = Path(os.environ.get("KARD_SCREENSHOTS") or tmp_path)
-    page.screenshot(path=folder / f"page-{scheme}-{size[0]}.png", full_page=True)
-    context.close()
+    return shown.map((e) => [e.textContent.slice(0, 40), rgb(getComputedStyle(e).color), behind(e)]); }"""
+SMALL = "[...document.querySelectorAll('button')].filter((b) => b.offsetParent && b.getBoundingClientRect().height < 24).length"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_reference_and_words_keep_nobody_out(browser, address, scheme):
-    context = browser.new_context(color_scheme=scheme, viewport={"width": 390, "height": 844})
-    page = context.new_page()
+def test_light_and_dark_wide_and_phone(page, address):
+    """Nothing is cut off, text has the contrast that WCAG AA asks for, and what is pressed is large enough.
+
+    KARD_SCREENSHOTS names a folder to keep the pictures in.
+    """
+    page.goto(address)
+    ask(page)
+    cards(page)
+    page.locator("summary").click()
+    for width, height in ((1280, 900), (390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert page.evaluate(SMALL) == 0
+        assert barriers(page) == []
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme)
+            colours = page.evaluate(COLOURS_SHOWN)
+            assert len(colours) > 20
+            assert [text for text, front, back in colours if contrast(front, back) < 4.5] == []
+        take_pictures(page, f"page-{width}")
+
+
+def test_reference_and_words_keep_nobody_out(page, address):
+    page.set_viewport_size({"width": 390, "height": 844})
     for path in ("docs", "glossary"):
         page.goto(f"{address}/{path}")
         assert barriers(page) == []
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    context.close()
 
 
 def test_everything_has_a_name_for_a_screen_reader(page, address):

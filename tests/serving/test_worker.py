@@ -9,6 +9,7 @@ import pytest
 
 from kard.serving import worker
 from kard.serving.metrics import Metrics
+from kard.serving.settings import Settings
 from kard.serving.worker import Job, Worker
 
 
@@ -16,7 +17,7 @@ from kard.serving.worker import Job, Worker
 def test_who_has_just_been_answered_is_waited_for(slow, questions, monkeypatch, share, together):
     kard, student = slow
     monkeypatch.setattr(worker, "_WAIT_SHARE", share)
-    working = Worker(kard, batch_size=2, gather_seconds=0.0, capacity=8, metrics=Metrics())
+    working = Worker(kard, Settings(batch_size=2, gather_seconds=0.0, queue=8), Metrics())
     working.start()
     first, waiting, again = (Job(question, kard.method) for question in questions[:3])
     student.may_go_on.clear()
@@ -40,7 +41,7 @@ def test_memory_is_given_back_once_nobody_has_asked_for_a_while(kard, questions,
     again = threading.Event()
     monkeypatch.setattr(worker, "_IDLE_SECONDS", 0.05)
     monkeypatch.setattr(worker, "release_memory", lambda cycles: (released.append(cycles), again.set()))
-    working = Worker(kard, batch_size=2, gather_seconds=0.0, capacity=8, metrics=Metrics())
+    working = Worker(kard, Settings(batch_size=2, gather_seconds=0.0, queue=8), Metrics())
     working.start()
     assert again.wait(10)
     time.sleep(0.3)

@@ -11,6 +11,7 @@ from kard.methods import METHODS, PREFERRED, Method
 from kard.retrieval.retriever import Retriever
 from kard.run import Run
 
+_LEARN_MORE = "train on more questions or rationales, for more epochs, or take a larger student"
 # Class: what is meant, and what mends it. A mistake is in the first class that fits.
 CLASSES = {
     "unparsed": (
@@ -22,14 +23,8 @@ CLASSES = {
         "no silver passage is known for the question",
         "give the test questions rationales, or gold passages that are in the knowledge base",
     ),
-    "in_prompt": (
-        "the silver passage stood in the prompt",
-        "train on more questions or rationales, for more epochs, or take a larger student",
-    ),
-    "wrong_with_silver": (
-        "not in the prompt, and wrong with the silver passage too",
-        "train on more questions or rationales, for more epochs, or take a larger student",
-    ),
+    "in_prompt": ("the silver passage stood in the prompt", _LEARN_MORE),
+    "wrong_with_silver": ("not in the prompt, and wrong with the silver passage too", _LEARN_MORE),
     "not_in_top_k": (
         "among the candidates, but not in the prompt",
         "train the reranker on more questions, or raise student.passages and evaluation.passages together",
@@ -90,20 +85,23 @@ def classify(
         supports: By method, of each row.
     """
     wrong_with_silver = {row["question"] for row in predictions.get("kard_silver", ()) if not row["correct"]}
-    mistakes = []
+    summaries, mistakes = [], []
     for name, rows in predictions.items():
-        silver_too = wrong_with_silver if METHODS[name].trained_on == "rationales_silver" else set()
-        mistakes += [
+        method = METHODS[name]
+        silver_too = wrong_with_silver if method.trained_on == "rationales_silver" else set()
+        own = [
             {
                 "method": name,
                 "question": row["question"],
-                "class": _class_of(METHODS[name], row, wanted, candidates, silver_too),
-                "support": support,
+                "class": _class_of(method, row, wanted, candidates, silver_too),
+                "support": share,
             }
-            for row, support in zip(rows, supports[name], strict=True)
+            for row, share in zip(rows, supports[name], strict=True)
             if not row["correct"]
         ]
-    return [_summary(name, predictions, supports[name], mistakes) for name in predictions], mistakes
+        summaries.append(_summary(name, predictions, supports[name], Counter(row["class"] for row in own)))
+        mistakes += own
+    return summaries, mistakes
 
 
 def _class_of(
@@ -170,18 +168,16 @@ def support(terms: Callable[[str], set[int]], rationale: str, passages: Sequence
 
 
 def _summary(
-    name: str, predictions: Predictions, supports: Sequence[float | None], mistakes: Sequence[dict[str, Any]]
+    name: str, predictions: Predictions, supports: Sequence[float | None], counts: Counter[str]
 ) -> dict[str, Any]:
-    counts = Counter(row["class"] for row in mistakes if row["method"] == name)
-    known = [
-        (row["correct"], share) for row, share in zip(predictions[name], supports, strict=True) if share is not None
-    ]
+    rows = zip(predictions[name], supports, strict=True)
+    known = [(row["correct"], share) for row, share in rows if share is not None]
     parts = {
-        "all": [share for _, share in known],
-        "right": [share for correct, share in known if correct],
-        "wrong": [share for correct, share in known if not correct],
+        "all": known,
+        "right": [pair for pair in known if pair[0]],
+        "wrong": [pair for pair in known if not pair[0]],
     }
-    means = {part: sum(shares) / len(shares) if shares else None for part, shares in parts.items()}
+    means = {part: sum(share for _, share in pairs) / len(pairs) if pairs else None for part, pairs in parts.items()}
     return {
         "method": name,
         "mistakes": counts.total(),
@@ -197,31 +193,32 @@ def _summary(
 
 def advice(counts: Mapping[str, int]) -> str:
     """A sentence about where most of a method's mistakes come from, and what would mend them."""
-    n = sum(counts.values())
+    counts = Counter(counts)
+    n = counts.total()
     if not n:
         return "It made no mistakes."
     groups = {"retrieval": RETRIEVAL, "the student": STUDENT}
-    sums = {whose: sum(counts.get(label, 0) for label in labels) for whose, labels in groups.items()}
+    sums = {whose: sum(counts[label] for label in labels) for whose, labels in groups.items()}
     whose = max(sums, key=sums.__getitem__)
-    alone = max(("unparsed", "unknown"), key=lambda label: counts.get(label, 0))
-    if counts.get(alone, 0) > sums[whose]:
+    alone = max(("unparsed", "unknown"), key=counts.__getitem__)
+    if counts[alone] > sums[whose]:
         what, mend = CLASSES[alone]
         return f"{_share(counts[alone], n)}: {what}. To mend it, {mend}."
-    labels = sorted(groups[whose], key=lambda label: -counts.get(label, 0))
-    parts = ", ".join(f"{CLASSES[label][0]} ({counts[label]:,})" for label in labels if counts.get(label))
+    labels = sorted(groups[whose], key=lambda label: -counts[label])
+    parts = ", ".join(f"{CLASSES[label][0]} ({counts[label]:,})" for label in labels if counts[label])
     return f"{_share(sums[whose], n)} are lost by {whose}: {parts}. To mend it, {CLASSES[labels[0]][1]}."
 
 
 def _with_passages(name: str, predictions: Predictions) -> str:
     """What a method that reads no passages could gain from them: how many of its mistakes the best usable reader makes not."""
-    reader = next((other for other in PREFERRED if other in predictions and METHODS[other].reads_passages), None)
-    pairs = zip(predictions[name], predictions[reader] if reader else (), strict=bool(reader))
-    mended = sum(not row["correct"] and other["correct"] for row, other in pairs)
-    n = sum(not row["correct"] for row in predictions[name])
+    wrong = {row["question"] for row in predictions[name] if not row["correct"]}
     told = "the teacher's rationale in its prompt" if METHODS[name].is_oracle else "no passages"
-    return f"All its mistakes ({n:,}) were made with {told}" + (
-        f"; {reader} answers {mended:,} of them right." if reader else "."
-    )
+    sentence = f"All its mistakes ({len(wrong):,}) were made with {told}"
+    reader = next((other for other in PREFERRED if other in predictions and METHODS[other].reads_passages), None)
+    if reader is None:
+        return f"{sentence}."
+    mended = sum(row["correct"] and row["question"] in wrong for row in predictions[reader])
+    return f"{sentence}; {reader} answers {mended:,} of them right."
 
 
 def _share(count: int, n: int) -> str:

@@ -7,8 +7,8 @@ do not count. Only the test questions' runs are kept in memory; the texts are st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ TEMPLATE = 10
 # does may be the very source that the question was written from, so more of these are let pass.
 LOUD = {"train": 0.01, "passages": 0.1}
 EXAMPLES = 5
-_BLOCK = 1000
+
+Run = tuple[str, ...]
 
 
 def find_leaks(
@@ -36,87 +37,58 @@ def find_leaks(
     Args:
         test: The questions that are evaluated; their choices belong to their text.
         train: The training questions.
-        passages: Texts, read once and one block at a time.
-        advance: Told how many passages have been read.
+        passages: Texts, read once and one at a time.
+        advance: Called with 1 for each passage that was read.
 
     Returns:
         ``n`` (words of a run), ``questions``, ``too_short`` (test questions with fewer words: they cannot collide), and for
         ``train`` and ``passages`` an object with ``questions`` (ids of the colliding ones), ``share``, ``loud`` and
         ``examples`` (``question``, ``words`` and the text that has them, ``found_in``).
     """
-    texts = [question.query("question_and_choices") for question in test]
-    lengths = [len(words_of(text)) for text in texts]
-    n = int(np.clip(np.percentile(lengths, 5), SHORTEST, LONGEST))
-    runs = _Runs(texts, n)
+    words = [words_of(question.query("question_and_choices")) for question in test]
+    n = int(np.clip(np.percentile([len(row) for row in words], 5), SHORTEST, LONGEST))
+    owners: dict[Run, list[int]] = {}
+    for number, row in enumerate(words):
+        for run in _runs(row, n):
+            owners.setdefault(run, []).append(number)
     others = {"train": (question.query("question_and_choices") for question in train), "passages": passages}
     told = {"train": lambda count: None, "passages": advance}
-    found = {name: _side(test, runs, others[name], LOUD[name], told[name]) for name in others}
-    return {"n": n, "questions": len(test), "too_short": sum(length < n for length in lengths), **found}
+    sides = {name: _side(test, owners, texts, n, LOUD[name], told[name]) for name, texts in others.items()}
+    return {"n": n, "questions": len(test), "too_short": sum(len(row) < n for row in words), **sides}
 
 
 def _side(
-    test: Sequence[Question], runs: _Runs, texts: Iterable[str], loud: float, advance: Callable[[int], None]
+    test: Sequence[Question],
+    owners: Mapping[Run, Sequence[int]],
+    texts: Iterable[str],
+    n: int,
+    loud: float,
+    advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    first: dict[int, tuple[str, str]] = {}
-    for question, words, text in runs.collisions(texts, advance):
-        first.setdefault(question, (words, text))
+    having: Counter[Run] = Counter()  # texts that have a run
+    found_in: dict[Run, str] = {}
+    for text in texts:
+        for run in dict.fromkeys(_runs(words_of(text), n)):
+            if run in owners:
+                having[run] += 1
+                found_in.setdefault(run, text)
+        advance(1)
+    first: dict[int, Run] = {}
+    for run in (run for run, count in having.items() if count <= TEMPLATE):
+        for number in owners[run]:
+            first.setdefault(number, run)
     share = len(first) / len(test)
-    examples = [
-        {"question": test[number].question, "words": words, "found_in": text}
-        for number, (words, text) in list(first.items())[:EXAMPLES]
-    ]
     return {
         "questions": [test[number].id for number in sorted(first)],
         "share": share,
         "loud": share > loud,
-        "examples": examples,
+        "examples": [
+            {"question": test[number].question, "words": " ".join(run), "found_in": found_in[run]}
+            for number, run in list(first.items())[:EXAMPLES]
+        ],
     }
 
 
-class _Runs:
-    """The runs of `n` words of some texts, to be looked for in others."""
-
-    def __init__(self, texts: Sequence[str], n: int) -> None:
-        self.n = n
-        self.words = [words_of(text) for text in texts]
-        self.number = {word: place for place, word in enumerate({w for row in self.words for w in row}, start=1)}
-        # A word is a random 64-bit number and a run a polynomial of them: two runs are the same by chance once in 10^19.
-        self.random = np.random.default_rng(0).integers(0, 2**64, len(self.number) + 1, dtype=np.uint64)
-        digests, owners, starts = self._digests(self.words)
-        self.digests = np.unique(digests)
-        self.owners: dict[int, list[tuple[int, int]]] = {}
-        for digest, owner, start in zip(digests.tolist(), owners.tolist(), starts.tolist(), strict=True):
-            self.owners.setdefault(digest, []).append((owner, start))
-
-    def collisions(self, texts: Iterable[str], advance: Callable[[int], None]) -> Iterator[tuple[int, str, str]]:
-        """The number of a text of ours, the words that it shares, and the first text that has them; templates left out."""
-        found: dict[int, set[int]] = {}  # at most `TEMPLATE` + 1 texts a run, so that their number costs no memory
-        first: dict[int, str] = {}
-        begin, rest = 0, iter(texts)
-        while block := list(islice(rest, _BLOCK)):
-            digests, owners, _ = self._digests([words_of(text) for text in block])
-            for place in np.flatnonzero(np.isin(digests, self.digests)).tolist():
-                digest, owner = int(digests[place]), int(owners[place])
-                first.setdefault(digest, block[owner])
-                having = found.setdefault(digest, set())
-                if len(having) <= TEMPLATE:
-                    having.add(begin + owner)
-            begin += len(block)
-            advance(len(block))
-        for digest, having in found.items():
-            if len(having) <= TEMPLATE:
-                for owner, start in self.owners[digest]:
-                    yield owner, " ".join(self.words[owner][start : start + self.n]), first[digest]
-
-    def _digests(self, texts: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each run that has words of ours alone: its digest, its text's number, and its place there."""
-        lengths = np.array([len(words) + 1 for words in texts], dtype=np.int64)
-        flat = [word for words in texts for word in (*words, "")]  # the empty one, nobody's, keeps texts apart
-        numbers = np.fromiter(map(self.number.get, flat, [0] * len(flat)), np.int64, len(flat))
-        known = np.concatenate(([0], np.cumsum(numbers > 0)))
-        begins = np.flatnonzero(known[self.n :] - known[: -self.n] == self.n)
-        digests = np.zeros(len(begins), dtype=np.uint64)
-        for offset in range(self.n):
-            digests = digests * np.uint64(0x9E3779B97F4A7C15) + self.random[numbers[begins + offset]]
-        owners = np.repeat(np.arange(len(texts)), lengths)[begins]
-        return digests, owners, begins - (np.cumsum(lengths) - lengths)[owners]
+def _runs(words: Sequence[str], n: int) -> Iterator[Run]:
+    """All runs of `n` words, in their order."""
+    return zip(*(words[offset:] for offset in range(n)), strict=False)

@@ -14,8 +14,8 @@ from kard.data.passages import report_of
 from kard.evaluation.cost import costs
 from kard.evaluation.diagnosis import diagnose
 from kard.evaluation.leaks import find_leaks
-from kard.evaluation.statistics import holm, mcnemar, paired_difference, wilson
-from kard.methods import Method, methods_named
+from kard.evaluation.statistics import paired_tests, wilson
+from kard.methods import METHODS, Method, methods_named
 from kard.progress import progress, say
 from kard.prompt import examples_in
 from kard.recipe import Recipe
@@ -38,24 +38,24 @@ def build_results(run: Run, done: Sequence[Artifact]) -> tuple[dict[str, Any], l
     """
     recipe = run.recipe
     methods = methods_named(recipe.evaluation.methods)
-    predictions = {m.name: run.predictions(m.name) for m in methods}
-    there = [method for method in methods if predictions[method.name]]
-    skipped = [{"name": m.name, "why": why_skipped(m)} for m in methods if not predictions[m.name]]
-    right = {method.name: [row["correct"] for row in predictions[method.name]] for method in there}
-    found = run.rankings() if "kard_reranker" in right else []
-    answered = {method.name: predictions[method.name] for method in there}
+    answered = {method.name: rows for method in methods if (rows := run.predictions(method.name))}
+    right = {name: [row["correct"] for row in rows] for name, rows in answered.items()}
+    found = run.rankings() if "kard_reranker" in answered else []
+    file = recipe.questions.path or recipe.questions.test if recipe.questions.kind == "jsonl" else None
     diagnosis, mistakes = diagnose(run, answered)
     results = {
         "recipe": recipe.name,
-        "dataset": recipe.questions.kind if recipe.questions.kind != "jsonl" else _file_name(recipe),
+        "dataset": f"{file.parent.name}/{file.name}" if file else recipe.questions.kind,
         "split": recipe.evaluation.split,
         "seed": recipe.seed,
         "environment": environment(recipe),
         "knowledge": report_of(run.folder / "knowledge"),
-        "methods": [_method_row(run, method, predictions[method.name]) for method in there],
-        "skipped_methods": skipped,
+        "methods": [_method_row(run, METHODS[name], rows) for name, rows in answered.items()],
+        "skipped_methods": [
+            {"name": method.name, "why": why_skipped(method)} for method in methods if method.name not in answered
+        ],
         "retrieval": sorted(found, key=lambda row: str(row["against"])),  # gold first
-        "comparisons": compare(right, recipe.seed),
+        "comparisons": paired_tests(right, pairs_to_compare(list(right)), recipe.seed),
         "diagnosis": diagnosis,
         "leaks": leaks_of(run, answered),
         "costs": costs(run, answered),
@@ -73,28 +73,23 @@ def leaks_of(run: Run, predictions: Mapping[str, Sequence[dict[str, Any]]]) -> d
     recipe, test = run.recipe, run.evaluated()
     passages = run.passages().texts
     # A passage that no search for a question finds gives nothing away, and there may be millions of them.
-    hits = run.retriever().search(
-        [question.query("question_and_choices") for question in test], recipe.retriever.candidates
-    )
+    queries = [question.query("question_and_choices") for question in test]
+    hits = run.retriever().search(queries, recipe.retriever.candidates)
     looked_at = np.unique(np.concatenate([hit.positions for hit in hits])).tolist()
     with progress("look for leaks", len(looked_at), "passages") as advance:
         found = find_leaks(test, run.questions("train"), (passages[place] for place in looked_at), advance)
     for kind, text in (("train", "a training question"), ("passages", "a passage")):
-        side = found[kind]
-        if side["loud"]:
-            count = f"{len(side['questions']):,} of {len(test):,} {recipe.evaluation.split} questions"
+        if found[kind]["loud"]:
+            count = f"{len(found[kind]['questions']):,} of {len(test):,} {recipe.evaluation.split} questions"
             advice = "Where questions are made from one template, that may be all they share: the report has examples."
             say(f"  {count} share {found['n']} words in a row with {text}, and may be answered from memory. {advice}")
     leaked = set(found["train"]["questions"])
-    clean = {
-        name: [row["correct"] for row in rows if row["question"] not in leaked] for name, rows in predictions.items()
-    }
-    kept = [
-        {"name": name, "n": len(right), "accuracy": sum(right) / len(right)}
-        for name, right in clean.items()
-        if leaked and right
-    ]
-    return found | {"clean": kept}
+    clean = []
+    for name, rows in predictions.items():
+        right = [row["correct"] for row in rows if row["question"] not in leaked]
+        if leaked and right:
+            clean.append({"name": name, "n": len(right), "accuracy": sum(right) / len(right)})
+    return found | {"clean": clean}
 
 
 def why_skipped(method: Method) -> str:
@@ -106,32 +101,12 @@ def why_skipped(method: Method) -> str:
     return "no question has a rationale, so there are no silver passages for it"
 
 
-def compare(right: Mapping[str, Sequence[bool]], seed: int) -> list[dict[str, Any]]:
-    """Each method against distill, and kard_reranker against all (all pairs where neither is there), paired.
-
-    Args:
-        right: For each method, which questions it answered correctly, in the same order.
-        seed: Of the bootstrap.
-    """
-    pairs = pairs_to_compare(list(right))
-    p_values = holm([mcnemar(right[a], right[b]) for a, b in pairs])
-    rows = []
-    for (a, b), p_value in zip(pairs, p_values, strict=True):
-        difference, interval = paired_difference(right[a], right[b], seed)
-        rows.append({"a": a, "b": b, "difference": difference, "ci95": list(interval), "p_value": p_value})
-    return rows
-
-
 def pairs_to_compare(names: Sequence[str]) -> list[tuple[str, str]]:
     """Each method against distill, and kard_reranker against all; all pairs where neither is there."""
     hubs = [name for name in ("kard_reranker", "distill") if name in names]
-    pairs = [
-        (hub, other)
-        for hub in hubs
-        for other in names
-        if other != hub and not (hub == "distill" and other == "kard_reranker")
-    ]
-    return pairs if hubs else list(combinations(names, 2))
+    if not hubs:
+        return list(combinations(names, 2))
+    return [(hub, name) for place, hub in enumerate(hubs) for name in names if name not in hubs[: place + 1]]
 
 
 def environment(recipe: Recipe) -> dict[str, Any]:
@@ -149,7 +124,7 @@ def environment(recipe: Recipe) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cpu": str(torch.cpu.get_capabilities().get("cpu_name", platform.processor())),
         "threads": torch.get_num_threads(),
-        "batch_size": {"train": recipe.student.batch_size, "predict": recipe.evaluation.batch_size},
+        "batch_size": {"train": recipe.student.batch_size, "predict": recipe.evaluation.resources.batch_size},
     }
 
 
@@ -172,9 +147,3 @@ def _method_row(run: Run, method: Method, rows: list[dict[str, Any]]) -> dict[st
         "train_seconds": float(manifest["seconds"]) if manifest else 0.0,
         "predict_seconds": round(sum(row["seconds"] for row in rows), 2),
     }
-
-
-def _file_name(recipe: Recipe) -> str:
-    path = recipe.questions.path or recipe.questions.test
-    assert path is not None
-    return f"{path.parent.name}/{path.name}"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from kard.evaluation.statistics import holm, mcnemar, paired_difference
+from kard.evaluation.statistics import paired_tests
 
 DEPTHS = (1, 3, 5, 10)
 NDCG_DEPTH = 10
+GAIN = ("difference", "ci95", "p_value")
 
 
 def hits_at(ranking: Sequence[int], relevant: set[int], depth: int) -> bool:
@@ -55,11 +56,11 @@ def evaluate_ranking(
             name: [(order, right) for order, right in zip(ranking, sets, strict=True) if right]
             for name, ranking in rankings.items()
         }
-        gains = list(_gains(judged, seed))
-        rows += [
-            {"name": name, "against": against, **_measures(pairs), "gains": [g for b, g in gains if b == name]}
-            for name, pairs in judged.items()
-        ]
+        first = {name: [hits_at(order, right, 1) for order, right in pairs] for name, pairs in judged.items()}
+        gains = paired_tests(first, [(later, earlier) for earlier, later in combinations(first, 2)], seed)
+        for name, pairs in judged.items():
+            own = [{"over": row["b"]} | {key: row[key] for key in GAIN} for row in gains if row["a"] == name]
+            rows.append({"name": name, "against": against, **_measures(pairs), "gains": own})
     return rows
 
 
@@ -73,14 +74,3 @@ def _measures(judged: Sequence[tuple[Sequence[int], set[int]]]) -> dict[str, Any
         "recall": sum(rank is not None for rank in ranks) / n,
         "n": n,
     }
-
-
-def _gains(
-    judged: Mapping[str, Sequence[tuple[Sequence[int], set[int]]]], seed: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    first = {name: [hits_at(order, right, 1) for order, right in pairs] for name, pairs in judged.items()}
-    pairs = [(later, earlier) for earlier, later in combinations(first, 2)]
-    p_values = holm([mcnemar(first[a], first[b]) for a, b in pairs])
-    for (a, b), p_value in zip(pairs, p_values, strict=True):
-        difference, interval = paired_difference(first[a], first[b], seed)
-        yield a, {"over": b, "difference": difference, "ci95": list(interval), "p_value": p_value}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     if not (folder / "results.json").exists():
         raise UserError(f"{folder}: no results.json yet. Run 'kard run RECIPE --output {folder}' to its end.")
     check_whole(folder if (folder / MANIFEST).exists() else folder / "report")  # an export has no stage of that name
-    results: dict[str, Any] = read_json(folder / "results.json")
-    return results
+    return dict(read_json(folder / "results.json"))
 
 
 def read_outcome(folder: Path) -> Outcome:
@@ -79,14 +79,11 @@ def group_by_recipe(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
     A seed that is there already starts another group: the same run twice would make a spread of nothing.
     """
     groups: dict[tuple[str, int], list[Outcome]] = {}
+    seen: Counter[tuple[str, int]] = Counter()
     for outcome in outcomes:
         same = hash_of(outcome.recipe.model_dump(mode="json", exclude=_APART))
-        turn = sum(
-            other.recipe.seed == outcome.recipe.seed
-            for (recipe, _), group in groups.items()
-            for other in group
-            if recipe == same
-        )
+        turn = seen[same, outcome.recipe.seed]
+        seen[same, outcome.recipe.seed] += 1
         groups.setdefault((same, turn), []).append(outcome)
     return list(groups.values())
 
@@ -99,36 +96,54 @@ def side_by_side(folders: Sequence[Path]) -> dict[str, Any]:
         not compared, and why.
     """
     groups = group_by_recipe([read_outcome(folder) for folder in folders])
-    settings = [
-        {"values": values, **summarise(group)} for values, group in zip(_differences(groups), groups, strict=True)
-    ]
-    return {"settings": settings, "changes": _changes(groups), "notes": list(_notes(groups, settings))}
+    return _settings(_differences(groups), groups)
 
 
-def _changes(groups: Sequence[Sequence[Outcome]]) -> list[dict[str, Any]]:
-    """Every group but the first against it; `setting` is its place among all."""
-    rows = [
+def sweep_results(axes: Axes, seeds: list[int], cells: Sequence[tuple[dict[str, Any], Path]]) -> dict[str, Any]:
+    """What ``sweep.json`` holds: each setting over its seeds, and what becomes of each method from the first setting on.
+
+    Args:
+        axes: What was varied.
+        seeds: The training seeds.
+        cells: Each run's values and folder, all seeds of a setting together.
+    """
+    outcomes = [read_outcome(folder) for _, folder in cells]
+    places = range(0, len(cells), len(seeds))
+    groups = [outcomes[place : place + len(seeds)] for place in places]
+    first = outcomes[0]
+    return {
+        **{name: first.results[name] for name in ("recipe", "dataset", "split")},
+        "axes": axes,
+        "seeds": seeds,
+        "data_seed": first.recipe.seed_of_data,
+        **_settings([cells[place][0] for place in places], groups),
+    }
+
+
+def _settings(values: Sequence[dict[str, Any]], groups: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
+    """Every setting's numbers, its changes against the first one (`setting` is its place), and what was not compared."""
+    settings = [{"values": own, **summarise(group)} for own, group in zip(values, groups, strict=True)]
+    changes = [
         {"setting": place, **row}
-        for place, group in enumerate(groups)
-        if place
+        for place, group in enumerate(groups[1:], start=1)
         for row in compare_settings(groups[0], group)
     ]
-    return corrected(rows)
+    return {"settings": settings, "changes": corrected(changes), "notes": list(_notes(groups, settings))}
 
 
 def _notes(groups: Sequence[Sequence[Outcome]], settings: Sequence[dict[str, Any]]) -> Iterator[str]:
-    for setting in settings:
+    names = [", ".join(setting["runs"]) for setting in settings]
+    for name, setting in zip(names, settings, strict=True):
         if not setting["same_questions"]:
             yield (
-                f"{', '.join(setting['runs'])}: each seed has test questions of its own, so there are mean and spread, but no "
+                f"{name}: each seed has test questions of its own, so there are mean and spread, but no "
                 "interval and no test over seeds. Set data_seed to give all seeds the same questions."
             )
-    for setting, group in zip(settings[1:], groups[1:], strict=True):
+    for name, group in zip(names[1:], groups[1:], strict=True):
         pairs = _pairs(groups[0], group)
-        why = "other test questions" if pairs else "no seed in common"
         if not _comparable(pairs):
-            names = f"{', '.join(setting['runs'])} and {', '.join(settings[0]['runs'])}"
-            yield f"{names}: {why}, so no test between them."
+            why = "other test questions" if pairs else "no seed in common"
+            yield f"{name} and {names[0]}: {why}, so no test between them."
 
 
 def _pairs(base: Sequence[Outcome], other: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
@@ -143,13 +158,17 @@ def _comparable(pairs: Sequence[tuple[Outcome, Outcome]]) -> bool:
 def _differences(groups: Sequence[Sequence[Outcome]]) -> list[dict[str, Any]]:
     """For each group, the recipe keys in which not all groups agree."""
     recipes = [_flat(group[0].recipe.model_dump(mode="json", exclude=_APART)) for group in groups]
-    keys = [key for key in recipes[0] if any(recipe.get(key) != recipes[0][key] for recipe in recipes)]
-    return [{key: recipe.get(key) for key in keys} for recipe in recipes]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+    differing = [key for key in keys if any(recipe.get(key) != recipes[0].get(key) for recipe in recipes)]
+    return [{key: recipe.get(key) for key in differing} for recipe in recipes]
 
 
-def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
-    sections = {name: value for name, value in recipe.items() if isinstance(value, dict)}
-    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The keys of a section and of those inside it, as ``student.lr``."""
+    keys: dict[str, Any] = {}
+    for name, value in section.items():
+        keys |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return keys
 
 
 def summarise(seeds: Sequence[Outcome]) -> dict[str, Any]:
@@ -162,6 +181,10 @@ def summarise(seeds: Sequence[Outcome]) -> dict[str, Any]:
     same = len({outcome.questions for outcome in seeds}) == 1
     names = [name for name in METHODS if all(name in outcome.right for outcome in seeds)]
     first = seeds[0].results
+    pairs = pairs_to_compare(names) if same else []
+    comparisons = [
+        {"a": a, "b": b, **_difference([o.right[a] for o in seeds], [o.right[b] for o in seeds])} for a, b in pairs
+    ]
     return {
         "runs": [outcome.folder.name for outcome in seeds],
         "seeds": [outcome.recipe.seed for outcome in seeds],
@@ -169,7 +192,7 @@ def summarise(seeds: Sequence[Outcome]) -> dict[str, Any]:
         "same_questions": same,
         "methods": [_method(name, seeds, same) for name in names],
         "retrieval": _retrieval(seeds),
-        "comparisons": _comparisons(names, seeds) if same else [],
+        "comparisons": corrected(comparisons),
         "passages": first["knowledge"].get("passages"),
         "environment": first["environment"],
         "environment_differs": any(outcome.results["environment"] != first["environment"] for outcome in seeds),
@@ -193,32 +216,6 @@ def compare_settings(base: Sequence[Outcome], other: Sequence[Outcome]) -> list[
     ]
 
 
-def sweep_results(axes: Axes, seeds: list[int], cells: Sequence[tuple[dict[str, Any], Path]]) -> dict[str, Any]:
-    """What ``sweep.json`` holds: each setting over its seeds, and what becomes of each method from the first setting on.
-
-    Args:
-        axes: What was varied.
-        seeds: The training seeds.
-        cells: Each run's values and folder, all seeds of a setting together.
-    """
-    outcomes = [(values, read_outcome(folder)) for values, folder in cells]
-    groups = [outcomes[place : place + len(seeds)] for place in range(0, len(outcomes), len(seeds))]
-    runs = [[outcome for _, outcome in group] for group in groups]
-    settings = [{"values": group[0][0], **summarise(own)} for group, own in zip(groups, runs, strict=True)]
-    first = runs[0][0]
-    return {
-        "recipe": first.results["recipe"],
-        "dataset": first.results["dataset"],
-        "split": first.results["split"],
-        "axes": axes,
-        "seeds": seeds,
-        "data_seed": first.recipe.seed_of_data,
-        "settings": settings,
-        "changes": _changes(runs),
-        "notes": list(_notes(runs, settings)),
-    }
-
-
 def corrected(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with their p values after Holm's correction over all of them."""
     p_values = holm([row["p_value"] for row in rows])
@@ -228,13 +225,12 @@ def corrected(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _method(name: str, seeds: Sequence[Outcome], same: bool) -> dict[str, Any]:
     rows = [next(row for row in outcome.results["methods"] if row["name"] == name) for outcome in seeds]
     accuracies = [row["accuracy"] for row in rows]
-    interval = seeds_accuracy([outcome.right[name] for outcome in seeds])[1] if same else None
     return {
         "name": name,
         "accuracy": mean(accuracies),
         "sd": _spread(accuracies),
         "by_seed": accuracies,
-        "ci95": interval and list(interval),
+        "ci95": list(seeds_accuracy([outcome.right[name] for outcome in seeds])[1]) if same else None,
         "unparsed": sum(row["unparsed"] for row in rows),
         "cut": sum(row["cut"] for row in rows),
         "answers": sum(row["n"] for row in rows),
@@ -244,15 +240,6 @@ def _method(name: str, seeds: Sequence[Outcome], same: bool) -> dict[str, Any]:
 def _spread(values: Sequence[float]) -> float | None:
     """Standard deviation over seeds; None for one seed, which has none."""
     return stdev(values) if len(values) > 1 else None
-
-
-def _comparisons(names: Sequence[str], seeds: Sequence[Outcome]) -> list[dict[str, Any]]:
-    return corrected(
-        [
-            {"a": a, "b": b, **_difference([o.right[a] for o in seeds], [o.right[b] for o in seeds])}
-            for a, b in pairs_to_compare(names)
-        ]
-    )
 
 
 def _difference(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,13 +86,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Comparing an adjusted value with 0.05 keeps the chance of even one false finding among them at 5 %.
     """
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted
+    values = np.asarray(p_values, dtype=float)
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(values), 0, -1) * values[order]))
+    return [float(value) for value in adjusted]
+
+
+def paired_tests(
+    right: Mapping[str, Sequence[bool]], pairs: Sequence[tuple[str, str]], seed: int
+) -> list[dict[str, Any]]:
+    """Some pairs of methods on the same questions, tested together.
+
+    Args:
+        right: For each method, which questions it answered correctly, in the same order.
+        pairs: What to compare: the first minus the second.
+        seed: Of the bootstrap.
+
+    Returns:
+        One object a pair: ``a, b, difference, ci95, p_value`` (exact McNemar, Holm-corrected over the pairs).
+    """
+    p_values = holm([mcnemar(right[a], right[b]) for a, b in pairs])
+    rows = []
+    for (a, b), p_value in zip(pairs, p_values, strict=True):
+        difference, interval = paired_difference(right[a], right[b], seed)
+        rows.append({"a": a, "b": b, "difference": difference, "ci95": list(interval), "p_value": p_value})
+    return rows
 
 
 def _outcomes(right_a: Sequence[bool], right_b: Sequence[bool]) -> tuple[int, int, int]:

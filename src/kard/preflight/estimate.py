@@ -272,7 +272,7 @@ def _predictions(recipe: Recipe, folder: Path, work: Work, methods: Sequence[Met
             return None
         longest = min(_LONGEST * written, recipe.student.max_output_tokens)
         total += prompts * read * speed.token_read + texts * written * speed.token_written
-        total += max(1.0, texts / section.batch_size) * longest * speed.token_step
+        total += max(1.0, texts / section.resources.batch_size) * longest * speed.token_step
         if passages and looks and recipe.reranker.likelihood_weight is not None:
             total += evaluated * _LOOKED_AT * (work.question / 2 + work.passage) * speed.token_read
     return total

@@ -13,7 +13,7 @@ from kard.methods import METHODS
 from kard.recipe import Recipe, RerankerSection
 from kard.report import numbers
 from kard.report.data import ReportData
-from kard.report.page import render
+from kard.report.templates import render
 
 
 def render_card(data: ReportData) -> str:
@@ -21,7 +21,6 @@ def render_card(data: ReportData) -> str:
     recipe = Recipe.model_validate(yaml.safe_load(data.recipe_yaml))
     return render(
         "card.md.jinja",
-        autoescape=False,
         recipe=recipe,
         reranked=any(METHODS[row["name"]].reads == "reranker" for row in data.results["methods"]),
         headline=" ".join(numbers.headline(data.results)),
@@ -47,7 +46,6 @@ def render_reranker_card(section: RerankerSection, rows: Sequence[dict[str, Any]
     is_folder = Path(section.model).is_dir()
     return render(
         "reranker.md.jinja",
-        autoescape=False,
         section=section,
         model=Path(section.model).name if is_folder else section.model,
         is_on_hub=not is_folder and not section.model.startswith("package:"),

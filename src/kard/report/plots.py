@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import matplotlib
@@ -42,9 +43,7 @@ def methods_chart(methods: Sequence[dict[str, Any]], best: str, width: int) -> s
     """
     low, high = axis_range(methods)
     names = [_in_lines(label(method["name"]), int((width - 60) / (_LETTER * TEXT))) for method in methods]
-    tops = [0]
-    for name in names:
-        tops.append(tops[-1] + _ROW + 17 * name.count("\n"))
+    tops = list(accumulate((_ROW + 17 * name.count("\n") for name in names), initial=0))
     height = tops.pop()
     figure, axes = canvas(width, height, bottom=26)
     axes.set(xlim=(low, high), ylim=(height, 0), yticks=[])
@@ -71,15 +70,21 @@ def _method_row(axes: Axes, method: dict[str, Any], name: str, top: float, stres
     axes.text(1, top + 4, percent(method["accuracy"]), style, ha="right", transform=place)
     axes.vlines(axes.get_xticks(), line - 8, line + 8, color=RULE, linewidth=1, clip_on=False)
     axes.hlines(line, *(100 * end for end in method["ci95"]), color=colour, linewidth=2.5, clip_on=False)
-    fill = PAPER if is_oracle(method["name"]) else colour
-    axes.plot(100 * method["accuracy"], line, "o", ms=9, mfc=fill, mec=colour, mew=2, clip_on=False)
+    _dot(axes, 100 * method["accuracy"], line, colour, is_oracle(method["name"]))
+
+
+def _dot(axes: Axes, x: float, y: float, colour: str, hollow: bool) -> None:
+    axes.plot(x, y, "o", ms=9, mfc=PAPER if hollow else colour, mec=colour, mew=2, clip_on=False)
 
 
 def axis_range(methods: Sequence[dict[str, Any]]) -> tuple[int, int]:
     """The tens of percent that hold all intervals."""
-    low = math.floor(10 * min(method["ci95"][0] for method in methods)) * 10
-    high = math.ceil(10 * max(method["ci95"][1] for method in methods)) * 10
-    return low, high
+    return _tens([end for method in methods for end in method["ci95"]])
+
+
+def _tens(shares: Sequence[float]) -> tuple[int, int]:
+    low, high = math.floor(10 * min(shares)) * 10, math.ceil(10 * max(shares)) * 10
+    return low, max(high, low + 10)
 
 
 def hits_chart(retrieval: Sequence[dict[str, Any]], width: int) -> str:
@@ -152,23 +157,26 @@ def cost_chart(results: dict[str, Any], best: str, width: int) -> str:
     axes.set_yticks(axes.get_yticks(), [f"{tick:.0f} %" for tick in axes.get_yticks()], ha="left", va="bottom")
     axes.tick_params(axis="y", pad=0, direction="in")
     axes.set_ylim(low, high)
-    places = _apart([y for _, _, y in dots], gap * (high - low) / height)
+    apart = gap * (high - low) / height
+    places = _apart([y for _, _, y in dots], apart, high - apart / 2)
     for (name, flops, y), shown, place in zip(dots, names, places, strict=True):
         colour = ACCENT if name == best else INK
-        axes.plot(flops, y, "o", ms=8, mfc=PAPER if is_oracle(name) else colour, mec=colour, mew=2, clip_on=False)
-        axes.annotate(
-            shown, (flops, y), (names_at, place), size=SMALL, color=colour, va="center",
-            arrowprops={"arrowstyle": "-", "color": RULE, "shrinkB": 6},
-        )  # fmt: skip
+        _dot(axes, flops, y, colour, is_oracle(name))
+        line = {"arrowstyle": "-", "color": RULE, "shrinkB": 6}
+        end = (names_at, place)
+        axes.annotate(shown, (flops, y), end, size=SMALL, color=colour, va="center", arrowprops=line)
     return svg(figure, f"costs {width}")
 
 
-def _apart(places: Sequence[float], gap: float) -> list[float]:
-    """The places moved up as little as keeps them `gap` apart."""
-    moved = list(places)
-    last = -math.inf
-    for index in sorted(range(len(places)), key=places.__getitem__):
+def _apart(places: Sequence[float], gap: float, high: float) -> list[float]:
+    """The places moved up as little as keeps them `gap` apart, and down where that would be beyond `high`."""
+    moved, last = list(places), -math.inf
+    order = sorted(range(len(places)), key=places.__getitem__)
+    for index in order:
         last = moved[index] = max(places[index], last + gap)
+    for index in reversed(order):
+        moved[index] = min(moved[index], high)
+        high = moved[index] - gap
     return moved
 
 
@@ -205,7 +213,8 @@ def curves_chart(values: Sequence[str], lines: Sequence[Line], width: int, salt:
     height = max(_CURVES, apart * len(lines))
     figure, axes = canvas(width, height, bottom=30, top=12)
     span = len(values) - 1 + 2 * _EDGE
-    low, high = _curves_range(lines)
+    ends = [end for line in lines for interval in line.intervals if interval for end in interval]
+    low, high = _tens(ends + [share for line in lines for share in line.shares if share is not None])
     axes.set(xlim=(-_EDGE, -_EDGE + span * width / (width - _NAME)), ylim=(low, high), yticks=[])
     axes.set_xticks(range(len(values)), list(values))
     for tick in range(low, high + 1, 10 if high - low <= 50 else 20):
@@ -213,56 +222,27 @@ def curves_chart(values: Sequence[str], lines: Sequence[Line], width: int, salt:
         axes.text(-_EDGE, tick + (high - low) * 0.012, f"{tick} %", color=MUTED, size=9.5, va="bottom")
     for number, line in enumerate(lines):
         _curve(axes, line, _MARKERS[number % len(_MARKERS)], shift=0.035 * (number - (len(lines) - 1) / 2))
-    _name_ends(axes, lines, names, len(values) - 1, apart * (high - low) / height)
+    last = [next((100 * share for share in reversed(line.shares) if share is not None), 0.0) for line in lines]
+    places = _apart(last, apart * (high - low) / height, high)
+    for line, name, place in zip(lines, names, places, strict=True):
+        style = {"size": SMALL, "weight": "bold" if line.stressed else "normal", "va": "center"}
+        axes.text(len(values) - 1 + _EDGE * 0.75, place, name, style, color=_colour(line))
     return svg(figure, f"{salt} {width}")
 
 
 def _curve(axes: Axes, line: Line, marker: str, shift: float) -> None:
-    colour = ACCENT if line.stressed else MUTED if line.hollow else INK
-    places = [place for place, share in enumerate(line.shares) if share is not None]
-    heights = [100 * share for share in line.shares if share is not None]
-    moved = [place + shift for place in places]
-    axes.plot(
-        moved,
-        heights,
-        color=colour,
-        linewidth=2.5 if line.stressed else 1.2,
-        linestyle="--" if line.hollow else "-",
-        marker=marker,
-        markersize=6,
-        markerfacecolor=PAPER if line.hollow else colour,
-        markeredgecolor=colour,
-        clip_on=False,
-    )
-    for place, at in zip(places, moved, strict=True):
-        interval = line.intervals[place]
-        if interval is not None:
-            low, high = interval
-            axes.vlines(at, 100 * low, 100 * high, color=colour, linewidth=1, alpha=0.55, clip_on=False)
+    colour, fill = _colour(line), PAPER if line.hollow else _colour(line)
+    there = [(place, share) for place, share in enumerate(line.shares) if share is not None]
+    moved, heights = [place + shift for place, _ in there], [100 * share for _, share in there]
+    width, dashes = 2.5 if line.stressed else 1.2, "--" if line.hollow else "-"
+    axes.plot(moved, heights, dashes, color=colour, lw=width, marker=marker, ms=6, mfc=fill, mec=colour, clip_on=False)
+    for (place, _), at in zip(there, moved, strict=True):
+        if interval := line.intervals[place]:
+            axes.vlines(at, 100 * interval[0], 100 * interval[1], color=colour, lw=1, alpha=0.55, clip_on=False)
 
 
-def _name_ends(axes: Axes, lines: Sequence[Line], names: Sequence[str], last: int, apart: float) -> None:
-    """Names at the right ends of the lines, moved `apart` where lines end close together."""
-    ends = sorted(((_end(line), number) for number, line in enumerate(lines)), reverse=True)
-    height = math.inf
-    for end, number in ends:
-        height = min(height - apart, end)
-        line = lines[number]
-        style = {"size": SMALL, "weight": "bold" if line.stressed else "normal", "va": "center"}
-        colour = ACCENT if line.stressed else MUTED if line.hollow else INK
-        axes.text(last + _EDGE * 0.75, height, names[number], style, color=colour)
-
-
-def _end(line: Line) -> float:
-    return next((100 * share for share in reversed(line.shares) if share is not None), 0.0)
-
-
-def _curves_range(lines: Sequence[Line]) -> tuple[int, int]:
-    """The tens of percent that hold all lines and intervals."""
-    ends = [end for line in lines for interval in line.intervals if interval for end in interval]
-    ends += [share for line in lines for share in line.shares if share is not None]
-    low, high = math.floor(10 * min(ends)) * 10, math.ceil(10 * max(ends)) * 10
-    return low, max(high, low + 10)
+def _colour(line: Line) -> str:
+    return ACCENT if line.stressed else MUTED if line.hollow else INK
 
 
 def canvas(width: int, height: int, bottom: int, top: int = 4) -> tuple[Figure, Axes]:

@@ -14,8 +14,9 @@ from kard.data.sources import credits_of
 from kard.methods import preferred
 from kard.recipe import Recipe
 from kard.recipe_file import dump_recipe
+from kard.report.card import render_card
 from kard.report.data import MistakeSample, ReportData, Sample
-from kard.report.write import write_report
+from kard.report.page import render_page
 from kard.run import Run
 from kard.teacher.collect import describe_teacher, spent_so_far
 from kard.teacher.limits import spending
@@ -38,6 +39,16 @@ def write_sheet(run: Run, results: dict[str, Any], mistakes: Sequence[dict[str, 
     )
     write_report(folder, data)
     write_json(run.folder / "results.json", results)
+
+
+def write_report(folder: Path, data: ReportData) -> None:
+    """Write ``index.html`` and ``model_card.md`` into `folder`, which is made where it is missing.
+
+    The same data gives the same bytes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.html").write_text(render_page(data), encoding="utf-8", newline="\n")
+    (folder / "model_card.md").write_text(render_card(data), encoding="utf-8", newline="\n")
 
 
 def _teacher(run: Run) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
 
 from kard.methods import METHODS
 from kard.report import numbers
-from kard.report.page import WIDTHS, render
+from kard.report.page import in_all_widths
 from kard.report.plots import Line, curves_chart
+from kard.report.templates import render
 
 _DEPTHS = ("1", "10")
 
@@ -32,7 +34,6 @@ def render_sweep(results: dict[str, Any]) -> str:
     known = [setting["environment"] for setting in settings]
     return render(
         "sweep.html.jinja",
-        autoescape=True,
         results=results,
         settings=settings,
         best=best,
@@ -126,7 +127,7 @@ def _panels(
         values = [numbers.shortened(numbers.value_of(setting["values"][axis]), 14) for setting in settings]
         drawn = lines(settings)
         text = caption.format(axis=axis.replace(",", " and "), rest=f", with {rest}" if rest else "")
-        charts = {size: Markup(curves_chart(values, drawn, width, text)) for size, width in WIDTHS.items()}
+        charts = in_all_widths(partial(curves_chart, values, drawn, salt=text))
         yield Figure(text, charts, f"{text} {_spoken(values, drawn)}")
 
 

@@ -7,29 +7,31 @@ import copy
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response
+from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from kard import __version__
 from kard.data.question import Question
 from kard.errors import UserError, nearest
-from kard.finder import Found
 from kard.kard import Kard, Listener
 from kard.methods import Method
 from kard.report.numbers import retriever
 from kard.serving import schema
 from kard.serving.chat import ChatRequest, Completion, question_of
-from kard.serving.guard import Guard, error_body
+from kard.serving.guard import Guard
 from kard.serving.metrics import Metrics
 from kard.serving.reference import glossary_page, reference_page
-from kard.serving.worker import Done, Failed, Job, QueueFull, Stopping, Worker
+from kard.serving.refusal import Refusal, refusal_of
+from kard.serving.settings import Settings
+from kard.serving.worker import Done, Job, Worker
 
 ASSETS = {
     "/": ("index.html", "text/html"),
@@ -38,8 +40,6 @@ ASSETS = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 _ABOUT = "Ask a student of knowledge-augmented reasoning distillation. Any OpenAI client works with base URL `/v1`."
-_DOCS = "/docs shows what can be sent where."
-_SEND = "Send one JSON object in UTF-8, with content-type: application/json; /docs shows its keys."
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.ErrorReply, "description": description}
     for status, description in {
@@ -54,43 +54,10 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         504: "Time limit reached",
     }.items()
 }
+# What a request may end in; what nobody expected is logged as well.
+_ENDS = (Refusal, UserError, TimeoutError, RequestValidationError, ValidationError, HTTPException, Exception)
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How to serve.
-
-    Attributes:
-        batch_size: Most questions that are answered together.
-        gather_seconds: How long a batch waits for others at least.
-        queue: How many requests may wait; more are answered 429.
-        timeout: Seconds until a request is given up (504).
-        most_bytes: Longer bodies are refused (413).
-        keys: Keys that open ``/v1/``; none: everybody may ask.
-        hosts: Names under which the server may be addressed; ``*`` is any.
-    """
-
-    batch_size: int = 64
-    gather_seconds: float = 0.005
-    queue: int = 128
-    timeout: float = 120.0
-    most_bytes: int = 65536
-    keys: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ("*",)
-
-
-class Refusal(Exception):
-    """A request that gets an error for an answer."""
-
-    def __init__(self, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code, self.headers = status, message, code, headers
-
-    @property
-    def body(self) -> dict[str, Any]:
-        return error_body(
-            self.message, self.code, kind="server_error" if self.status >= 500 else "invalid_request_error"
-        )
+Events = AsyncIterator[tuple[str | None, Any]]
 
 
 def create_app(kard: Kard, settings: Settings, examples: Sequence[dict[str, Any]] = ()) -> FastAPI:
@@ -102,7 +69,7 @@ def create_app(kard: Kard, settings: Settings, examples: Sequence[dict[str, Any]
         examples: Questions with choices that the page offers to try.
     """
     metrics = Metrics()
-    worker = Worker(kard, settings.batch_size, settings.gather_seconds, settings.queue, metrics)
+    worker = Worker(kard, settings, metrics)
     metrics.queue.set_function(lambda: worker.waiting)
 
     @asynccontextmanager
@@ -112,23 +79,24 @@ def create_app(kard: Kard, settings: Settings, examples: Sequence[dict[str, Any]
         # The server has answered all that it accepted by now; the worker has nothing left to do.
         await asyncio.to_thread(worker.stop)
 
+    async def refused(request: Request, error: Exception) -> Response:
+        return refusal_of(error).response()
+
     app = FastAPI(
-        title="kard", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None, lifespan=lifespan
+        title="kard",
+        version=__version__,
+        description=_ABOUT,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        exception_handlers=dict.fromkeys(_ENDS, refused),
     )
     app.state.worker = worker
-    app.state.desk = desk = Desk(worker, settings.timeout)
-    _handle_errors(app)
+    desk = Desk(worker, settings.timeout)
     _add_answering(app, desk, copy.deepcopy(kard.student.tokenizer))
     _add_rest(app, desk, metrics, list(examples))
-    paths = [str(path) for path in app.openapi()["paths"]] + list(ASSETS)
-    app.add_middleware(
-        Guard,
-        keys=settings.keys,
-        hosts=settings.hosts,
-        most_bytes=settings.most_bytes,
-        metrics=metrics,
-        paths=[p for p in paths if "{" not in p],
-    )
+    _add_pages(app)
+    app.add_middleware(Guard, settings=settings, metrics=metrics, paths=[*app.openapi()["paths"], *ASSETS])
     return app
 
 
@@ -150,19 +118,13 @@ class Desk:
 
     async def done(self, job: Job) -> Done:
         """Put a job into the queue and wait for it."""
-        self._submit(job)
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(job.future), self.timeout)
-        except (UserError, Failed, TimeoutError) as error:
-            raise self._refusal(error) from error
+        self.worker.submit(job)
+        return await asyncio.wait_for(asyncio.wrap_future(job.future), self.timeout)
 
     async def events(self, question: Question, method: Method) -> AsyncIterator[Any]:
         """What happens to a question: the passages found, each state of the text, and in the end what came of it.
 
         A question that is answered once more, because another one failed its batch, is told nothing twice.
-
-        Raises:
-            Refusal: Before anything was yielded, where the question cannot be answered.
         """
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Any]()
 
@@ -171,78 +133,20 @@ class Desk:
 
         job = Job(question, method, listener=Listener(found=put, text=put))
         job.future.add_done_callback(put)
-        self._submit(job)
-        deadline, found, told = loop.time() + self.timeout, False, ""
+        self.worker.submit(job)
+        deadline, found, text = loop.time() + self.timeout, False, ""
         try:
             # No asyncio.timeout here: a stream is begun by one task and carried on by another.
             while (event := await asyncio.wait_for(queue.get(), deadline - loop.time())) is not job.future:
-                if not isinstance(event, str):
-                    if not found:
-                        yield event
+                if isinstance(event, str):
+                    if event.startswith(text) and event != text:
+                        yield (text := event)
+                elif not found:
                     found = True
-                elif event.startswith(told):
-                    yield (told := event)
+                    yield event
             yield job.future.result()
-        except (UserError, Failed, TimeoutError) as error:
-            raise self._refusal(error) from error
         finally:
             job.future.cancel()
-
-    def _submit(self, job: Job) -> None:
-        try:
-            self.worker.submit(job)
-        except QueueFull as error:
-            raise Refusal(429, f"{error}.", "queue_full", {"retry-after": str(error.retry_after)}) from error
-        except Stopping as error:
-            raise Refusal(503, "the server is stopping. Try again later.", "stopping") from error
-
-    def _refusal(self, error: Exception) -> Refusal:
-        if isinstance(error, UserError):
-            return Refusal(400, str(error), "bad_question")
-        if isinstance(error, Failed):
-            return Refusal(500, str(error), "failed")
-        late = f"no answer within {self.timeout:g} s. Try again later, or shorten the question."
-        return Refusal(504, late, "timeout")
-
-
-def _handle_errors(app: FastAPI) -> None:
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, error: Refusal) -> Response:
-        return JSONResponse(error.body, error.status, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return _invalid(error.errors())
-
-    @app.exception_handler(ValidationError)
-    async def invalid_question(request: Request, error: ValidationError) -> Response:
-        return _invalid(error.errors())
-
-    @app.exception_handler(HTTPException)
-    async def other(request: Request, error: HTTPException) -> Response:
-        # FastAPI's 400 is a body that is not UTF-8.
-        message = f"{error.detail}. {_SEND if error.status_code == 400 else _DOCS}"
-        return JSONResponse(error_body(message, f"http_{error.status_code}"), error.status_code, error.headers)
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        return JSONResponse(error_body("the server failed; its log says why.", "failed", kind="server_error"), 500)
-
-
-def _invalid(errors: Sequence[Any]) -> Response:
-    # The value itself is not sent back: it may be long, or hold half of a surrogate pair, which no JSON can carry.
-    first = errors[0]
-    param = ".".join(_printable(str(part)) for part in first["loc"] if part != "body")
-    message = _printable(str(first["msg"]).removeprefix("Value error, "))
-    if first["type"] == "json_invalid":
-        param, message = "", f"no JSON at character {param}: {first['ctx']['error']}. {_SEND}"
-    elif first["type"] != "value_error":  # our own messages say what to do
-        message = f"{message}. {_DOCS if param else _SEND}"
-    return JSONResponse(error_body(f"{param or 'body'}: {message}", "invalid", param or None), 422)
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")[:200]
 
 
 def _add_answering(app: FastAPI, desk: Desk, tokenizer: Any) -> None:
@@ -252,21 +156,17 @@ def _add_answering(app: FastAPI, desk: Desk, tokenizer: Any) -> None:
         name, method = desk.method(request.model)
         if request.stream:
             return await _stream(_answer_events(desk, request, name, method))
-        done = await desk.done(Job(_question(request), method))
-        return schema.answer_reply(done, name, request.show)
+        return schema.answer_reply(await desk.done(Job(_question(request), method)), name, request.show)
 
     @app.post("/v1/chat/completions", responses=_ERRORS, response_model=None)
     async def chat(request: ChatRequest) -> Any:
         """Answer the last user message, in OpenAI's protocol; `kard` in the reply is what /v1/answer returns."""
         _, method = desk.method(request.model)
-        try:
-            asked = question_of(request)
-        except UserError as error:
-            raise Refusal(400, str(error), "bad_question") from error
+        question = _question(question_of(request))
         completion = Completion(request, tokenizer)
         if request.stream:
-            return await _stream(_chat_events(desk, completion, _question(asked), method))
-        return completion.whole(await desk.done(Job(_question(asked), method)))
+            return await _stream(_chat_events(desk, completion, question, method))
+        return completion.whole(await desk.done(Job(question, method)))
 
     @app.post("/v1/search", response_model=schema.SearchReply, responses=_ERRORS)
     async def search(request: schema.SearchRequest) -> Any:
@@ -286,64 +186,56 @@ def _question(request: schema.AnswerRequest) -> Question:
     return Question("question", request.question, tuple(request.choices))
 
 
-async def _answer_events(
-    desk: Desk, request: schema.AnswerRequest, name: str, method: Method
-) -> AsyncIterator[tuple[str, Any]]:
+async def _answer_events(desk: Desk, request: schema.AnswerRequest, name: str, method: Method) -> Events:
     read, sent = desk.worker.kard.recipe.evaluation.passages, ""
     async for event in desk.events(_question(request), method):
-        if isinstance(event, list):
-            found: list[Found] = event
-            yield "passages", schema.passage_rows(found, read if request.show is None else request.show, read)
-        elif isinstance(event, str):
-            piece, sent = event.removeprefix(sent), event
-            if piece:
-                yield "text", piece
-        else:
+        if isinstance(event, Done):
             yield "answer", schema.answer_reply(event, name, request.show)
+        elif isinstance(event, str):
+            yield "text", event.removeprefix(sent)
+            sent = event
+        else:
+            yield "passages", schema.passage_rows(event, read if request.show is None else request.show, read)
 
 
-async def _chat_events(
-    desk: Desk, completion: Completion, question: Question, method: Method
-) -> AsyncIterator[tuple[str, Any]]:
+async def _chat_events(desk: Desk, completion: Completion, question: Question, method: Method) -> Events:
     sent = ""
-    yielded = False
     async for event in desk.events(question, method):
         if isinstance(event, list):
             continue
         text = completion.cut(event, whole=False) if isinstance(event, str) else completion.cut(event.answer.text)
         if not text.startswith(sent):
             raise Refusal(500, "what was written anew came out otherwise. Ask again.", "failed")
-        piece = text.removeprefix(sent)
-        if piece:
-            yield "", completion.piece(piece, first=not yielded)
-            sent, yielded = text, True
+        if piece := text.removeprefix(sent):
+            yield None, completion.piece(piece, first=not sent)
+            sent = text
         if isinstance(event, Done):
             for last in completion.end(event):
-                yield "", last
-    yield "", "[DONE]"
+                yield None, last
+    yield None, "[DONE]"
 
 
-async def _stream(events: AsyncIterator[tuple[str, Any]]) -> StreamingResponse:
+async def _stream(events: Events) -> EventSourceResponse:
     """Server-sent events. The first one is awaited here, so that a refusal is still a status of its own."""
     first = await anext(events)
 
-    async def lines() -> AsyncIterator[str]:
+    async def lines() -> AsyncIterator[bytes]:
         yield _line(*first)
         try:
             async for event in events:
                 yield _line(*event)
-        except Refusal as refusal:
+        except Exception as error:
+            refusal = refusal_of(error)
             yield _line("error", refusal.body)
-        except Exception:
-            yield _line("error", error_body("the server failed; its log says why.", "failed", kind="server_error"))
-            raise
+            if refusal is not error and refusal.status == 500:  # nobody expected it: into the log
+                raise
 
-    return StreamingResponse(lines(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+    return EventSourceResponse(lines(), headers={"cache-control": "no-store"})
 
 
-def _line(name: str, data: Any) -> str:
+def _line(name: str | None, data: Any) -> bytes:
     text = data if data == "[DONE]" else json.dumps(data, ensure_ascii=False)
-    return f"event: {name}\ndata: {text}\n\n" if name else f"data: {text}\n\n"
+    return format_sse_event(data_str=text, event=name)
 
 
 def _add_rest(app: FastAPI, desk: Desk, metrics: Metrics, examples: list[dict[str, Any]]) -> None:
@@ -374,8 +266,7 @@ def _add_rest(app: FastAPI, desk: Desk, metrics: Metrics, examples: list[dict[st
     @app.get("/ready", responses={503: _ERRORS[503]})
     async def ready() -> dict[str, str]:
         """Questions are answered."""
-        if not desk.worker.alive:
-            raise Refusal(503, "the server is stopping. Try again later.", "stopping")
+        desk.worker.check_alive()
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=Response)
@@ -383,17 +274,11 @@ def _add_rest(app: FastAPI, desk: Desk, metrics: Metrics, examples: list[dict[st
         """Counters in Prometheus's format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
-    made = {"/docs": reference_page(app.openapi()), "/glossary": glossary_page()}
-    pages = {path: (page.encode("utf-8"), "text/html") for path, page in made.items()}
+
+def _add_pages(app: FastAPI) -> None:
     folder = resources.files("kard") / "serving" / "page"
-    for path, (name, kind) in ASSETS.items():
-        pages[path] = ((folder / name).read_bytes(), kind)
+    pages = {path: ((folder / name).read_text(encoding="utf-8"), kind) for path, (name, kind) in ASSETS.items()}
+    pages |= {"/docs": (reference_page(app.openapi()), "text/html"), "/glossary": (glossary_page(), "text/html")}
     for path, (content, kind) in pages.items():
-        app.add_api_route(path, _fixed(content, kind), include_in_schema=False)
-
-
-def _fixed(content: bytes, kind: str) -> Any:
-    async def page() -> Response:
-        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
-
-    return page
+        page = Response(content, media_type=kind, headers={"cache-control": "no-cache"})
+        app.router.routes.append(Route(path, page, methods=["GET"], include_in_schema=False))

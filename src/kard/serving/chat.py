@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from transformers import PreTrainedTokenizerFast
 
 from kard.errors import UserError
+from kard.kard import Answer
 from kard.notebook import ADDRESS
 from kard.serving.schema import AnswerRequest, Choices, answer_reply
 from kard.serving.worker import Done
@@ -146,15 +147,14 @@ class Completion:
 
     def whole(self, done: Done) -> dict[str, Any]:
         """The completion of a request that does not stream."""
-        assert done.answer is not None
-        content = self.cut(done.answer.text) + self._listed(done)
-        message = {"role": "assistant", "content": content, "refusal": None, "annotations": self._annotations(done)}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason(done)}
+        answer = _answer(done)
+        content = self.cut(answer.text) + self._listed(answer)
+        message = {"role": "assistant", "content": content, "refusal": None, "annotations": self._annotations(answer)}
         return {
             **self._head("chat.completion"),
-            "choices": [choice],
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason(answer)}],
             "usage": self.usage(done),
-            "kard": self._ours(done),
+            "kard": answer_reply(done, self.request.model, None),
         }
 
     def piece(self, content: str, first: bool) -> dict[str, Any]:
@@ -163,54 +163,40 @@ class Completion:
 
     def end(self, done: Done) -> list[dict[str, Any]]:
         """The last chunks of a stream: why it ended with the whole answer beside it, and the usage where it was asked for."""
-        listed = [self.piece(text, first=False)] if (text := self._listed(done)) else []
-        cited = {"annotations": self._annotations(done)}
-        last = [*listed, {**self._chunk(cited, self._reason(done)), "kard": self._ours(done)}]
+        answer = _answer(done)
+        chunks = [self.piece(text, first=False)] if (text := self._listed(answer)) else []
+        last = self._chunk({"annotations": self._annotations(answer)}, self._reason(answer))
+        chunks.append({**last, "kard": answer_reply(done, self.request.model, None)})
         if self.request.stream_options and self.request.stream_options.include_usage:
-            last.append({**self._head("chat.completion.chunk"), "choices": [], "usage": self.usage(done)})
-        return last
+            chunks.append({**self._head("chat.completion.chunk"), "choices": [], "usage": self.usage(done)})
+        return chunks
 
     def usage(self, done: Done) -> dict[str, int]:
         """Tokens that were read and written."""
-        written = min(done.completion_tokens, self.request.limit or done.completion_tokens)
-        return {
-            "prompt_tokens": done.prompt_tokens,
-            "completion_tokens": written,
-            "total_tokens": done.prompt_tokens + written,
-        }
+        read, written = done.prompt_tokens, min(done.completion_tokens, self.request.limit or done.completion_tokens)
+        return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
-    def _listed(self, done: Done) -> str:
+    def _listed(self, answer: Answer) -> str:
         """The passages that were read as text, where they were asked for."""
-        assert done.answer is not None
-        found = [item.passage for item in done.answer.passages] if self.request.sources else []
+        found = [item.passage for item in answer.passages] if self.request.sources else []
         lines = [f"[{number}] {passage.full_text} ({passage.source})" for number, passage in enumerate(found, start=1)]
         return "\n\nSources:\n" + "\n".join(lines) if lines else ""
 
-    def _annotations(self, done: Done) -> list[dict[str, Any]]:
+    def _annotations(self, answer: Answer) -> list[dict[str, Any]]:
         """The passages that were read as OpenAI cites sources; a passage without an address has its id for one."""
-        assert done.answer is not None
-        cited = []
-        for passage in (item.passage for item in done.answer.passages):
+        end, cited = len(self.cut(answer.text)), []
+        for passage in (item.passage for item in answer.passages):
             url = ADDRESS.search(passage.source)
             address = url.group() if url else f"passage:{quote(passage.id)}"
-            place = {
-                "start_index": 0,
-                "end_index": len(self.cut(done.answer.text)),
-                "url": address,
-                "title": passage.title,
-            }
+            place = {"start_index": 0, "end_index": end, "url": address, "title": passage.title}
             own = {"id": passage.id, "source": passage.source, "text": passage.text}
             cited.append({"type": "url_citation", "url_citation": {**place, **own}})
         return cited
 
-    def _ours(self, done: Done) -> dict[str, Any]:
-        return answer_reply(done, self.request.model, None)
-
-    def _reason(self, done: Done) -> str:
-        assert done.answer is not None
-        text = done.answer.text
-        kept = self.cut(text)
-        return "stop" if kept == text or any(text.startswith(kept + stop) for stop in self.request.stop) else "length"
+    def _reason(self, answer: Answer) -> str:
+        kept = self.cut(answer.text)
+        stopped = kept == answer.text or any(answer.text.startswith(kept + stop) for stop in self.request.stop)
+        return "stop" if stopped else "length"
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.request.model}
@@ -218,3 +204,8 @@ class Completion:
     def _chunk(self, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+
+def _answer(done: Done) -> Answer:
+    assert done.answer is not None  # a chat never asks for a search alone
+    return done.answer

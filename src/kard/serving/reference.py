@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from kard.report.glossary import GLOSSARY, anchor, marked
+from kard.report.templates import render
 
 _ADDRESS = "localhost:8000"
 
@@ -21,30 +19,14 @@ def reference_page(openapi: dict[str, Any]) -> str:
     ]
     schemas = {name: part for name, part in openapi["components"]["schemas"].items() if "properties" in part}
     calls = {(method, path): _curl(openapi, method, path, operation) for method, path, operation in operations}
-    return _render("reference.html.jinja", api=openapi, operations=operations, schemas=schemas, calls=calls)
+    return render(
+        "reference.html.jinja", api=openapi, operations=operations, schemas=schemas, calls=calls, kind=_kind, name=_name
+    )
 
 
 def glossary_page() -> str:
     """The words of answers and reports."""
-    return _render("glossary.html.jinja", glossary=GLOSSARY)
-
-
-def _render(template: str, **values: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("kard", "serving"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    named: dict[str, Any] = {
-        "kind": _kind,
-        "name": lambda reference: reference.rpartition("/")[2],
-        "anchor": anchor,
-        "marked": marked,
-    }
-    environment.filters |= named
-    return environment.get_template(template).render(values)
+    return render("glossary.html.jinja")
 
 
 def _curl(openapi: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> str:
@@ -53,14 +35,19 @@ def _curl(openapi: dict[str, Any], method: str, path: str, operation: dict[str, 
     if "requestBody" not in operation:
         return call
     reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-    [example] = openapi["components"]["schemas"][reference.rpartition("/")[2]]["examples"]
+    [example] = openapi["components"]["schemas"][_name(reference)]["examples"]
     return f"{call} -H 'Content-Type: application/json' \\\n  -d '{json.dumps(example, ensure_ascii=False)}'"
+
+
+def _name(reference: str) -> str:
+    """The name of the schema that a reference leads to."""
+    return reference.rpartition("/")[2]
 
 
 def _kind(part: dict[str, Any]) -> str:
     """A schema in a few words: ``text of 1–8000``, ``list of Passage``, ``number or null``."""
     if "$ref" in part:
-        return str(part["$ref"].rpartition("/")[2])
+        return _name(part["$ref"])
     if "anyOf" in part:
         return " or ".join(_kind(option) for option in part["anyOf"])
     if "const" in part:

@@ -17,7 +17,8 @@ from kard.errors import UserError
 from kard.kard import Kard
 from kard.methods import check_no_oracle
 from kard.progress import say
-from kard.serving.app import Settings, create_app
+from kard.serving.app import create_app
+from kard.serving.settings import Settings
 
 EXAMPLES = 4
 HEAD_SECONDS = 20.0

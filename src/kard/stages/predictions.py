@@ -86,7 +86,7 @@ def _say_what_is_left_out(
         if trained_on == "nothing" and min(shown) < shots:
             say(
                 f"  {name}: {sum(shown) / len(shown):.1f} of {shots} worked examples fit into a prompt on average, into "
-                f"{shown.count(0):,} of {len(shown):,} none. Raise evaluation.prompt_tokens"
+                f"{shown.count(0):,} of {len(shown):,} none. Lower evaluation.shots, or take a student that reads more"
             )
 
 

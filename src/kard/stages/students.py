@@ -109,18 +109,14 @@ def base_student(run: Run) -> tuple[str, str]:
 
 
 def _prompt_tokens(recipe: Recipe, base: str) -> int:
-    """How many tokens a prompted student may read (``evaluation.prompt_tokens``)."""
+    """How many tokens a prompted student may read: what the model has positions for, up to a limit of ours."""
     from transformers import AutoConfig
 
     from kard.models.weights import most_tokens
 
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     written = 0 if config.is_encoder_decoder else recipe.student.max_output_tokens
-    reads = (most_tokens(config) or sys.maxsize) - written
-    wanted = recipe.evaluation.prompt_tokens
-    if wanted is not None and wanted > reads:
-        raise UserError(f"evaluation.prompt_tokens: {wanted:,} asked for, the model can read {reads:,}. Lower it.")
-    return wanted or min(reads, PROMPT_TOKENS)
+    return min((most_tokens(config) or sys.maxsize) - written, PROMPT_TOKENS)
 
 
 @dataclass(frozen=True)

@@ -395,9 +395,11 @@ def fitting_prompt(
     if fits(with_words(0)):
         return most(with_words, 0, sum(len(passage.split()) for passage in passages))
     if settings.long_questions == "stop" or not fits(with_end(1)):
-        key = "evaluation.prompt_tokens" if examples else "student.max_input_tokens"
+        which, mend = ("what the model reads", "Take another model")
+        if not examples:
+            which, mend = "student.max_input_tokens", "Raise student.max_input_tokens"
         raise UserError(
-            f"question '{question[:60]}…': longer than {key} ({limit}) even without passages. "
-            f"Raise {key}, shorten the question, or set student.long_questions: cut."
+            f"question '{question[:60]}…': longer than {which} ({limit}) even without passages. "
+            f"{mend}, shorten the question, or set student.long_questions: cut."
         )
     return most(with_end, 1, len(question.split()))

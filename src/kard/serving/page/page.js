@@ -171,6 +171,7 @@ function quiet(card) {
 function showAnswer(card, question, reply) {
   quiet(card);
   at(".wait", card).hidden = true;
+  at(".cut", card).hidden = !reply.question_cut;
   const answer = at(".answer strong", card);
   answer.textContent = reply.answer === null ? "none could be read off" : reply.answer;
   answer.classList.toggle("none", reply.answer === null);

@@ -1,0 +1,59 @@
+"""How to serve: limits, keys, names of the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kard.errors import UserError
+
+SHORTEST_KEY = 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        batch_size: Most questions that are answered together.
+        gather_seconds: How long a batch waits for others at least.
+        queue: How many requests may wait; more are answered 429.
+        timeout: Seconds until a request is given up (504).
+        most_bytes: Longer bodies are refused (413).
+        keys: Keys that open ``/v1/``; none: everybody may ask.
+        hosts: Names under which the server may be addressed; ``*`` is any.
+    """
+
+    batch_size: int = 64
+    gather_seconds: float = 0.005
+    queue: int = 128
+    timeout: float = 120.0
+    most_bytes: int = 65536
+    keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ("*",)
+
+
+def read_keys(file: Path | None, from_environment: str | None) -> tuple[str, ...]:
+    """Keys from a file (one a line, # begins a comment) and from an environment variable (separated by commas).
+
+    Raises:
+        UserError: The file is missing or holds no key, a key is too short, or has a letter that not every client can send.
+    """
+    lines: list[str] = []
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8-sig")  # an editor's mark at the beginning is no part of the first key
+        except OSError as error:
+            raise UserError(f"{file}: no such file. Name one with a key a line.") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+        lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+        if not lines:
+            raise UserError(f"{file}: holds no key. Write one a line.")
+    others = [key.strip() for key in (from_environment or "").split(",") if key.strip()]
+    for where, keys in ((file, lines), ("KARD_API_KEYS", others)):
+        if any(len(key) < SHORTEST_KEY for key in keys):
+            raise UserError(f"{where}: a key is shorter than {SHORTEST_KEY} characters. Make a longer one.")
+        if not all(key.isascii() for key in keys):
+            raise UserError(f"{where}: a key has a letter that not every client can send. Use ASCII alone.")
+    return (*lines, *others)
