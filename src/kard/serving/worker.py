@@ -178,13 +178,14 @@ class Worker:
             if len(jobs) == 1:
                 self._fail(jobs[0])
                 return
-            _log.warning("a batch of %d failed; each half of it is answered alone", len(jobs))
-            half = len(jobs) // 2
-            self._answer(jobs[:half], start)
-            self._answer(jobs[half:], start)
         else:
             for job, done in zip(jobs, results, strict=True):
                 job.future.set_result(done)
+            return
+        _log.warning("a batch of %d failed; each half of it is answered alone", len(jobs))
+        half = len(jobs) // 2
+        self._answer(jobs[:half], start)
+        self._answer(jobs[half:], start)
 
     def _fail(self, job: Job) -> None:
         """Write the exception at hand into the log, and tell the asker where it is."""
