@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import write_json
+from kard.artifacts.files import write_json
 from kard.evaluation.results import environment
 from kard.progress import duration
 from kard.recipe_file import load_recipe

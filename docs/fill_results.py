@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import read_jsonl
+from kard.artifacts.files import read_jsonl
 from kard.methods import METHODS
 from kard.progress import duration
 from kard.recipe_file import recipe_from_run

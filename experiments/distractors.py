@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kard import UserError
-from kard.artifacts import write_jsonl
+from kard.artifacts.files import write_jsonl
 from kard.data.passage import read_passages
 from kard.data.question import read_questions
 from kard.data.textfile import json_rows

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from kard import UserError
-from kard.artifacts import Log, hash_of, locked, write_json
+from kard.artifacts.files import Log, hash_of, write_json
+from kard.artifacts.folders import locked
 from kard.evaluation.statistics import wilson
 from kard.progress import progress, say
 

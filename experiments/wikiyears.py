@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kard import Question, UserError
-from kard.artifacts import write_jsonl
+from kard.artifacts.files import write_jsonl
 from kard.data.readers.wikivital import Article, read_articles
 from kard.data.splits import DEV_SHARE, SPLITS, TEST_SHARE
 from kard.progress import say

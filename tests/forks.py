@@ -15,7 +15,7 @@ _LIBRARIES = [
     "transformers",
     "sentence_transformers",
     "peft",
-    "kard.plan",
+    "kard.stages.plan",
     "kard.student.training",
     "openai",
     "pytest",

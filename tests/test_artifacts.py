@@ -16,23 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kard.artifacts import (
+from kard.artifacts.files import Log, hash_of, hash_of_file, read_json, read_jsonl, write_json, write_jsonl
+from kard.artifacts.folders import (
     MANIFEST,
     RUN_FORMAT,
-    Log,
     build,
     check_run,
     disk_full_explained,
-    hash_of,
-    hash_of_file,
     locked,
     manifest_of,
     open_run,
     partial_key,
-    read_json,
-    read_jsonl,
-    write_json,
-    write_jsonl,
 )
 from kard.errors import UserError
 
@@ -241,7 +235,8 @@ def test_what_is_no_full_disk_stays_what_it_is(tmp_path):
 LIMITED = """
     import resource, sys
     from pathlib import Path
-    from kard.artifacts import Log, build, open_run, read_json, write_json
+    from kard.artifacts.files import Log, read_json, write_json
+    from kard.artifacts.folders import build, open_run
     from kard.errors import UserError
 
     run = Path(sys.argv[1])
@@ -436,7 +431,7 @@ def test_a_killed_command_holds_no_lock(tmp_path):
     code = """
         import os, signal, sys
         from pathlib import Path
-        from kard.artifacts import locked
+        from kard.artifacts.folders import locked
         with locked(Path(sys.argv[1])):
             os.kill(os.getpid(), signal.SIGKILL)
     """

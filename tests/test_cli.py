@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from kard.artifacts import RUN_FORMAT
+from kard.artifacts.folders import RUN_FORMAT
 from tests import forks
 from tests.conftest import make_project, write_rows
 
@@ -200,7 +200,7 @@ def test_ctrl_c_is_one_line(monkeypatch, tmp_path):
     def stopped(run: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kard.artifacts.check_stages", stopped)
+    monkeypatch.setattr("kard.artifacts.folders.check_stages", stopped)
     result = kard("status", tmp_path)
     assert (result.returncode, result.stderr) == (130, "stopped; the same command goes on where it was\n")
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from kard import Kard
-from kard.artifacts import check_stages, check_whole, locked, read_json, write_json
-from kard.damage import MANIFEST
+from kard.artifacts.damage import MANIFEST
+from kard.artifacts.files import read_json, write_json
+from kard.artifacts.folders import check_stages, check_whole, locked
 from kard.errors import UserError
 from kard.evaluation.several import read_results
 from kard.pipeline import run_recipe, states

@@ -18,9 +18,9 @@ import yaml
 
 from kard import cli
 from kard.methods import METHODS
-from kard.plan import STAGES, plan
 from kard.recipe import Recipe
 from kard.recipe_file import load_recipe, shipped_recipes
+from kard.stages.plan import STAGES, plan
 from tests.conftest import load_passages
 
 ROOT = Path(__file__).parents[1]

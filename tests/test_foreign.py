@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from kard import Kard
-from kard.artifacts import read_json, write_json
+from kard.artifacts.files import read_json, write_json
 from kard.errors import UserError
 from kard.models.weights import check_model, local_location, model_location
 from kard.recipe import RerankerSection, RetrieverSection

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from kard.errors import UserError
-from kard.plan import plan
 from kard.recipe_file import load_recipe
+from kard.stages.plan import plan
 
 ROOT = Path(__file__).parents[1]
 

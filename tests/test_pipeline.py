@@ -10,8 +10,8 @@ import pytest
 
 from kard.errors import UserError
 from kard.pipeline import run_recipe, states
-from kard.plan import STAGES, plan
 from kard.recipe_file import load_recipe
+from kard.stages.plan import STAGES, plan
 
 
 def numbers(run: Path) -> dict:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kard.errors import UserError
-from kard.plan import plan
 from kard.recipe import (
     EvaluationSection,
     KnowledgeSection,
@@ -21,6 +20,7 @@ from kard.recipe import (
     TeacherSection,
 )
 from kard.recipe_file import dump_recipe, load_recipe, recipe_from_run, shipped_recipes
+from kard.stages.plan import plan
 
 LEAST = "questions: {path: q.jsonl}\nknowledge: {path: p.jsonl}\n"
 

@@ -16,7 +16,6 @@ from kard.finder import Finder, Found, QueryLikelihood
 from kard.kard import Kard
 from kard.methods import METHODS
 from kard.pipeline import run_recipe
-from kard.plan import plan
 from kard.preflight.checks import check_models
 from kard.prompt import render, target
 from kard.recipe import StudentSection
@@ -24,6 +23,7 @@ from kard.recipe_file import load_recipe
 from kard.report.numbers import retriever
 from kard.retrieval.retriever import Hits
 from kard.run import Run
+from kard.stages.plan import plan
 from kard.stages.students import training_examples
 from kard.student.generation import Student
 from kard.student.loading import base_tokenizer

@@ -119,7 +119,7 @@ def run(
     loaded = load_recipe(recipe, override)
     folder = output or loaded.output or Path("runs") / loaded.name
     from kard.pipeline import run_recipe
-    from kard.plan import check_stage
+    from kard.stages.plan import check_stage
 
     check_stage(until)
     if dry_run:
@@ -175,7 +175,7 @@ def sweep(
 @app.command()
 def status(run: RunFolder, as_json: AsJson = False) -> None:
     """Show what of a run is done, and how long the rest will take."""
-    from kard.artifacts import check_stages
+    from kard.artifacts.folders import check_stages
     from kard.data.sources import warn_of_changes
     from kard.recipe_file import recipe_from_run
 
@@ -338,7 +338,7 @@ def rerank_train(
 
     By KARD equation 4; the same command goes on where an earlier attempt stopped.
     """
-    from kard.artifacts import read_json
+    from kard.artifacts.files import read_json
     from kard.recipe_file import reranker_section
     from kard.tools.rerank import train_file
     from kard.tools.show import ranking_lines
@@ -387,7 +387,7 @@ def serve(
     from kard.serving.settings import Settings, read_keys
 
     known = read_keys(keys, os.environ.get("KARD_API_KEYS"))
-    from kard.artifacts import check_run
+    from kard.artifacts.folders import check_run
     from kard.data.sources import warn_of_changes
     from kard.serving.server import serve as serve_run
 

@@ -10,7 +10,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from kard.artifacts import hash_of
+from kard.artifacts.files import hash_of
 from kard.data.question import Question, check_asked
 from kard.data.textfile import cleaned
 from kard.errors import UserError

@@ -1,4 +1,4 @@
-"""A recipe is run: what is there is skipped, what is missing or outdated is made (see `kard.plan` for the order)."""
+"""A recipe is run: what is there is skipped, what is missing or outdated is made (see `kard.stages.plan` for the order)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from kard.artifacts import (
+from kard.artifacts.files import read_json
+from kard.artifacts.folders import (
     Artifact,
     build,
     check_whole,
@@ -18,12 +19,10 @@ from kard.artifacts import (
     manifest_of,
     open_run,
     partial_key,
-    read_json,
     seconds_so_far,
 )
 from kard.machine.memory import release_memory
 from kard.machine.processes import alone, rank, wait_until
-from kard.plan import STAGES, VERSIONS, Step, check_stage, passage_steps, plan
 from kard.preflight.checks import check_before
 from kard.preflight.estimate import estimates
 from kard.preflight.first_look import first_look
@@ -32,6 +31,7 @@ from kard.progress import say
 from kard.recipe import Recipe
 from kard.recipe_file import dump_recipe
 from kard.run import Run
+from kard.stages.plan import STAGES, VERSIONS, Step, check_stage, passage_steps, plan
 from kard.stages.report import make_report
 
 

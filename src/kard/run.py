@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kard.artifacts import check_run, finished, manifest_of, read_json, read_jsonl
-from kard.damage import damage_explained
+from kard.artifacts.damage import damage_explained
+from kard.artifacts.files import read_json, read_jsonl
+from kard.artifacts.folders import check_run, finished, manifest_of
 from kard.data.passage import Passages, positions_of, read_passages
 from kard.data.question import Question, read_questions
 from kard.methods import METHODS
@@ -107,7 +108,7 @@ class Run:
         return [row for path in paths if path.exists() for row in read_json(path)]
 
     def finished(self, stage: str) -> Path:
-        """The folder of a stage; see `kard.artifacts.finished`."""
+        """The folder of a stage; see `kard.artifacts.folders.finished`."""
         return finished(self.folder, stage)
 
     def key(self, stage: str) -> str:

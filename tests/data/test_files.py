@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kard.artifacts import read_jsonl
+from kard.artifacts.files import read_jsonl
 from kard.data.passage import Passage, read_passages
 from kard.data.passages import make_passages
 from kard.errors import UserError

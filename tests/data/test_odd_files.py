@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kard.artifacts import read_jsonl
+from kard.artifacts.files import read_jsonl
 from kard.data.passage import positions_of, read_passages
 from kard.data.passages import described, make_passages
 from kard.data.readers import office

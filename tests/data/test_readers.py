@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kard.artifacts import read_jsonl
+from kard.artifacts.files import read_jsonl
 from kard.data.passage import Passage, positions_of, read_passages, write_passages
 from kard.data.passages import make_passages
 from kard.errors import UserError

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from kard.artifacts import read_json
+from kard.artifacts.files import read_json
 from kard.cli import app
 from kard.data.sources import SOURCES
 from kard.pipeline import index_recipe, run_recipe

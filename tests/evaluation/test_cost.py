@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kard.artifacts import write_json
+from kard.artifacts.files import write_json
 from kard.data.question import Question, write_questions
 from kard.evaluation.cost import answer_tokens, costs, forward_flops, teacher_spent, training_flops
 from kard.methods import METHODS

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kard.artifacts import seal
+from kard.artifacts.folders import seal
 from kard.data.passage import Passage, write_passages
 from kard.data.question import Question, write_questions
 from kard.evaluation.leaks import TEMPLATE, find_leaks

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kard.artifacts import RUN_FORMAT
+from kard.artifacts.folders import RUN_FORMAT
 from kard.errors import UserError
 from kard.evaluation.several import group_by_recipe, read_outcome, side_by_side, summarise
 from kard.evaluation.statistics import mcnemar, seeds_difference

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from experiments.distractors import main
-from kard.artifacts import read_jsonl
+from kard.artifacts.files import read_jsonl
 from kard.data.passage import Passage, write_passages
 from kard.data.passages import make_passages
 from kard.data.question import Question, write_questions

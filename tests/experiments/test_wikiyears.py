@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import binomtest
 
 from experiments.wikiyears import Person, main, questions_of, read_people
-from kard.artifacts import read_jsonl
+from kard.artifacts.files import read_jsonl
 from kard.data.passage import Passage
 from kard.data.question import Question
 from kard.data.readers.jsonl import read_questions_jsonl

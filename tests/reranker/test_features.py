@@ -10,20 +10,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kard.artifacts import read_jsonl
+from kard.artifacts.files import read_jsonl
 from kard.data.passage import Passage
 from kard.data.question import Question
 from kard.finder import Finder
 from kard.kard import Kard
 from kard.methods import METHODS
 from kard.pipeline import run_recipe
-from kard.plan import plan
 from kard.recipe import RerankerSection
 from kard.recipe_file import load_recipe
 from kard.report.card import render_reranker_card
 from kard.report.numbers import retriever
 from kard.reranker.features import score_features
 from kard.retrieval.retriever import Hits
+from kard.stages.plan import plan
 from tests.conftest import make_project
 
 PASSAGES = [

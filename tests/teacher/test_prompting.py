@@ -3,7 +3,7 @@
 import pytest
 from fault_server import no_passages
 
-from kard.artifacts import hash_of
+from kard.artifacts.files import hash_of
 from kard.data.question import Question
 from kard.errors import UserError
 from kard.recipe import TeacherSection

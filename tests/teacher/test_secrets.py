@@ -5,7 +5,7 @@ import logging
 import pytest
 from fault_server import completion, good_answer
 
-from kard.artifacts import read_jsonl
+from kard.artifacts.files import read_jsonl
 from kard.errors import UserError
 from kard.pipeline import run_recipe
 from kard.recipe_file import dump_recipe, load_recipe

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kard.artifacts import locked
+from kard.artifacts.folders import locked
 from kard.data.passage import Passage
 from kard.errors import UserError
 from kard.kard import Answer, Found

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kard import Kard
-from kard.artifacts import read_jsonl
+from kard.artifacts.files import read_jsonl
 from kard.data.question import read_questions
 from kard.errors import UserError
 from kard.kard import answerer

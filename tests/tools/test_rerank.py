@@ -203,7 +203,7 @@ def test_in_python(files, encoder_folder):
 
 
 def test_a_folder_is_written_by_one_command_alone(files, encoder_folder):
-    from kard.artifacts import locked
+    from kard.artifacts.folders import locked
 
     with locked(files / "out", beside=True):
         fails(

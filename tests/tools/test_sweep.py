@@ -124,7 +124,7 @@ def test_a_stopped_sweep_goes_on(swept, project, tmp_path, monkeypatch):
     (copy / "sweep.json").write_text('{"format": 1}', encoding="utf-8")
     fails(kard("report", copy), "not finished")
     made = []
-    monkeypatch.setattr("kard.plan.make_student", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr("kard.stages.plan.make_student", lambda *arguments: made.append(arguments))
     assert run_sweep(sweep) == results
     assert made == []
 

@@ -12,8 +12,8 @@ from typing import overload
 
 import numpy as np
 
-from kard.artifacts import read_jsonl
-from kard.damage import damaged
+from kard.artifacts.damage import damaged
+from kard.artifacts.files import read_jsonl
 
 
 @dataclass(frozen=True)

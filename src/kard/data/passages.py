@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import read_json, write_json, write_jsonl
+from kard.artifacts.files import read_json, write_json, write_jsonl
 from kard.data.cutting import cut
 from kard.data.passage import Passage, Passages, names_of, read_passages, replace_passages, write_passages
 from kard.data.readers.documents import Document, LeftOut, cleaned_document

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import read_jsonl, write_jsonl
+from kard.artifacts.files import read_jsonl, write_jsonl
 from kard.data.normal import visible
 from kard.data.textfile import cleaned
 from kard.errors import UserError

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import hash_of, identity_of_file, read_json, write_json
+from kard.artifacts.files import hash_of, identity_of_file, read_json, write_json
 from kard.data.readers.documents import LeftOut, walk
 from kard.data.readers.kinds import credit_of
 from kard.errors import UserError

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kard.artifacts import manifest_of, read_json
+from kard.artifacts.files import read_json
+from kard.artifacts.folders import manifest_of
 from kard.methods import METHODS, Method
 from kard.run import Run
 from kard.teacher.limits import Spent

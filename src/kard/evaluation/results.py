@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kard.artifacts import Artifact, manifest_of
+from kard.artifacts.folders import Artifact, manifest_of
 from kard.data.passages import report_of
 from kard.evaluation.cost import costs
 from kard.evaluation.diagnosis import diagnose

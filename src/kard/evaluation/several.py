@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from kard.artifacts import check_run, check_whole, hash_of, read_json
-from kard.damage import MANIFEST
+from kard.artifacts.damage import MANIFEST
+from kard.artifacts.files import hash_of, read_json
+from kard.artifacts.folders import check_run, check_whole
 from kard.errors import UserError
 from kard.evaluation.results import pairs_to_compare
 from kard.evaluation.statistics import holm, seeds_accuracy, seeds_difference

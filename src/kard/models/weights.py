@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
-from kard.artifacts import disk_full_explained, hash_of, hash_of_file, identity_of_file
+from kard.artifacts.files import hash_of, hash_of_file, identity_of_file
+from kard.artifacts.folders import disk_full_explained
 from kard.errors import UserError
 from kard.progress import say
 from kard.recipe_file import looks_like_path

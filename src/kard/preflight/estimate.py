@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from kard.artifacts import manifest_of, read_json, read_jsonl
+from kard.artifacts.files import read_json, read_jsonl
+from kard.artifacts.folders import manifest_of
 from kard.data.passage import read_passages
 from kard.data.question import Question, read_questions
 from kard.data.questions import load_splits

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import write_json
+from kard.artifacts.files import write_json
 from kard.data.question import Question
 from kard.data.sources import credits_of
 from kard.methods import preferred

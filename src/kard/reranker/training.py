@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kard.artifacts import write_json
+from kard.artifacts.files import write_json
 from kard.errors import UserError
 from kard.machine.precision import compute_dtype
 from kard.models.training import (

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from kard.artifacts import disk_full_explained, hash_of, locked, read_json, write_json
+from kard.artifacts.files import hash_of, read_json, write_json
+from kard.artifacts.folders import disk_full_explained, locked
 from kard.errors import UserError
 from kard.progress import progress
 

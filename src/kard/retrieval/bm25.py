@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from kard.artifacts import read_json
+from kard.artifacts.files import read_json
 from kard.errors import UserError
 from kard.recipe import RetrieverSection
 from kard.retrieval.analysis import Analysis

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kard.artifacts import write_json
+from kard.artifacts.files import write_json
 from kard.errors import UserError
 from kard.progress import progress
 from kard.recipe import RetrieverSection

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kard.artifacts import read_json, write_json
+from kard.artifacts.files import read_json, write_json
 from kard.errors import UserError
 from kard.machine.processes import compute_device
 from kard.progress import progress

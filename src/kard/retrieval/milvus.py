@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from kard.artifacts import read_json, write_json
+from kard.artifacts.files import read_json, write_json
 from kard.errors import UserError
 from kard.progress import progress
 from kard.recipe import RetrieverSection

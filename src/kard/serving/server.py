@@ -12,7 +12,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from kard.artifacts import read_jsonl
+from kard.artifacts.files import read_jsonl
 from kard.errors import UserError
 from kard.kard import Kard
 from kard.methods import check_no_oracle

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import write_jsonl
+from kard.artifacts.files import write_jsonl
 from kard.data.splits import SPLITS
 from kard.recipe import Recipe
 from kard.run import Candidates, Run

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import Log, read_json, write_json, write_jsonl
+from kard.artifacts.files import Log, read_json, write_json, write_jsonl
 from kard.data.question import Question
 from kard.evaluation.ranking import ranked_by_likelihood
 from kard.evaluation.relevant import first_rationales, first_silver

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kard.artifacts import Artifact, write_jsonl
+from kard.artifacts.files import write_jsonl
+from kard.artifacts.folders import Artifact
 from kard.evaluation.results import build_results
 from kard.report.sheet import write_sheet
 from kard.run import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from kard.artifacts import write_json, write_jsonl
+from kard.artifacts.files import write_json, write_jsonl
 from kard.evaluation.ranking import Judged, agreement, ranking_rows
 from kard.evaluation.retrieval import evaluate_ranking
 from kard.report.card import write_reranker_card

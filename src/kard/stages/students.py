@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kard.artifacts import write_json
+from kard.artifacts.files import write_json
 from kard.data.question import Question
 from kard.errors import UserError
 from kard.finder import Finder

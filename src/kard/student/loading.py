@@ -21,7 +21,7 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from kard.artifacts import read_json
+from kard.artifacts.files import read_json
 from kard.errors import UserError
 from kard.machine.processes import compute_device
 from kard.models.weights import guarded, loading_explained, local_location, model_location, read_as_text

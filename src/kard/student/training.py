@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerFast
 
-from kard.artifacts import write_json
+from kard.artifacts.files import write_json
 from kard.errors import UserError
 from kard.machine.precision import compute_dtype
 from kard.machine.processes import process_count, rank

@@ -12,7 +12,7 @@ from string import Template, ascii_uppercase
 from typing import Any
 from urllib.parse import urlsplit
 
-from kard.artifacts import hash_of
+from kard.artifacts.files import hash_of
 from kard.data.passage import Passage
 from kard.data.question import Question
 from kard.data.textfile import read_text

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kard.artifacts import read_jsonl, write_jsonl
+from kard.artifacts.files import read_jsonl, write_jsonl
 
 Status = Literal[
     "kept",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from string import ascii_uppercase
 
-from kard.artifacts import hash_of
+from kard.artifacts.files import hash_of
 from kard.data.question import Question
 from kard.models.weights import model_identity
 from kard.progress import progress

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import Log, disk_full_explained, locked
+from kard.artifacts.files import Log
+from kard.artifacts.folders import disk_full_explained, locked
 from kard.data.question import Question, check_choices
 from kard.data.readers.foreign import check_keys, say_unread
 from kard.data.readers.jsonl import choices_of, read_user_jsonl, text_of

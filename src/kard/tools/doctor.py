@@ -10,8 +10,8 @@ from contextlib import closing
 from importlib.metadata import distributions, version
 from pathlib import Path
 
-from kard.artifacts import check_run, check_whole
-from kard.damage import MANIFEST
+from kard.artifacts.damage import MANIFEST
+from kard.artifacts.folders import check_run, check_whole
 from kard.errors import UserError
 from kard.preflight.checks import free_disk, free_memory, memory_of, passages_of, peak, rooms
 from kard.recipe import Recipe

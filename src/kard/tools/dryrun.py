@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kard.pipeline import StepState, states, timetable
-from kard.plan import STAGES, plan
 from kard.preflight.estimate import estimates
 from kard.preflight.timetable import rounded
 from kard.progress import duration
 from kard.recipe import Recipe
 from kard.run import Run
+from kard.stages.plan import STAGES, plan
 from kard.tools.sweep import Sweep, sweep_states
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
     """What asking the teacher would take: requests, tokens, money; nothing where no language model is asked."""
-    from kard.artifacts import manifest_of
+    from kard.artifacts.folders import manifest_of
     from kard.methods import methods_named
     from kard.stages.rationales import explained_questions
     from kard.teacher.collect import estimate

@@ -12,18 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import (
-    RUN_FORMAT,
-    build,
-    check_output,
-    check_run,
-    finished,
-    manifest_of,
-    read_jsonl,
-    seal,
-    write_json,
-    write_jsonl,
-)
+from kard.artifacts.files import read_jsonl, write_json, write_jsonl
+from kard.artifacts.folders import RUN_FORMAT, build, check_output, check_run, finished, manifest_of, seal
 from kard.data.question import Question, read_questions
 from kard.data.sources import SOURCES
 from kard.errors import UserError

@@ -10,17 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kard.artifacts import (
-    Artifact,
-    build,
-    check_output,
-    check_place,
-    hash_of_file,
-    locked,
-    read_json,
-    write_json,
-    write_jsonl,
-)
+from kard.artifacts.files import hash_of_file, read_json, write_json, write_jsonl
+from kard.artifacts.folders import Artifact, build, check_output, check_place, locked
 from kard.data.readers.jsonl import read_user_jsonl, text_of, texts_of
 from kard.errors import UserError
 from kard.evaluation.ranking import Judged

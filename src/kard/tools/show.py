@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts import check_stages, finished, read_json, read_jsonl
-from kard.damage import MANIFEST
+from kard.artifacts.damage import MANIFEST
+from kard.artifacts.files import read_json, read_jsonl
+from kard.artifacts.folders import check_stages, finished
 from kard.errors import UserError, nearest
 from kard.methods import METHODS, preferred
 from kard.report.numbers import ranking_gains, reranking

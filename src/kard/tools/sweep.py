@@ -17,14 +17,15 @@ from typing import Any
 
 import yaml
 
-from kard.artifacts import disk_full_explained, hash_of, locked, manifest_of, open_run, read_marker, write_json
+from kard.artifacts.files import hash_of, read_marker, write_json
+from kard.artifacts.folders import disk_full_explained, locked, manifest_of, open_run
 from kard.errors import UserError
 from kard.machine.processes import rank
 from kard.pipeline import run_recipe
-from kard.plan import Step, plan
 from kard.progress import duration, say
 from kard.recipe import Recipe
 from kard.recipe_file import load_recipe
+from kard.stages.plan import Step, plan
 
 SWEEP_FORMAT = 1
 SWEEP_FILE = "sweep.json"

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kard import prompt
-from kard.artifacts import RUN_FORMAT, hash_of
+from kard.artifacts.files import hash_of
+from kard.artifacts.folders import RUN_FORMAT
 from kard.data.readers.kinds import version_of
 from kard.data.sources import content_hash
 from kard.errors import UserError, nearest
