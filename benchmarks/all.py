@@ -18,7 +18,7 @@ from typing import Any
 from kard.artifacts.files import write_json
 from kard.evaluation.results import environment
 from kard.progress import duration
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
 
 HERE = Path(__file__).parent
 NAMES = ("bm25", "index", "rerank", "train", "write", "teacher", "serve")

@@ -50,7 +50,7 @@ def parsed() -> Namespace:
 
 
 def search_ours(folder: Path, passages: Any, queries: list[str]) -> tuple[float, list[list[int]]]:
-    from kard.recipe import RetrieverSection
+    from kard.recipe.sections import RetrieverSection
     from kard.retrieval.index import build_retriever, load_retriever
 
     section = RetrieverSection.model_validate(LUCENE)

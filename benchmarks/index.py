@@ -20,7 +20,7 @@ from pathlib import Path
 
 import corpus
 
-from kard.recipe import RetrieverSection
+from kard.recipe.sections import RetrieverSection
 
 
 def main() -> None:

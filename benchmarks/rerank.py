@@ -26,7 +26,7 @@ from kard.data.passage import Passages, read_passages
 from kard.data.passages import make_passages
 from kard.data.readers.wikivital import read_wikivital
 from kard.evaluation.retrieval import evaluate_ranking
-from kard.recipe import KnowledgeSection, RerankerSection, RetrieverSection
+from kard.recipe.sections import KnowledgeSection, RerankerSection, RetrieverSection
 from kard.reranker.features import queries_of
 from kard.reranker.model import Reranker, autocast, new_encoder, passage_vectors
 from kard.reranker.vectors import packed

@@ -18,8 +18,8 @@ from transformers import AutoTokenizer
 from kard.data.passage import Passage, read_passages, write_passages
 from kard.models.weights import model_location
 from kard.preflight.checks import peak, rooms
-from kard.recipe import RetrieverSection
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
+from kard.recipe.sections import RetrieverSection
 from kard.retrieval import building
 from kard.retrieval.analysis import Analysis
 

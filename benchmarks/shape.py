@@ -98,7 +98,8 @@ def is_print(node: ast.AST) -> bool:
 
 def recipe_keys() -> int:
     """Keys of a recipe, the sections themselves not counted."""
-    from kard.recipe import Recipe, Section
+    from kard.recipe.base import Section
+    from kard.recipe.recipe import Recipe
 
     def count(section: type[Section]) -> int:
         kinds = [field.annotation for field in section.model_fields.values()]

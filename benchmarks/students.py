@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 from kard.machine.precision import compute_dtype
 from kard.pipeline import run_recipe
-from kard.recipe import Recipe
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
+from kard.recipe.recipe import Recipe
 from kard.run import Run
 from kard.stages.students import make_base, training_examples
 from kard.student.loading import base_tokenizer

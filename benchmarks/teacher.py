@@ -147,7 +147,7 @@ def peer_client(url: str, count: int, concurrency: int, pipe: Connection) -> Non
 
 
 def _section(url: str, concurrency: int) -> Any:
-    from kard.recipe import TeacherSection
+    from kard.recipe.teacher import TeacherSection
 
     return TeacherSection(kind="openai", model="tester", base_url=url, resources={"concurrency": concurrency})
 

@@ -28,7 +28,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from kard.machine.memory import keep_freed_memory
 from kard.machine.precision import compute_dtype
 from kard.models.weights import model_location
-from kard.recipe import StudentSection
+from kard.recipe.sections import StudentSection
 from kard.student.batching import IGNORED
 from kard.student.loading import base_model, base_tokenizer, quicken
 from kard.student.training import (

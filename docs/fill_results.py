@@ -19,7 +19,7 @@ from typing import Any
 from kard.artifacts.files import read_jsonl
 from kard.methods import METHODS
 from kard.progress import duration
-from kard.recipe_file import recipe_from_run
+from kard.recipe.file import recipe_from_run
 from kard.report.numbers import SIGNIFICANT, mean_and_spread, plain, value_of
 from kard.tools.sweep import is_sweep, read_sweep
 

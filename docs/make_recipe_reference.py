@@ -10,10 +10,11 @@ import re
 import sys
 from typing import Any
 
-from kard.recipe import Recipe, Section
+from kard.recipe.base import Section
+from kard.recipe.recipe import Recipe
 
 INTRODUCTION = """\
-<!-- Written by docs/make_recipe_reference.py: change the text there or in src/kard/recipe.py, and run it again. -->
+<!-- Written by docs/make_recipe_reference.py: change the text there or in src/kard/recipe/, and run it again. -->
 
 # Recipe reference
 

@@ -280,7 +280,7 @@ output: run
 def answering_run(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
     """A finished run whose student answers with passages by the reranker, by BM25, or without any; do not change it."""
     from kard.pipeline import run_recipe
-    from kard.recipe_file import load_recipe
+    from kard.recipe.file import load_recipe
 
     recipe = make_project(tmp_path_factory.mktemp("answering") / "größe 2", decoder_folder, encoder_folder)
     loaded = load_recipe(

@@ -117,7 +117,7 @@ KILLS: dict[str, Callable[[], None]] = {
 def run_and_die(recipe_path: str, stage: str | None) -> None:
     """Run the recipe; with a stage, die in the middle of it."""
     from kard.pipeline import run_recipe
-    from kard.recipe_file import load_recipe
+    from kard.recipe.file import load_recipe
 
     if stage is not None:
         KILLS[stage]()

@@ -18,7 +18,7 @@ from kard.artifacts.folders import check_stages, check_whole, locked
 from kard.errors import UserError
 from kard.evaluation.several import read_results
 from kard.pipeline import run_recipe, states
-from kard.recipe_file import recipe_from_run
+from kard.recipe.file import recipe_from_run
 from kard.tools.doctor import check_files
 from kard.tools.export import export_run
 from kard.tools.search import search_run

@@ -18,8 +18,8 @@ import yaml
 
 from kard import cli
 from kard.methods import METHODS
-from kard.recipe import Recipe
-from kard.recipe_file import load_recipe, shipped_recipes
+from kard.recipe.file import load_recipe, shipped_recipes
+from kard.recipe.recipe import Recipe
 from kard.stages.plan import STAGES, plan
 from tests.conftest import load_passages
 
@@ -171,7 +171,7 @@ def test_yaml_is_valid_in_a_recipe(page, content):
 @pytest.mark.parametrize(("page", "content"), list(fences("jsonl")))
 def test_jsonl_is_read_as_it_stands(page, content, tmp_path):
     from kard.data.readers.jsonl import read_questions_jsonl
-    from kard.recipe import KnowledgeSection
+    from kard.recipe.sections import KnowledgeSection
 
     path = tmp_path / "sample.jsonl"
     path.write_text(content, encoding="utf-8")

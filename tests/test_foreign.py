@@ -17,8 +17,8 @@ from kard import Kard
 from kard.artifacts.files import read_json, write_json
 from kard.errors import UserError
 from kard.models.weights import check_model, local_location, model_location
-from kard.recipe import RerankerSection, RetrieverSection
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
+from kard.recipe.sections import RerankerSection, RetrieverSection
 from kard.reranker.load import new_reranker, open_reranker
 from kard.retrieval.dense import Encoder
 from kard.retrieval.milvus import check_asked

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kard.errors import UserError
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
 from kard.stages.plan import plan
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kard import cli
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
 from tests.conftest import COLOURS, make_project
 from tests.data.samples import write_pdf
 

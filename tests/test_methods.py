@@ -6,7 +6,7 @@ import pytest
 
 from kard.errors import UserError
 from kard.methods import METHODS, methods_named
-from kard.recipe import EvaluationSection
+from kard.recipe.sections import EvaluationSection
 
 # name: trained on, reads, writes, is it an oracle
 TABLE = {

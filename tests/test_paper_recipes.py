@@ -14,7 +14,7 @@ import pytest
 
 from kard.errors import UserError
 from kard.pipeline import run_recipe
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
 from tests.conftest import COLOURS, PLACES, THINGS, write_rows
 from tests.teacher.fault_server import FaultServer, completion
 

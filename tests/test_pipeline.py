@@ -10,7 +10,7 @@ import pytest
 
 from kard.errors import UserError
 from kard.pipeline import run_recipe, states
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
 from kard.stages.plan import STAGES, plan
 
 

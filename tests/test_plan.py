@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from kard.artifacts.folders import build, open_run
-from kard.recipe import Recipe, Section
-from kard.recipe_file import load_recipe
+from kard.recipe.base import Section
+from kard.recipe.file import load_recipe
+from kard.recipe.recipe import Recipe
 from kard.stages.plan import Step, plan
 
 # What a key holds as something that was worked out from the recipe, and what only decides whether there is an error.

@@ -10,16 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kard.errors import UserError
-from kard.recipe import (
-    EvaluationSection,
-    KnowledgeSection,
-    QuestionsSection,
-    Recipe,
-    RetrieverSection,
-    StudentSection,
-    TeacherSection,
-)
-from kard.recipe_file import dump_recipe, load_recipe, recipe_from_run, shipped_recipes
+from kard.recipe.file import dump_recipe, load_recipe, recipe_from_run, shipped_recipes
+from kard.recipe.recipe import Recipe
+from kard.recipe.sections import EvaluationSection, KnowledgeSection, QuestionsSection, RetrieverSection, StudentSection
+from kard.recipe.teacher import TeacherSection
 from kard.stages.plan import plan
 
 LEAST = "questions: {path: q.jsonl}\nknowledge: {path: p.jsonl}\n"

@@ -18,8 +18,8 @@ from kard.methods import METHODS
 from kard.pipeline import run_recipe
 from kard.preflight.checks import check_models
 from kard.prompt import render, target
-from kard.recipe import StudentSection
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
+from kard.recipe.sections import StudentSection
 from kard.report.numbers import retriever
 from kard.retrieval.retriever import Hits
 from kard.run import Run

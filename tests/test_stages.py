@@ -12,8 +12,8 @@ from kard.errors import UserError
 from kard.kard import Kard
 from kard.pipeline import run_recipe
 from kard.prompt import examples_in
-from kard.recipe import Recipe
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
+from kard.recipe.recipe import Recipe
 from kard.run import Run
 from kard.stages.students import worked_examples
 from tests.conftest import make_project, write_rows

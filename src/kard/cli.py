@@ -114,7 +114,7 @@ def run(
     output: Output = None,
 ) -> None:
     """Run a recipe, or go on where an earlier run stopped."""
-    from kard.recipe_file import load_recipe
+    from kard.recipe.file import load_recipe
 
     loaded = load_recipe(recipe, override)
     folder = output or loaded.output or Path("runs") / loaded.name
@@ -177,7 +177,7 @@ def status(run: RunFolder, as_json: AsJson = False) -> None:
     """Show what of a run is done, and how long the rest will take."""
     from kard.artifacts.folders import check_stages
     from kard.data.sources import warn_of_changes
-    from kard.recipe_file import recipe_from_run
+    from kard.recipe.file import recipe_from_run
 
     check_stages(run)
     _show_states(recipe_from_run(run), run, as_json=as_json)
@@ -263,7 +263,7 @@ def index(recipe: RecipeName, override: Overrides = None, output: Output = None)
     """Build a recipe's passages and index alone."""
     from kard.data.passages import described, report_of
     from kard.pipeline import index_recipe
-    from kard.recipe_file import load_recipe
+    from kard.recipe.file import load_recipe
 
     loaded = load_recipe(recipe, override, without_questions=True)
     folder = output or loaded.output or Path("runs") / loaded.name
@@ -339,7 +339,7 @@ def rerank_train(
     By KARD equation 4; the same command goes on where an earlier attempt stopped.
     """
     from kard.artifacts.files import read_json
-    from kard.recipe_file import reranker_section
+    from kard.recipe.file import reranker_section
     from kard.tools.rerank import train_file
     from kard.tools.show import ranking_lines
 
@@ -429,7 +429,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Show what this machine has, or check every file of a run."""
-    from kard.recipe_file import load_recipe
+    from kard.recipe.file import load_recipe
     from kard.tools.doctor import check_files, findings, index_needs
 
     if recipe and Path(recipe).is_dir():

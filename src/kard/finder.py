@@ -13,7 +13,7 @@ import numpy as np
 from kard.data.passage import Passage
 from kard.data.question import Question
 from kard.methods import Method, check_no_oracle
-from kard.recipe import Recipe
+from kard.recipe.recipe import Recipe
 from kard.reranker.features import queries_of, score_features
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from kard.errors import UserError
 from kard.finder import Finder, Found
 from kard.methods import Method, Writes, methods_named, preferred, without_passages
 from kard.prompt import check_letters, extract, holds_question, same_answer, shown_answer
-from kard.recipe import Recipe
+from kard.recipe.recipe import Recipe
 from kard.run import Run
 
 if TYPE_CHECKING:

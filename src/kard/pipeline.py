@@ -28,8 +28,8 @@ from kard.preflight.estimate import estimates
 from kard.preflight.first_look import first_look
 from kard.preflight.timetable import Timetable
 from kard.progress import say
-from kard.recipe import Recipe
-from kard.recipe_file import dump_recipe
+from kard.recipe.file import dump_recipe
+from kard.recipe.recipe import Recipe
 from kard.run import Run
 from kard.stages.plan import STAGES, VERSIONS, Step, check_stage, passage_steps, plan
 from kard.stages.report import make_report

@@ -14,8 +14,8 @@ from kard.data.passage import Passages, positions_of, read_passages
 from kard.data.question import Question, read_questions
 from kard.methods import METHODS
 from kard.progress import say
-from kard.recipe import Recipe
-from kard.recipe_file import recipe_from_run
+from kard.recipe.file import recipe_from_run
+from kard.recipe.recipe import Recipe
 from kard.teacher.rationale import Rationale, read_rationales
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from kard.artifacts.files import read_jsonl
 from kard.data.passage import Passage, read_passages
 from kard.data.passages import make_passages
 from kard.errors import UserError
-from kard.recipe import KnowledgeSection
+from kard.recipe.sections import KnowledgeSection
 from tests.data.samples import write_pdf
 
 HTML = """<!DOCTYPE html><html><head><title>The  Giraffe</title><style>p {color: red}</style></head><body>

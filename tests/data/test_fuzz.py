@@ -18,7 +18,7 @@ from kard.data.passages import passages_of
 from kard.data.readers.documents import LeftOut
 from kard.data.readers.kinds import documents_of
 from kard.errors import UserError
-from kard.recipe import KnowledgeSection
+from kard.recipe.sections import KnowledgeSection
 from tests.data.samples import write_pdf
 
 TEXT = "---\ntitle: Tea\n---\n# Tea\n\n<details><summary>Wo?</summary>Zürich</details>\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\x00\n"

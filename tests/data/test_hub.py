@@ -12,7 +12,7 @@ from kard.data.passage import read_passages
 from kard.data.passages import make_passages
 from kard.data.questions import load_splits
 from kard.errors import UserError
-from kard.recipe import KnowledgeSection, QuestionsSection
+from kard.recipe.sections import KnowledgeSection, QuestionsSection
 
 
 def medqa_row(number: int) -> dict:

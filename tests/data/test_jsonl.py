@@ -15,7 +15,7 @@ from kard.data.question import Question, check_asked, read_questions, write_ques
 from kard.data.questions import load_splits
 from kard.data.readers.jsonl import read_questions_jsonl, read_user_jsonl
 from kard.errors import UserError
-from kard.recipe import QuestionsSection
+from kard.recipe.sections import QuestionsSection
 from kard.tools.batch import asked_in
 
 GOOD = '{"id": "g", "question": "Why?", "choices": ["a", "b"], "answer": 1}'

@@ -16,7 +16,7 @@ from kard.data.passages import described, make_passages
 from kard.data.readers import office
 from kard.data.sources import content_hash
 from kard.errors import UserError
-from kard.recipe import KnowledgeSection
+from kard.recipe.sections import KnowledgeSection
 from tests.data.samples import write_pdf
 
 

@@ -15,7 +15,7 @@ from kard.artifacts.files import read_jsonl
 from kard.data.passage import Passage, positions_of, read_passages, write_passages
 from kard.data.passages import make_passages
 from kard.errors import UserError
-from kard.recipe import KnowledgeSection
+from kard.recipe.sections import KnowledgeSection
 from tests.conftest import load_passages
 
 GOOD = '{"id": "a", "title": "T", "text": "One two."}'

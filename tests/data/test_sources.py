@@ -12,7 +12,7 @@ from kard.artifacts.files import read_json
 from kard.cli import app
 from kard.data.sources import SOURCES
 from kard.pipeline import index_recipe, run_recipe
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
 
 
 @pytest.fixture

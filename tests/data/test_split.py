@@ -14,7 +14,7 @@ from kard.data.question import Question
 from kard.data.questions import load_splits
 from kard.data.splits import SPLITS, shuffled, split_by_text
 from kard.errors import UserError
-from kard.recipe import QuestionsSection
+from kard.recipe.sections import QuestionsSection
 
 MANY = [Question(f"q{number}", f"Is {number} even?", ("yes", "no"), number % 2) for number in range(200)]
 

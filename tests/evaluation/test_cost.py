@@ -12,7 +12,8 @@ from kard.artifacts.files import write_json
 from kard.data.question import Question, write_questions
 from kard.evaluation.cost import answer_tokens, costs, forward_flops, teacher_spent, training_flops
 from kard.methods import METHODS
-from kard.recipe import Recipe, StudentSection
+from kard.recipe.recipe import Recipe
+from kard.recipe.sections import StudentSection
 from kard.run import Run
 from kard.student.loading import StudentSettings, StudentSize, base_model, base_tokenizer, student_size
 from kard.student.training import encode_examples, trained_tokens, with_adapters

@@ -13,7 +13,7 @@ from kard.data.passage import Passage, write_passages
 from kard.data.question import Question, write_questions
 from kard.evaluation.leaks import TEMPLATE, find_leaks
 from kard.evaluation.results import leaks_of
-from kard.recipe import Recipe
+from kard.recipe.recipe import Recipe
 from kard.retrieval.index import build_retriever
 from kard.run import Run
 

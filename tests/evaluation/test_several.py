@@ -11,8 +11,8 @@ from kard.errors import UserError
 from kard.evaluation.several import group_by_recipe, read_outcome, side_by_side, summarise
 from kard.evaluation.statistics import mcnemar, seeds_difference
 from kard.methods import METHODS
-from kard.recipe import Recipe
-from kard.recipe_file import dump_recipe
+from kard.recipe.file import dump_recipe
+from kard.recipe.recipe import Recipe
 
 N = 40
 

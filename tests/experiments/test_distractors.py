@@ -9,7 +9,7 @@ from kard.artifacts.files import read_jsonl
 from kard.data.passage import Passage, write_passages
 from kard.data.passages import make_passages
 from kard.data.question import Question, write_questions
-from kard.recipe import KnowledgeSection
+from kard.recipe.sections import KnowledgeSection
 from tests.conftest import write_rows
 
 

@@ -19,8 +19,8 @@ from kard.data.readers.jsonl import read_questions_jsonl
 from kard.data.readers.wikivital import read_articles
 from kard.data.splits import SPLITS
 from kard.pipeline import run_recipe
-from kard.recipe import KnowledgeSection
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
+from kard.recipe.sections import KnowledgeSection
 from kard.teacher.extractive import extract_rationale
 from tests.conftest import load_passages
 

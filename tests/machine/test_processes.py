@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from kard.machine.processes import alone, process_count, rank
 from kard.pipeline import run_recipe
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
 from tests import forks
 
 METHODS = "evaluation.methods=[distill,kard_bm25,kard_reranker]"
@@ -31,7 +31,7 @@ def test_alone_hides_the_other_processes(monkeypatch):
 
 def test_a_batch_that_cannot_be_shared_is_an_error(decoder_folder, tmp_path, monkeypatch):
     from kard.errors import UserError
-    from kard.recipe import StudentSection
+    from kard.recipe.sections import StudentSection
     from kard.student.training import Example, train_student
 
     monkeypatch.setenv("WORLD_SIZE", "3")
@@ -43,7 +43,7 @@ def test_a_batch_that_cannot_be_shared_is_an_error(decoder_folder, tmp_path, mon
 def one_student(model, folder, last):
     """Train a student; with `last`, end in disorder after so many steps."""
     import kard.models.training
-    from kard.recipe import StudentSection
+    from kard.recipe.sections import StudentSection
     from kard.student.training import train_student
     from tests.student.test_training import lookup_task
 

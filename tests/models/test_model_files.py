@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, RwkvConfig
 from kard.errors import UserError
 from kard.models.weights import check_model
 from kard.preflight.checks import check_models
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
 from kard.reranker.model import new_encoder
 from kard.student.loading import base_model
 

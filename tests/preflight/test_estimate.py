@@ -10,7 +10,7 @@ import torch
 from kard.pipeline import run_recipe
 from kard.preflight.estimate import counted, estimates, tokens
 from kard.preflight.timetable import Timetable, rounded
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
 from kard.run import Run
 from kard.stages.students import training_examples
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kard.recipe import Recipe
-from kard.recipe_file import dump_recipe
+from kard.recipe.file import dump_recipe
+from kard.recipe.recipe import Recipe
 from kard.report.data import MistakeSample, ReportData, Sample
 
 HOSTILE = "<script>alert('x')</script>"

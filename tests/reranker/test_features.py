@@ -17,8 +17,8 @@ from kard.finder import Finder
 from kard.kard import Kard
 from kard.methods import METHODS
 from kard.pipeline import run_recipe
-from kard.recipe import RerankerSection
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
+from kard.recipe.sections import RerankerSection
 from kard.report.card import render_reranker_card
 from kard.report.numbers import retriever
 from kard.reranker.features import score_features

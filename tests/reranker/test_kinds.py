@@ -13,7 +13,7 @@ from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
 from kard.errors import UserError
 from kard.models.training import EpochOrder
-from kard.recipe import RerankerSection
+from kard.recipe.sections import RerankerSection
 from kard.reranker import adapters, learners
 from kard.reranker.candidates import CandidateSet
 from kard.reranker.cross import CrossReranker

@@ -15,7 +15,7 @@ from sentence_transformers import MultiVectorEncoder
 
 from kard.errors import UserError
 from kard.models.training import EpochOrder
-from kard.recipe import RerankerSection
+from kard.recipe.sections import RerankerSection
 from kard.reranker.candidates import CandidateSet
 from kard.reranker.learners import Collator, kl_loss, late_interaction, learner_of
 from kard.reranker.model import Reranker, new_encoder, passage_vectors

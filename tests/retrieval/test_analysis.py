@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kard.data.normal import composed, folded
 from kard.errors import UserError
-from kard.recipe import RetrieverSection
+from kard.recipe.sections import RetrieverSection
 from kard.retrieval.analysis import Analysis, analysis_for, detect_language
 
 STANDARD = Analysis()

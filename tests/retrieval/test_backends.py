@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kard.errors import UserError
-from kard.recipe import RetrieverSection
+from kard.recipe.sections import RetrieverSection
 from kard.retrieval.hybrid import fuse
 from kard.retrieval.index import build_retriever, load_retriever
 from tests.conftest import COLOURS, PLACES, THINGS

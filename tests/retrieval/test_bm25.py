@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from kard.data.normal import folded, loose
 from kard.errors import UserError
-from kard.recipe import RetrieverSection
+from kard.recipe.sections import RetrieverSection
 from kard.retrieval import building
 from kard.retrieval.bm25 import Bm25, best_passages
 from kard.retrieval.building import build_bm25

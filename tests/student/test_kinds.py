@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from kard.errors import UserError
-from kard.recipe import StudentSection
+from kard.recipe.sections import StudentSection
 from kard.student.generation import Student, Writing
 from kard.student.loading import base_model
 from kard.student.training import train_student, with_adapters

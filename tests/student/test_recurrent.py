@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from kard.recipe import StudentSection
+from kard.recipe.sections import StudentSection
 from kard.student.constraint import AnswerConstraint
 from kard.student.generation import Student, Writing
 from kard.student.loading import StudentSettings

@@ -22,7 +22,7 @@ from transformers import (
 from kard.errors import UserError
 from kard.models.training import EpochOrder, training_arguments
 from kard.prompt import extract
-from kard.recipe import StudentResources, StudentSection
+from kard.recipe.sections import StudentResources, StudentSection
 from kard.student.batching import IGNORED, Collator
 from kard.student.generation import Student, Writing, Written, batches, fitting_prompt
 from kard.student.loading import base_model, base_tokenizer, quicken

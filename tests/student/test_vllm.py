@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kard.errors import UserError
 from kard.pipeline import run_recipe
-from kard.recipe import StudentSection
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
+from kard.recipe.sections import StudentSection
 from kard.student.generation import Student, Writing
 from kard.student.sampling import Sampling
 from kard.student.training import Example, train_student

@@ -10,7 +10,7 @@ import transformers
 
 from kard.kard import majority
 from kard.prompt import extract, with_rationale
-from kard.recipe import StudentSection
+from kard.recipe.sections import StudentSection
 from kard.student.constraint import AnswerConstraint
 from kard.student.generation import Student, Writing
 from kard.student.loading import StudentSettings, base_model, base_tokenizer

@@ -5,7 +5,7 @@ from fault_server import FaultServer
 
 from kard.data.passage import Passage
 from kard.data.question import Question
-from kard.recipe import TeacherResources, TeacherSection
+from kard.recipe.teacher import TeacherResources, TeacherSection
 from kard.teacher import client
 
 

@@ -9,7 +9,7 @@ from batch_server import BatchServer, failed_line, good_line
 from fault_server import no_passages
 
 from kard.errors import Unfinished, UserError
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher import batches
 from kard.teacher.cache import ReplyCache
 from kard.teacher.collect import collect_rationales

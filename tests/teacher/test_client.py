@@ -13,7 +13,7 @@ from fault_server import FaultServer, completion, digest, good_answer, no_passag
 
 from kard.data.question import Question
 from kard.errors import UserError
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher import client
 from kard.teacher.cache import ReplyCache
 from kard.teacher.collect import collect_rationales

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from fault_server import no_passages
 
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.collect import collect_rationales, describe_teacher, estimate, spent_so_far
 from kard.teacher.limits import Spent, spending
 from kard.teacher.rationale import read_rationales, write_rationales

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kard.data.question import Question, question_from_row
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.filter import (
     LONGEST_TEXT,
     judge,

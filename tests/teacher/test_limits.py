@@ -7,7 +7,7 @@ import pytest
 from fault_server import completion, digest, good_answer, no_passages
 
 from kard.errors import UserError
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.collect import collect_rationales
 from kard.teacher.limits import Spent, most_of
 

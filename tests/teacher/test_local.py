@@ -8,7 +8,7 @@ import pytest
 from fault_server import no_passages
 
 from kard.errors import UserError
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.cache import ReplyCache
 from kard.teacher.collect import Models, collect_rationales, describe_teacher
 

@@ -9,7 +9,7 @@ import pytest
 from fault_server import completion, digest, good_answer, no_passages
 
 from kard.errors import UserError
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher import client
 from kard.teacher.cache import ReplyCache
 from kard.teacher.collect import collect_rationales, why_none_is_kept

@@ -6,7 +6,7 @@ from fault_server import no_passages
 from kard.artifacts.files import hash_of
 from kard.data.question import Question
 from kard.errors import UserError
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.filter import judge
 from kard.teacher.prompting import read_prompts, requests_of
 

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from kard.data.question import Question
 from kard.errors import UserError
-from kard.recipe import Recipe, TeacherSection
+from kard.recipe.recipe import Recipe
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.collect import collect_rationales
 
 # Beside the checkout, where anybody has put them.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kard.data.question import Question
 from kard.errors import printable
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.cache import ReplyCache
 from kard.teacher.client import in_the_servers_words
 from kard.teacher.filter import judged

@@ -8,7 +8,7 @@ from fault_server import completion, good_answer
 from kard.artifacts.files import read_jsonl
 from kard.errors import UserError
 from kard.pipeline import run_recipe
-from kard.recipe_file import dump_recipe, load_recipe
+from kard.recipe.file import dump_recipe, load_recipe
 from kard.tools.dryrun import teacher_lines
 from kard.tools.show import sample_lines
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from fault_server import no_passages
 
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.collect import Models, collect_rationales
 
 

@@ -15,7 +15,7 @@ from kard.data.question import read_questions
 from kard.errors import UserError
 from kard.kard import answerer
 from kard.pipeline import run_recipe
-from kard.recipe_file import load_recipe, recipe_from_run
+from kard.recipe.file import load_recipe, recipe_from_run
 from kard.tools.export import check_export, export_run, push_export
 from tests import forks
 

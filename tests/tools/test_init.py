@@ -9,7 +9,7 @@ import pytest
 from kard.data.questions import load_splits
 from kard.errors import UserError
 from kard.methods import methods_named
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
 from kard.tools.init import write_project
 from tests.conftest import load_passages
 

@@ -13,7 +13,7 @@ from sentence_transformers import MultiVectorEncoder
 from torch.nn import Identity
 
 from kard.errors import UserError
-from kard.recipe import RerankerSection
+from kard.recipe.sections import RerankerSection
 from kard.reranker.cross import CrossReranker
 from kard.tools.rerank import _opened, evaluate_file, read_candidates, train_file
 from tests.conftest import project_rows, write_rows

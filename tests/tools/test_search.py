@@ -96,6 +96,6 @@ def test_doctor_says_what_a_build_takes(recipe, monkeypatch):
 
 
 def cli_recipe(recipe: Path, *changes: str):
-    from kard.recipe_file import load_recipe
+    from kard.recipe.file import load_recipe
 
     return load_recipe(str(recipe), list(changes), without_questions=True)

@@ -12,7 +12,7 @@ import pytest
 
 from kard.errors import UserError
 from kard.pipeline import run_recipe
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
 from kard.tools.sweep import plan_sweep, read_sweep, run_name, run_sweep, sweep_states
 from tests.conftest import make_project
 from tests.test_cli import fails, kard

@@ -13,7 +13,7 @@ from kard.data.passage import Passage, Passages, names_of, read_passages, replac
 from kard.data.readers.documents import Document, LeftOut, cleaned_document
 from kard.data.readers.kinds import documents_of
 from kard.errors import UserError
-from kard.recipe import KnowledgeSection
+from kard.recipe.sections import KnowledgeSection
 
 
 def make_passages(section: KnowledgeSection, folder: Path) -> dict[str, Any]:

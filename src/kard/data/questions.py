@@ -6,7 +6,7 @@ from kard.data.question import Question
 from kard.data.readers.kinds import questions_of
 from kard.data.splits import shuffled
 from kard.errors import UserError
-from kard.recipe import QuestionsSection
+from kard.recipe.sections import QuestionsSection
 
 
 def load_splits(section: QuestionsSection, seed: int) -> dict[str, list[Question]]:

@@ -11,8 +11,10 @@ from kard.data.readers.documents import LeftOut, walk
 from kard.data.readers.kinds import credit_of
 from kard.errors import UserError
 from kard.progress import say
-from kard.recipe import KnowledgeSection, QuestionsSection, Recipe, Section
-from kard.recipe_file import recipe_from_run
+from kard.recipe.base import Section
+from kard.recipe.file import recipe_from_run
+from kard.recipe.recipe import Recipe
+from kard.recipe.sections import KnowledgeSection, QuestionsSection
 
 SOURCES = "sources.json"
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from kard.data.normal import normalised
 from kard.data.question import Question
-from kard.recipe import QuestionsSection
+from kard.recipe.sections import QuestionsSection
 
 SPLITS = ("train", "dev", "test")
 DEV_SHARE, TEST_SHARE = 0.1, 0.2

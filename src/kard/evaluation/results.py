@@ -18,7 +18,7 @@ from kard.evaluation.statistics import paired_tests, wilson
 from kard.methods import METHODS, Method, methods_named
 from kard.progress import progress, say
 from kard.prompt import examples_in
-from kard.recipe import Recipe
+from kard.recipe.recipe import Recipe
 from kard.run import Run
 
 PACKAGES = ("kard", "torch", "transformers", "peft", "sentence-transformers", "bm25s", "numpy")

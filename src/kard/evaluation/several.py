@@ -18,7 +18,7 @@ from kard.errors import UserError
 from kard.evaluation.results import pairs_to_compare
 from kard.evaluation.statistics import holm, seeds_accuracy, seeds_difference
 from kard.methods import METHODS
-from kard.recipe import Recipe
+from kard.recipe.recipe import Recipe
 from kard.run import Run
 
 Axes = dict[str, list[Any]]

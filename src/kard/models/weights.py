@@ -25,7 +25,7 @@ from kard.artifacts.files import hash_of, hash_of_file, identity_of_file
 from kard.artifacts.folders import disk_full_explained
 from kard.errors import UserError
 from kard.progress import say
-from kard.recipe_file import looks_like_path
+from kard.recipe.file import looks_like_path
 
 PACKAGE = "package:"
 _NAMES = "Give a folder, a .gguf file, a hub id (owner/name) or package:NAME"

@@ -16,7 +16,9 @@ from kard.data.readers.wikipedia import DATASET
 from kard.errors import UserError
 from kard.methods import methods_named
 from kard.models.weights import check_model, model_config, model_location, most_tokens
-from kard.recipe import KnowledgeSection, Recipe, StudentSection, TeacherSection
+from kard.recipe.recipe import Recipe
+from kard.recipe.sections import KnowledgeSection, StudentSection
+from kard.recipe.teacher import TeacherSection
 
 # A passage's own bytes: a word in the file of passages, all around it there, and a word in the index and in the runs that are
 # there until they are merged. A duplicate's key, and a word's token.

@@ -25,8 +25,7 @@ from kard.methods import Method, methods_named
 from kard.models.weights import model_config
 from kard.preflight.checks import passages_of
 from kard.progress import say
-from kard.recipe import Recipe
-from kard.stages.rationales import explained_count
+from kard.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from kard.preflight.trial import StudentSpeed
@@ -174,7 +173,7 @@ def _seconds(name: str, recipe: Recipe, folder: Path, work: Work) -> float | Non
 
 def _rationales(stage: str, recipe: Recipe, work: Work) -> float | None:
     section = recipe.teacher
-    explained = min(explained_count(recipe) or work.questions["train"], work.questions["train"])
+    explained = min(recipe.explained_count or work.questions["train"], work.questions["train"])
     if stage == "candidates" or not section.asks:
         evaluated = work.questions[recipe.evaluation.split]
         return _LITTLE + _PER_RATIONALE[stage] * (explained + evaluated) * work.rationales

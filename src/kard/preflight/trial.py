@@ -24,7 +24,7 @@ from kard.machine.cores import each_on_its_cores
 from kard.machine.precision import compute_dtype
 from kard.machine.processes import compute_device
 from kard.models.weights import model_config
-from kard.recipe import RerankerSection, StudentSection
+from kard.recipe.sections import RerankerSection, StudentSection
 from kard.student.batching import aligned
 from kard.student.constraint import AnswerConstraint
 from kard.student.generation import local_writer

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from kard.methods import METHODS
-from kard.recipe import Recipe, RerankerSection
+from kard.recipe.recipe import Recipe
+from kard.recipe.sections import RerankerSection
 from kard.report import numbers
 from kard.report.data import ReportData
 from kard.report.templates import render

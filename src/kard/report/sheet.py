@@ -12,8 +12,8 @@ from kard.artifacts.files import write_json
 from kard.data.question import Question
 from kard.data.sources import credits_of
 from kard.methods import preferred
-from kard.recipe import Recipe
-from kard.recipe_file import dump_recipe
+from kard.recipe.file import dump_recipe
+from kard.recipe.recipe import Recipe
 from kard.report.card import render_card
 from kard.report.data import MistakeSample, ReportData, Sample
 from kard.report.page import render_page

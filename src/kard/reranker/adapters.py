@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kard.errors import UserError
-from kard.recipe import RerankerSection
+from kard.recipe.sections import RerankerSection
 
 # What the common encoders call their query and value projections.
 QUERY_AND_VALUE = r".*\.(query|value|q_proj|v_proj|q_lin|v_lin|Wqkv|q|v)"

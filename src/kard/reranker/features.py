@@ -9,7 +9,7 @@ import numpy as np
 from kard.data.normal import normalised
 from kard.data.passage import Passage
 from kard.data.question import Question
-from kard.recipe import RerankerSection
+from kard.recipe.sections import RerankerSection
 from kard.retrieval.retriever import Hits
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kard.models.training import EpochOrder
-from kard.recipe import RerankerSection
+from kard.recipe.sections import RerankerSection
 from kard.reranker.adapters import make_trainable
 from kard.reranker.candidates import CandidateSet
 from kard.reranker.cross import CrossReranker

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kard.machine.processes import compute_device
-from kard.recipe import RerankerSection
+from kard.recipe.sections import RerankerSection
 
 if TYPE_CHECKING:
     from kard.reranker.cross import CrossReranker

@@ -20,7 +20,7 @@ from kard.machine.cores import each_on_its_cores
 from kard.machine.precision import compute_dtype
 from kard.machine.processes import compute_device
 from kard.models.weights import guarded, loading_explained, model_location, most_tokens, reading_as_text
-from kard.recipe import RerankerSection
+from kard.recipe.sections import RerankerSection
 from kard.reranker.candidates import Queries
 from kard.reranker.vectors import Format, PassageVectors
 

@@ -20,7 +20,7 @@ from kard.models.training import (
     train,
     training_arguments,
 )
-from kard.recipe import RerankerSection
+from kard.recipe.sections import RerankerSection
 from kard.reranker.adapters import merge_adapters
 from kard.reranker.candidates import CandidateSet
 from kard.reranker.cross import CrossReranker

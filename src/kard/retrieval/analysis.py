@@ -16,7 +16,7 @@ import numpy as np
 from kard.data.normal import UNSEEN, composed, folded, loose
 from kard.errors import UserError
 from kard.progress import say
-from kard.recipe import RetrieverSection
+from kard.recipe.sections import RetrieverSection
 from kard.retrieval import scanning
 
 _KNOWN_WORDS = 1_000_000

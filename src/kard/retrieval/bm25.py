@@ -13,7 +13,7 @@ from numba import njit
 
 from kard.artifacts.files import read_json
 from kard.errors import UserError
-from kard.recipe import RetrieverSection
+from kard.recipe.sections import RetrieverSection
 from kard.retrieval.analysis import Analysis
 from kard.retrieval.retriever import Hits
 

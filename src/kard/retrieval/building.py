@@ -16,7 +16,7 @@ import numpy as np
 from kard.artifacts.files import write_json
 from kard.errors import UserError
 from kard.progress import progress
-from kard.recipe import RetrieverSection
+from kard.recipe.sections import RetrieverSection
 from kard.retrieval.analysis import Analysis, analysis_for
 
 BLOCK = 20_000

@@ -13,7 +13,7 @@ from kard.artifacts.files import read_json, write_json
 from kard.errors import UserError
 from kard.machine.processes import compute_device
 from kard.progress import progress
-from kard.recipe import RetrieverSection
+from kard.recipe.sections import RetrieverSection
 from kard.retrieval.analysis import Analysis
 from kard.retrieval.retriever import Hits
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kard.recipe import RetrieverSection
+from kard.recipe.sections import RetrieverSection
 from kard.retrieval.bm25 import Bm25
 from kard.retrieval.dense import Dense
 from kard.retrieval.retriever import Hits

@@ -17,7 +17,7 @@ import numpy as np
 from kard.artifacts.files import read_json, write_json
 from kard.errors import UserError
 from kard.progress import progress
-from kard.recipe import RetrieverSection
+from kard.recipe.sections import RetrieverSection
 from kard.retrieval.analysis import Analysis, analysis_for
 from kard.retrieval.dense import Encoder
 from kard.retrieval.hybrid import DEPTH, FUSION

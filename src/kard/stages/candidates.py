@@ -9,7 +9,7 @@ from typing import Any
 
 from kard.artifacts.files import write_jsonl
 from kard.data.splits import SPLITS
-from kard.recipe import Recipe
+from kard.recipe.recipe import Recipe
 from kard.run import Candidates, Run
 
 SILVER_DEPTH = 10

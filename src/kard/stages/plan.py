@@ -19,14 +19,16 @@ from kard.data.sources import content_hash
 from kard.errors import UserError, nearest
 from kard.methods import TRAINING_SETS, Method, TrainedOn, methods_named
 from kard.models.weights import model_identity
-from kard.recipe import QuestionsSection, Recipe, RetrieverSection, Section
+from kard.recipe.base import Section
+from kard.recipe.recipe import Recipe
+from kard.recipe.sections import QuestionsSection, RetrieverSection
 from kard.run import Run
 from kard.stages.candidates import make_candidates, silver_depth
 from kard.stages.index import make_index
 from kard.stages.knowledge import make_knowledge
 from kard.stages.predictions import make_predictions
 from kard.stages.questions import make_questions
-from kard.stages.rationales import explained_count, make_rationales
+from kard.stages.rationales import make_rationales
 from kard.stages.reranker import make_reranker
 from kard.stages.students import learns_questions, make_base, make_prompted, make_student, uses_reranker
 
@@ -144,7 +146,7 @@ def _search_steps(run: Run, keys: dict[str, str], methods: Sequence[Method]) -> 
     recipe = run.recipe
     with_test = not recipe.teacher.asks or any(method.needs_test_rationales for method in methods)
     more = {
-        "explained": explained_count(recipe),
+        "explained": recipe.explained_count,
         "split": recipe.evaluation.split if with_test else None,
         "with_dev": recipe.student.early_stopping is not None,
     }

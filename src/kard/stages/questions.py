@@ -12,7 +12,7 @@ from kard.data.splits import SPLITS
 from kard.errors import UserError
 from kard.progress import say
 from kard.prompt import check_letters
-from kard.recipe import Recipe
+from kard.recipe.recipe import Recipe
 from kard.run import Run
 
 

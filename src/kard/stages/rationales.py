@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kard.data.question import Question
 from kard.errors import UserError
 from kard.progress import say
-from kard.recipe import Recipe
+from kard.recipe.recipe import Recipe
 from kard.run import Run
 from kard.teacher.rationale import write_rationales
 
@@ -56,7 +56,7 @@ def make_rationales(run: Run, with_test: bool, folder: Path) -> None:
 def explained_questions(run: Run, with_test: bool) -> list[Question]:
     """Questions that need rationales: the training questions that student or reranker learn from, those that are
     evaluated where rationales cost nothing or an oracle method reads them, and dev questions for early stopping."""
-    train = run.questions("train")[: explained_count(run.recipe)]
+    train = run.questions("train")[: run.recipe.explained_count]
     asked = [*train, *(run.evaluated() if with_test else []), *stopping_questions(run)]
     return list({question.id: question for question in asked}.values())
 
@@ -64,12 +64,6 @@ def explained_questions(run: Run, with_test: bool) -> list[Question]:
 def stopping_questions(run: Run) -> list[Question]:
     """The dev questions whose loss stops the training; none where the recipe does not ask for it."""
     return run.questions("dev") if run.recipe.student.early_stopping is not None else []
-
-
-def explained_count(recipe: Recipe) -> int | None:
-    """How many training questions need rationales; None means all."""
-    wanted = (recipe.student.train_questions, recipe.reranker.train_questions)
-    return None if None in wanted else max(size for size in wanted if size is not None)
 
 
 def unknown_gold(run: Run, questions: Sequence[Question], gold: Mapping[str, Sequence[int]]) -> str:

@@ -18,9 +18,9 @@ from kard.finder import Finder
 from kard.methods import METHODS, TRAINING_SETS, TrainedOn, methods_named
 from kard.progress import say
 from kard.prompt import WorkedExample, holds_question, render, shown_answer, target, with_examples
-from kard.recipe import Recipe
+from kard.recipe.recipe import Recipe
 from kard.run import Run
-from kard.stages.rationales import explained_count, stopping_questions
+from kard.stages.rationales import stopping_questions
 
 if TYPE_CHECKING:
     from kard.student.training import Example
@@ -200,7 +200,7 @@ def uses_reranker(recipe: Recipe) -> bool:
 def worked_examples(run: Run) -> tuple[WorkedExample, ...]:
     """Training questions with a kept rationale and its silver passages, drawn by the seed: ``evaluation.shots`` of them."""
     recipe = run.recipe
-    questions = run.questions("train")[: explained_count(recipe)]
+    questions = run.questions("train")[: recipe.explained_count]
     random.Random(recipe.seed).shuffle(questions)
     wanted, form = recipe.evaluation.shots, recipe.student.answer_as
     found: dict[str, WorkedExample] = {}

@@ -30,7 +30,7 @@ from kard.models.training import (
 )
 from kard.models.weights import most_tokens
 from kard.progress import say
-from kard.recipe import StudentSection
+from kard.recipe.sections import StudentSection
 from kard.student.batching import IGNORED, Batch, Collator, Row, of_similar_length, pieces, reads_alone, unpadded
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.student.tokens import question_tokens, text_tokens

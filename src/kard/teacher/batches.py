@@ -11,7 +11,7 @@ import openai
 
 from kard.errors import Unfinished, UserError
 from kard.progress import say
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.cache import ReplyCache
 from kard.teacher.client import Groups, check_failures
 from kard.teacher.endpoint import api_key, blocking_client

@@ -13,7 +13,7 @@ from typing import Any
 
 from kard.errors import UserError
 from kard.progress import Advance, duration, progress, say
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.cache import ReplyCache
 from kard.teacher.endpoint import Endpoint
 from kard.teacher.limits import Budget, Spent, most_of, spending

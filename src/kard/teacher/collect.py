@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kard.data.question import Question
 from kard.progress import progress, say
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.cache import ReplyCache
 from kard.teacher.extractive import extract_rationale
 from kard.teacher.filter import judged, rewritten, to_rewrite, without_repetitions

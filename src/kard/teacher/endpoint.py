@@ -14,7 +14,7 @@ import openai
 
 from kard.errors import UserError, nearest
 from kard.progress import duration, say
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.prompting import PATHS, base_url, request_url
 from kard.teacher.replies import UNPAID, Outcome, completion_in, first_words, hiding, parsed, response_in
 

@@ -11,7 +11,7 @@ from kard.data.cutting import sentences
 from kard.data.normal import normalised
 from kard.data.question import Question
 from kard.prompt import extract, same_answer
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.kinds import kind_of, leading_to_answer
 from kard.teacher.rationale import Draft, Rationale, Status
 from kard.teacher.replies import REASONING_ONLY, TOOL_CALLS, readable, without_thinking

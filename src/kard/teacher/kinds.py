@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from kard.data.cutting import sentences
 from kard.data.normal import normalised
 from kard.data.question import Question
-from kard.recipe import RationaleKind
+from kard.recipe.base import RationaleKind
 
 _OTHERS = re.compile(
     r"\b(?:the |all |any |none of the )?(?:other|remaining|rest of the|incorrect|wrong) (?:\w+ )?(?:options?|choices?|answers?)\b"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kard.errors import UserError
-from kard.recipe import TeacherResources, TeacherSection
+from kard.recipe.teacher import TeacherResources, TeacherSection
 
 CHARACTERS_PER_TOKEN = 4
 # What a chat template may add to the messages.

@@ -11,7 +11,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from kard.errors import UserError, missing_package
 from kard.progress import duration, progress, say
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.cache import ReplyCache
 from kard.teacher.limits import Spent
 from kard.teacher.prompting import Request, Write

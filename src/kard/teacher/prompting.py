@@ -18,7 +18,7 @@ from kard.data.question import Question
 from kard.data.textfile import read_text
 from kard.errors import UserError
 from kard.models.weights import model_identity
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 
 OPENAI_URL = "https://api.openai.com/v1"
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}

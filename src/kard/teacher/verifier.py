@@ -11,7 +11,7 @@ from kard.artifacts.files import hash_of
 from kard.data.question import Question
 from kard.models.weights import model_identity
 from kard.progress import progress
-from kard.recipe import TeacherSection
+from kard.recipe.teacher import TeacherSection
 from kard.teacher.cache import ReplyCache
 from kard.teacher.prompting import Prompts, read_prompts
 from kard.teacher.rationale import Rationale

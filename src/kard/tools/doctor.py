@@ -14,8 +14,8 @@ from kard.artifacts.damage import MANIFEST
 from kard.artifacts.folders import check_run, check_whole
 from kard.errors import UserError
 from kard.preflight.checks import free_disk, free_memory, memory_of, passages_of, peak, rooms
-from kard.recipe import Recipe
-from kard.recipe_file import recipe_from_run
+from kard.recipe.file import recipe_from_run
+from kard.recipe.recipe import Recipe
 
 _SLOW = ": this machine does not compute in bf16; one that does trains and writes two to three times as fast"
 # Bytes of memory that building an index takes whatever its size: two blocks of texts, and the program.

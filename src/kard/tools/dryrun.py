@@ -10,7 +10,7 @@ from kard.pipeline import StepState, states, timetable
 from kard.preflight.estimate import estimates
 from kard.preflight.timetable import rounded
 from kard.progress import duration
-from kard.recipe import Recipe
+from kard.recipe.recipe import Recipe
 from kard.run import Run
 from kard.stages.plan import STAGES, plan
 from kard.tools.sweep import Sweep, sweep_states

@@ -21,8 +21,9 @@ from kard.kard import Kard
 from kard.methods import METHODS, check_no_oracle
 from kard.progress import say
 from kard.prompt import render, with_examples
-from kard.recipe import Recipe, Section
-from kard.recipe_file import dump_recipe, recipe_from_run
+from kard.recipe.base import Section
+from kard.recipe.file import dump_recipe, recipe_from_run
+from kard.recipe.recipe import Recipe
 from kard.run import Run
 
 CHECKED = 16

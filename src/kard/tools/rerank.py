@@ -17,7 +17,7 @@ from kard.errors import UserError
 from kard.evaluation.ranking import Judged
 from kard.models.weights import guarded, model_identity, model_location, most_tokens
 from kard.progress import say
-from kard.recipe import RerankerSection
+from kard.recipe.sections import RerankerSection
 from kard.report.card import write_reranker_card
 from kard.reranker.candidates import CandidateSet
 

@@ -23,8 +23,8 @@ from kard.errors import UserError
 from kard.machine.processes import rank
 from kard.pipeline import run_recipe
 from kard.progress import duration, say
-from kard.recipe import Recipe
-from kard.recipe_file import load_recipe
+from kard.recipe.file import load_recipe
+from kard.recipe.recipe import Recipe
 from kard.stages.plan import Step, plan
 
 SWEEP_FORMAT = 1

@@ -12,7 +12,7 @@ from kard.data.readers.rows import Row
 from kard.data.splits import sample, sampled, split_by_text
 from kard.errors import UserError
 from kard.progress import say
-from kard.recipe import QuestionsSection
+from kard.recipe.sections import QuestionsSection
 
 # Of each kind: the dataset's name on the hub, the configurations that are put together, and what makes a question of a row.
 _DATASETS: dict[str, tuple[str, tuple[str | None, ...], Callable[[Row], Question]]] = {

@@ -17,7 +17,7 @@ from kard.data.splits import sampled, split_by_text
 from kard.data.textfile import cleaned, json_rows
 from kard.errors import UserError
 from kard.progress import say
-from kard.recipe import QuestionsSection
+from kard.recipe.sections import QuestionsSection
 
 _UNLIKELY = 0.1
 

@@ -8,7 +8,7 @@ from functools import partial
 from kard.data.question import Question
 from kard.data.readers.documents import Document, LeftOut, Read, files_below, read_each
 from kard.data.splits import split_by_text
-from kard.recipe import KnowledgeSection, QuestionsSection
+from kard.recipe.sections import KnowledgeSection, QuestionsSection
 
 # Of published questions: how many there are in train, dev and test, and the tokens of one with its choices.
 SIZES = {

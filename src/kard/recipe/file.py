@@ -12,7 +12,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from kard.errors import UserError, nearest
-from kard.recipe import Recipe, RerankerSection, Section
+from kard.recipe.base import Section
+from kard.recipe.recipe import Recipe
+from kard.recipe.sections import RerankerSection
 
 _MOST_NODES = 100_000
 
@@ -176,7 +178,7 @@ def _validated(content: dict[str, Any], where: str, context: str) -> Recipe:
 def _explain(error: Any, where: str) -> str:
     key = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and part.startswith("literal[")))
     if error["type"] == "extra_forbidden":
-        moved = yaml.safe_load((resources.files("kard") / "moved_keys.yaml").read_text(encoding="utf-8"))
+        moved = yaml.safe_load((resources.files("kard.recipe") / "moved_keys.yaml").read_text(encoding="utf-8"))
         if key in moved:
             return f"{where}: key '{key}' is gone: {moved[key]}."
         *sections, last = error["loc"]

@@ -1,0 +1,77 @@
+"""The whole recipe."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from kard.recipe.base import PathIn, Section, Seed
+from kard.recipe.sections import (
+    EvaluationSection,
+    KnowledgeSection,
+    QuestionsSection,
+    RerankerSection,
+    RetrieverSection,
+    StudentSection,
+)
+from kard.recipe.teacher import TeacherSection
+
+
+class Recipe(Section):
+    """All that a run is made from."""
+
+    name: str = ""
+    questions: QuestionsSection
+    knowledge: KnowledgeSection
+    retriever: RetrieverSection = RetrieverSection()
+    teacher: TeacherSection = TeacherSection()
+    reranker: RerankerSection = RerankerSection()
+    student: StudentSection = StudentSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    seed: Seed = 0
+    data_seed: Seed | None = Field(
+        None,
+        description="decides the split, the order of choices and the teacher's requests in place of seed, so that "
+        "runs with other seeds have the same questions and rationales; null: seed",
+    )
+    output: PathIn | None = Field(None, description="run folder; null: runs/NAME in the current folder")
+
+    @model_validator(mode="after")
+    def _replies_fit(self) -> Recipe:
+        if self.teacher.replies is not None and self.questions.kind not in (
+            "jsonl",
+            "medqa",
+            "strategyqa",
+            "openbookqa",
+        ):
+            raise ValueError(
+                f"teacher.replies are by row of one file of questions, and kind {self.questions.kind} has none"
+            )
+        if self.teacher.replies is not None and self.questions.shuffle_choices:
+            raise ValueError("teacher.replies name choices by their letters: set questions.shuffle_choices: false")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> Recipe:
+        if self.evaluation.engine == "vllm" and self.reranker.likelihood_weight:
+            raise ValueError(
+                "reranker.likelihood_weight: vLLM writes only. Set it to null, or evaluation.engine: transformers"
+            )
+        if self.evaluation.engine == "vllm" and self.student.answer_by == "likelihood":
+            raise ValueError("student.answer_by: likelihood needs evaluation.engine: transformers. Set one of the two")
+        return self
+
+    @property
+    def seed_of_data(self) -> int:
+        """What decides questions and rationales; ``seed`` alone decides what training draws."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
+    def evaluated_size(self) -> int | None:
+        """How many questions are answered to measure the methods, where the recipe says."""
+        return self.questions.test_size if self.evaluation.split == "test" else self.questions.dev_size
+
+    @property
+    def explained_count(self) -> int | None:
+        """How many training questions need rationales; None means all."""
+        wanted = (self.student.train_questions, self.reranker.train_questions)
+        return None if None in wanted else max(size for size in wanted if size is not None)
