@@ -31,7 +31,7 @@ class Result:
 
 def kard(*arguments: str | Path, cwd: Path | None = None) -> Result:
     """Run the program's entry point in this process: importing the model libraries each time would take minutes."""
-    from kard.cli import main
+    from kard.__main__ import main
 
     out, err = io.StringIO(), io.StringIO()
     code, here, argv = 0, Path.cwd(), sys.argv

@@ -55,7 +55,7 @@ def test_a_missing_extra_is_named_before_anything_is_run(missing, monkeypatch, t
 
 
 def test_bars_of_libraries_are_quiet():
-    code = "from kard.cli import _quieten_libraries as quiet; quiet(); from tqdm.auto import tqdm; list(tqdm(range(3)))"
+    code = "from kard.__main__ import quieten_libraries as quiet; quiet(); from tqdm.auto import tqdm; list(tqdm(range(3)))"
     own = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
     shown = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
     assert (shown.returncode, shown.stderr) == (0, "")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from kard.errors import Unfinished, UserError, printable
-from kard.machine.memory import keep_freed_memory
+from kard.errors import UserError, printable
 
 app = typer.Typer(
     name="kard",
@@ -29,8 +26,6 @@ rerank = typer.Typer(
 )
 app.add_typer(rerank, name="rerank")
 
-_STOPPED = 130  # what a shell calls Ctrl-C; typer turns it into this
-
 CandidateFile = Annotated[Path, typer.Argument(help="JSONL: query or queries, passages, scores; maybe relevant.")]
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (e.g. quickstart).")]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
@@ -40,38 +35,6 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder (default: runs/NAME).")]
-
-
-def main() -> None:
-    """Entry point: a UserError is one message and exit code 2 (Unfinished: 75), Ctrl-C is one line and 130, anything else is a
-    bug."""
-    # The libraries make millions of objects that stay: looking through them for garbage as often as Python does by itself
-    # is a part of every command's start that one can feel.
-    gc.set_threshold(100_000, 50, 100)
-    keep_freed_memory()
-    _quieten_libraries()
-    try:
-        app()
-    except Unfinished as error:
-        typer.echo(printable(str(error)), err=True)
-        raise SystemExit(os.EX_TEMPFAIL) from None
-    except UserError as error:
-        typer.echo(printable(f"error: {error}"), err=True)
-        raise SystemExit(2) from None
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code != _STOPPED:
-            raise
-        typer.echo("stopped; the same command goes on where it was", err=True)
-        raise SystemExit(_STOPPED) from None
-
-
-def _quieten_libraries() -> None:
-    """Their bars and hints would tear our progress lines apart; a user who sets these variables has the last word."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _show_version(wanted: bool) -> None:

@@ -62,7 +62,7 @@ def one_student(model, folder, last):
 
 def one_command(arguments, folder):
     """What a launcher starts: the program, which keeps apart what each process says."""
-    from kard.cli import main
+    from kard.__main__ import main
 
     sys.argv = ["kard", *arguments]
     out, err = ((folder / f"{name}-{rank()}").open("w", encoding="utf-8") for name in ("out", "err"))
