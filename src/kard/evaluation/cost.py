@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kard.artifacts.files import read_json
 from kard.artifacts.folders import manifest_of
-from kard.methods import METHODS, Method
+from kard.methods import METHODS, TRAINING_SETS, Method
 from kard.run import Run
 from kard.teacher.limits import Spent
 
@@ -87,7 +87,7 @@ def teacher_spent(run: Run, method: Method) -> Spent:
 
     Worked examples of prompted methods are a handful, and not counted.
     """
-    splits = ["train"] if method.trained_on.startswith("rationales") else []
+    splits = ["train"] if TRAINING_SETS[method.trained_on].from_rationales and method.trained_on != "nothing" else []
     splits += [run.recipe.evaluation.split] if method.needs_test_rationales else []
     of = {question.id for split in splits for question in run.questions(split)}
     usages = [one.usage for one in run.rationales() if one.question in of]

@@ -212,8 +212,8 @@ def advice(counts: Mapping[str, int]) -> str:
 def _with_passages(name: str, predictions: Predictions) -> str:
     """What a method that reads no passages could gain from them: how many of its mistakes the best usable reader makes not."""
     wrong = {row["question"] for row in predictions[name] if not row["correct"]}
-    told = "the teacher's rationale in its prompt" if METHODS[name].is_oracle else "no passages"
-    sentence = f"All its mistakes ({len(wrong):,}) were made with {told}"
+    given = "the teacher's rationale in its prompt" if METHODS[name].is_oracle else "no passages"
+    sentence = f"All its mistakes ({len(wrong):,}) were made with {given}"
     reader = next((other for other in PREFERRED if other in predictions and METHODS[other].reads_passages), None)
     if reader is None:
         return f"{sentence}."

@@ -52,8 +52,8 @@ def find_leaks(
         for run in _runs(row, n):
             owners.setdefault(run, []).append(number)
     others = {"train": (question.query("question_and_choices") for question in train), "passages": passages}
-    told = {"train": lambda count: None, "passages": advance}
-    sides = {name: _side(test, owners, texts, n, LOUD[name], told[name]) for name, texts in others.items()}
+    counters = {"train": lambda count: None, "passages": advance}
+    sides = {name: _side(test, owners, texts, n, LOUD[name], counters[name]) for name, texts in others.items()}
     return {"n": n, "questions": len(test), "too_short": sum(len(row) < n for row in words), **sides}
 
 

@@ -130,7 +130,7 @@ def environment(recipe: Recipe) -> dict[str, Any]:
 
 def _method_row(run: Run, method: Method, rows: list[dict[str, Any]]) -> dict[str, Any]:
     manifest = manifest_of(run.folder / "students" / method.trained_on) if method.trained_on != "nothing" else None
-    told = "rationale" if method.reads == "teacher_rationale" else "passages"
+    given = "rationale" if method.reads == "teacher_rationale" else "passages"
     correct = sum(row["correct"] for row in rows)
     shown = [examples_in(row["prompt"]) for row in rows]
     return {
@@ -140,7 +140,7 @@ def _method_row(run: Run, method: Method, rows: list[dict[str, Any]]) -> dict[st
         "ci95": list(wilson(correct, len(rows))),
         "unparsed": sum(not row["parsed"] for row in rows),
         "cut": sum(row["cut"] for row in rows),
-        "without_passages": sum(not row[told] for row in rows) if method.reads != "nothing" else 0,
+        "without_passages": sum(not row[given] for row in rows) if method.reads != "nothing" else 0,
         "shots": sum(shown) / len(rows),
         "without_shots": shown.count(0) if method.trained_on == "nothing" else 0,
         "questions_cut": sum(row.get("question_cut", False) for row in rows),

@@ -21,7 +21,7 @@ from kard.data.question import Question, read_questions
 from kard.data.questions import load_splits
 from kard.data.readers.kinds import SIZES, SPLIT_BY_SIZE
 from kard.errors import UserError
-from kard.methods import Method, methods_named
+from kard.methods import TRAINING_SETS, Method, TrainingSet, methods_named
 from kard.models.weights import model_config
 from kard.preflight.checks import passages_of
 from kard.progress import say
@@ -164,7 +164,10 @@ def _seconds(name: str, recipe: Recipe, folder: Path, work: Work) -> float | Non
     if stage == "reranker":
         return _reranker(recipe, work)
     if stage == "students" and part != "nothing":
-        return _student(recipe, folder, work, part)
+        [of] = {
+            TRAINING_SETS[one.trained_on] for one in methods_named(recipe.evaluation.methods) if one.trained_on == part
+        }
+        return _student(recipe, folder, work, of)
     if stage == "predictions":
         methods = [one for one in methods_named(recipe.evaluation.methods) if one.trained_on == part]
         return _predictions(recipe, folder, work, methods)
@@ -236,9 +239,10 @@ def _speed(recipe: Recipe, folder: Path, work: Work) -> StudentSpeed | None:
     return student_speed(tried, _read(recipe, work, section.passages), work.answer + work.rationale, vocabulary)
 
 
-def _student(recipe: Recipe, folder: Path, work: Work, part: str) -> float | None:
-    section, is_explained = recipe.student, not part.startswith("answers")
-    read = _read(recipe, work, section.passages if part in ("answers_passages", "rationales_silver") else 0)
+def _student(recipe: Recipe, folder: Path, work: Work, of: TrainingSet) -> float | None:
+    section = recipe.student
+    is_explained = of.from_rationales
+    read = _read(recipe, work, section.passages if of.reads != "nothing" else 0)
     written = work.answer + is_explained * work.rationale
     each = min(work.rationales, section.rationales or work.rationales) if is_explained else 1.0
     questions = min(section.train_questions or work.questions["train"], work.questions["train"])

@@ -69,8 +69,8 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
         written |= {row["prompt"]: Written(**row) for row in Log(_written_log(folder, other)).read()}
     for method in methods:
         rows = zip(questions, found[method.name], prompts[method.name], strict=True)
-        told = given if method.reads == "teacher_rationale" else {}
-        answers = (_prediction(kard, method, q, p, written[prompt], told.get(q.id, "")) for q, p, prompt in rows)
+        shown = given if method.reads == "teacher_rationale" else {}
+        answers = (_prediction(kard, method, q, p, written[prompt], shown.get(q.id, "")) for q, p, prompt in rows)
         write_jsonl(folder / f"{method.name}.jsonl", answers)
 
 

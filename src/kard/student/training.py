@@ -128,11 +128,11 @@ def _training_told(trainer: StudentTrainer, curve: list[dict[str, float]], examp
     dataset: Any = trainer.train_dataset
     epochs = trainer.state.epoch or 0.0
     tokens = trained_tokens(dataset[:examples], trainer.model.config.is_encoder_decoder)
-    told: dict[str, Any] = {"examples": examples, "loss": curve, "epochs": epochs}
-    told |= {"tokens": {name: round(epochs * count) for name, count in tokens.items()}}
+    summary: dict[str, Any] = {"examples": examples, "loss": curve, "epochs": epochs}
+    summary |= {"tokens": {name: round(epochs * count) for name, count in tokens.items()}}
     looks = [row for row in trainer.state.log_history if "eval_loss" in row]
     dev_loss = [{"step": row["step"], "loss": row["eval_loss"]} for row in looks]
-    return told | ({"dev_loss": dev_loss} if dev_loss else {})
+    return summary | ({"dev_loss": dev_loss} if dev_loss else {})
 
 
 def student_trainer(

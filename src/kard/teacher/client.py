@@ -189,7 +189,7 @@ class _Work:
             cost = outcome.cost_at_most(most)
             self.cache.finish(attempt, keys, outcome, cost)
         finally:
-            self.budget.settle(most, cost)
+            self.budget.spend(most, cost)
         self._any_answered |= bool(outcome.replies)
         self.surplus += max(0, len(outcome.replies) - len(missing))
         return outcome

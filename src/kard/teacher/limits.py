@@ -94,7 +94,7 @@ class Budget:
             await self._settled.wait()
         self._reserved += most
 
-    def settle(self, most: Spent, cost: Spent) -> None:
+    def spend(self, most: Spent, cost: Spent) -> None:
         """Replace what was set aside by what it did cost."""
         self._reserved += -most
         self.spent += cost
