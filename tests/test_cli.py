@@ -251,7 +251,7 @@ def test_letters_need_choices(project):
         ("studnet.lr=1", ["unknown key 'studnet'", "did you mean 'student'"]),
         ("student.learning_rate=1", ["unknown key 'student.learning_rate'", "lr"]),
         ("student.lr=-1", ["student.lr", "greater than 0"]),
-        ("student.model=package:gema", ["package:gema", "unknown model package"]),
+        ("student.model=package:gema", ["package:gema", "is not installed"]),
         ("student.model=./no/model", ["student.model", "no model at"]),
         ("student.model=nobody/nothing", ["student.model", "cannot load"]),
         ("reranker.model=nobody/nothing", ["reranker.model", "cannot load"]),

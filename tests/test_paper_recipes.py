@@ -129,10 +129,13 @@ def check(name: str, run: Path, results: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["medqa", "strategyqa"])
-def test_with_a_teacher_that_is_asked(hub, settings, tmp_path, name):
+def test_with_a_teacher_that_is_asked(hub, settings, tmp_path, name, monkeypatch):
     with FaultServer(explained, models=["gpt-6-luna"]) as server:
-        recipe = load_recipe(f"paper-{name}", [*settings, f"teacher.base_url={server.url}"])
-        results = run_recipe(recipe, tmp_path)
+        monkeypatch.setattr(
+            "kard.teacher.prompting.OPENAI_URL", server.url
+        )  # the endpoint that is asked for all at once
+        monkeypatch.setenv("OPENAI_API_KEY", "a-key")
+        results = run_recipe(load_recipe(f"paper-{name}", settings), tmp_path)
     assert results is not None
     check(name, tmp_path, results)
     assert results["skipped_methods"] == []

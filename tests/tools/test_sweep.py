@@ -235,7 +235,7 @@ def test_paid_replies_and_the_budget_are_one_for_all_runs(project, tmp_path, mon
     """The link is there before the run asks, so that SQLite makes the file that it leads to."""
     from kard.teacher.cache import ReplyCache
 
-    monkeypatch.setattr("kard.teacher.listing.check_endpoint", lambda section: None)
+    monkeypatch.setattr("kard.teacher.endpoint.check_endpoint", lambda section: None)
     settings = ["teacher.kind=openai", "teacher.model=m", "questions.test_size=1000"]
     sweep = plan_sweep(str(project), ["teacher.rationales=1,2"], 1, settings, tmp_path / "s")
     with pytest.raises(UserError, match="1000 asked for"):

@@ -130,7 +130,7 @@ def damage_explained(folder: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{folder}: cannot be loaded ({type(error).__name__}: {said}). Where 'kard doctor' finds it damaged, or cannot tell, "

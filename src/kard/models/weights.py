@@ -285,7 +285,16 @@ def loading_explained(name: str, key: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, IndexError, struct.error, SafetensorError, UnpicklingError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        ImportError,
+        struct.error,
+        SafetensorError,
+        UnpicklingError,
+    ) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"{key}: '{name}' needs foreign code, which kard does not run. Choose a model of a kind that transformers knows."
