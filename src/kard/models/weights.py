@@ -381,7 +381,7 @@ def _converted(parts: Sequence[Path], done: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    say(f"Converting {parts[0].name} once into {done} (about a minute and a half)")
+    say(f"Converting {done.name} once into {done} (about a minute and a half)")
     partial = done.with_name(f"{done.name}.{os.getpid()}.partial")
     with disk_full_explained(done), _joined(parts) as gguf:
         shutil.rmtree(partial, ignore_errors=True)
