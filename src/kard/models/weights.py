@@ -128,7 +128,7 @@ def guarded_modules(location: str | Path, **model: Any) -> dict[str, Any]:
 
 def check_model(name: str, key: str) -> Any:
     """Look whether transformers knows a model and its files are whole, before hours of other work: of a model on the hub only the
-    configuration and the tokenizer are fetched; a GGUF file is converted now.
+    configuration and the tokenizer are fetched, of a package's GGUF file that is not converted yet the head is read.
 
     Returns:
         Its configuration.
@@ -138,6 +138,8 @@ def check_model(name: str, key: str) -> Any:
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    if name.startswith(PACKAGE) and downloaded_folder(name) is None:  # its installer has checked the files
+        return model_config(name)
     location = model_location(name, key)
     if Path(location).is_dir():
         _check_folder(Path(location), key)

@@ -22,7 +22,7 @@ from kard.data.questions import load_splits
 from kard.data.readers.kinds import SIZES, SPLIT_BY_SIZE
 from kard.errors import UserError
 from kard.methods import TRAINING_SETS, Method, TrainingSet, methods_named
-from kard.models.weights import model_config
+from kard.models.weights import PACKAGE, downloaded_folder, model_config
 from kard.preflight.checks import passages_of
 from kard.progress import say
 from kard.recipe.recipe import Recipe
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _SAMPLE = 200
 # Seconds that are about the same for all models, seen on two cores: libraries are loaded, and a little is done.
 _IMPORTS, _LITTLE, _REPORT = 8.0, 2.0, 6.0
+_CONVERSION = 90.0  # seconds, of a GGUF file of 270M parameters
 _PER_PASSAGE = {"knowledge": 0.0004, "index": 0.0003, "students/base": 0.0008}
 _PER_RATIONALE = {"rationales": 0.002, "candidates": 0.004}
 _AGAIN = 0.4  # of the candidates of all questions, those that are no other's
@@ -156,7 +157,9 @@ def _questions(recipe: Recipe, folder: Path) -> tuple[dict[str, int], list[Quest
 def _seconds(name: str, recipe: Recipe, folder: Path, work: Work) -> float | None:
     stage, _, part = name.partition("/")
     if name in _PER_PASSAGE:
-        return _LITTLE + _PER_PASSAGE[name] * work.passages
+        model = recipe.student.model
+        converts = name == "students/base" and model.startswith(PACKAGE) and downloaded_folder(model) is None
+        return _LITTLE + _PER_PASSAGE[name] * work.passages + converts * _CONVERSION
     if not work.questions:
         return None
     if stage in _PER_RATIONALE:

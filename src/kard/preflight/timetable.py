@@ -23,7 +23,7 @@ WHAT = {
     "predictions": "answers questions that no training has seen, to measure how often that is right",
     "report": "puts all methods side by side, with intervals and mistakes to read",
 }
-_SHORT = 5.0  # seconds of a stage that says little of the machine
+_SHORT = 30.0  # seconds: a shorter stage says little of the machine
 _MOST = 3.0  # how far what was measured corrects the rest
 
 
