@@ -4,10 +4,11 @@ Gemma 3 270M with the quickstart's prompts and trimmed vocabulary, and a T5 of b
 ``generate`` on one prompt after the other, in float32, with the whole vocabulary. Nothing is trained here: our side is told to
 write what a trained student would, its question's real rationale and answer, and the peer writes as many tokens.
 
-With --without our side is measured with and without one of its tricks in turn, on the quickstart's prompts alone; `generate`
+With --without our side is measured with and without each of the tricks named, in turn, on the quickstart's prompts alone; `generate`
 stands for transformers' own loop in place of the engine. The ratio then says what the trick brings.
 
-Usage: python benchmarks/write.py [--quick] [--without grouped_attention|prompt_lookup|rows_leave|prompts_in_groups|generate]
+Usage: python benchmarks/write.py [--quick] [--without NAME...]: grouped_attention, prompt_lookup, rows_leave,
+prompts_in_groups, generate
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def main() -> None:
     keep_freed_memory()  # as the command line does
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="Gemma alone, fewer questions")
-    parser.add_argument("--without", choices=[*Tricks.__dataclass_fields__, "generate"])
+    parser.add_argument("--without", nargs="+", default=[], choices=[*Tricks.__dataclass_fields__, "generate"])
     options = parser.parse_args()
     quick = options.quick
     with tempfile.TemporaryDirectory() as name:
@@ -152,8 +153,9 @@ def main() -> None:
         targets = tokenizer([example.target for example in examples], add_special_tokens=False).input_ids
         texts = {example.prompt: ids for example, ids in zip(examples, targets, strict=True)}
         many, few = some(texts, batch_size if quick else 4 * batch_size), some(texts, 3 if quick else 12)
+        for trick in options.without:
+            without(trick, str(base), dtype, tokenizer, some(texts, 24), batch_size)
         if options.without:
-            without(options.without, str(base), dtype, tokenizer, some(texts, 24), batch_size)
             return
         location = model_location(recipe.student.model, "student.model")
         found = {
