@@ -4,7 +4,7 @@ Gemma 3 270M with the quickstart's prompts and trimmed vocabulary, and a T5 of b
 ``generate`` on one prompt after the other, in float32, with the whole vocabulary. Nothing is trained here: our side is told to
 write what a trained student would, its question's real rationale and answer, and the peer writes as many tokens.
 
-With --without our side is measured with and without each of the tricks named, in turn, on the quickstart's prompts alone; `generate`
+With --without our side is measured with and without each of the tricks named, on the quickstart's prompts alone; `generate`
 stands for transformers' own loop in place of the engine. The ratio then says what the trick brings.
 
 Usage: python benchmarks/write.py [--quick] [--without NAME...]: grouped_attention, prompt_lookup, rows_leave,
