@@ -36,7 +36,7 @@ docs: setup
 
 # The server's tests with 2,000 generated requests and more, and the readers' with 2,000 damaged files.
 fuzz: setup
-	KARD_FUZZ=300 "$(BIN)/python" -m pytest tests/serving/test_fuzzing.py tests/data/test_fuzz.py tests/data/test_jsonl.py --log-cli-level=WARNING
+	KARD_FUZZ=300 "$(BIN)/python" -m pytest tests/serving/test_fuzzing.py --log-cli-level=WARNING
 
 # Everything that is fast beside its peer, for the table in docs/results.md; OPTIONS=--quick for the smaller sizes.
 benchmark: quickstart

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 
 import pytest
 from hypothesis import given, settings
@@ -245,7 +244,7 @@ keys = st.sampled_from(
 lines = st.dictionaries(keys | st.text(max_size=5), json_values, max_size=6) | json_values
 
 
-@settings(max_examples=500 if "KARD_FUZZ" in os.environ else 200, derandomize=True, deadline=None)
+@settings(max_examples=500, derandomize=True, deadline=None)
 @given(
     st.lists(lines, max_size=3), st.sampled_from([None, 1]), st.booleans(), st.integers(0, 60), st.binary(max_size=3)
 )
