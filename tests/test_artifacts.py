@@ -354,7 +354,7 @@ def test_a_file_that_is_no_log_is_left_alone(tmp_path, text):
 def test_hashes_do_not_depend_on_order_or_machine(tmp_path):
     assert hash_of({"b": 1, "a": ["ü", None]}) == hash_of({"a": ["ü", None], "b": 1})
     assert len({hash_of(value) for value in (1, "1", [1], {"1": 1}, 1.5, None, "")}) == 7
-    code = "from kard.artifacts import hash_of; print(hash_of({'b': {'y': 1, 'x': 'ü'}}))"
+    code = "from kard.artifacts.files import hash_of; print(hash_of({'b': {'y': 1, 'x': 'ü'}}))"
     environment = {**os.environ, "PYTHONHASHSEED": "5"}
     other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert other.stdout.strip() == hash_of({"b": {"x": "ü", "y": 1}})
@@ -406,7 +406,7 @@ def test_two_commands_never_write_at_once(tmp_path):
     with locked(tmp_path):
         with pytest.raises(UserError, match="another kard command is writing here"), locked(tmp_path):
             pass
-        code = "import sys; from pathlib import Path; from kard.artifacts import locked; locked(Path(sys.argv[1])).__enter__()"
+        code = "import sys; from pathlib import Path; from kard.artifacts.folders import locked; locked(Path(sys.argv[1])).__enter__()"
         other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
         assert "another kard command is writing here" in other.stderr
     with locked(tmp_path):
