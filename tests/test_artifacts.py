@@ -406,7 +406,8 @@ def test_two_commands_never_write_at_once(tmp_path):
     with locked(tmp_path):
         with pytest.raises(UserError, match="another kard command is writing here"), locked(tmp_path):
             pass
-        code = "import sys; from pathlib import Path; from kard.artifacts.folders import locked; locked(Path(sys.argv[1])).__enter__()"
+        code = "import sys; from pathlib import Path; from kard.artifacts import folders; "
+        code += "folders.locked(Path(sys.argv[1])).__enter__()"
         other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
         assert "another kard command is writing here" in other.stderr
     with locked(tmp_path):
