@@ -63,7 +63,10 @@ def test_questions_that_are_asked_without_gold_passages_are_counted(
     ("settings", "words"),
     [
         ({}, "came with the questions"),
-        ({"kind": "extractive", "sentences": 2}, "sentences of the gold passages that support the answer, of each"),
+        (
+            {"kind": "extractive", "sentences": 2},
+            "the 2 sentences of the gold passages that support the answer; no LLM",
+        ),
         ({"kind": "openai", "model": "m"}, "written by m (OpenAI), which saw the gold answer."),
         ({"kind": "openai", "model": "m", "sees_gold_passages": True}, "the gold answer and the gold passages"),
         (

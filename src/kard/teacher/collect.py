@@ -208,8 +208,9 @@ def describe_teacher(section: TeacherSection) -> str:
     if section.kind == "recorded":
         return "The rationales came with the questions."
     if section.kind == "extractive":
-        each = f"of each question {section.sentences}"
-        return f"The rationales are sentences of the gold passages that support the answer, {each}; no LLM was asked."
+        taken = "sentence" if section.sentences == 1 else f"{section.sentences} sentences"
+        support = "supports" if section.sentences == 1 else "support"
+        return f"A rationale is the {taken} of the gold passages that {support} the answer; no LLM was asked."
     shows = (("the gold answer", section.sees_answer), ("the gold passages", section.sees_gold_passages))
     seen = " and ".join(name for name, is_shown in shows if is_shown) or "the question alone"
     where = section.base_url or "OpenAI" if section.kind == "openai" else f"on this machine, {section.kind}"
