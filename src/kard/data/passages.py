@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kard.artifacts.files import read_json, write_json, write_jsonl
 from kard.data.cutting import cut
+from kard.data.document_table import DocumentRow, DocumentTable, DocumentWriter, keep_passages
+from kard.data.metadata import GROUPS
 from kard.data.passage import Passage, Passages, names_of, read_passages, replace_passages, write_passages
 from kard.data.readers.documents import Document, LeftOut, cleaned_document
 from kard.data.readers.kinds import documents_of
@@ -21,8 +25,8 @@ def make_passages(section: KnowledgeSection, folder: Path) -> dict[str, Any]:
 
     Args:
         section: What to read and how.
-        folder: Gets ``passages.jsonl``, ``left_out.jsonl`` (broken files, empty documents, duplicates, each with its reason)
-            and ``report.json``.
+        folder: Gets ``passages.jsonl``, ``documents.jsonl`` (a row a document, with its metadata), ``left_out.jsonl`` (broken
+            files, empty documents, duplicates, each with its reason) and ``report.json``.
 
     Returns:
         The report: how many documents and passages there are, how much was left out for which reason.
@@ -33,16 +37,18 @@ def make_passages(section: KnowledgeSection, folder: Path) -> dict[str, Any]:
     left_out = LeftOut()
     replaced: Counter[str] = Counter()
     path = folder / "passages.jsonl"
-    documents = 0
+    with DocumentWriter(folder) as table:
 
-    def passages() -> Iterator[Passage]:
-        nonlocal documents
-        for document in documents_of(section, left_out):
-            if document.id.startswith(section.id_prefix):
-                documents += 1
-                yield from passages_of(document, section.passage_words, replaced)
+        def passages() -> Iterator[Passage]:
+            for document in documents_of(section, left_out):
+                if document.id.startswith(section.id_prefix):
+                    document = cleaned_document(document, replaced)
+                    pieces = list(passages_of(document, section.passage_words))
+                    shown = (document.id, document.title, document.source)
+                    table.add(DocumentRow(*shown, len(pieces), document.metadata))
+                    yield from pieces
 
-    write_passages(path, passages())
+        write_passages(path, passages())
     stored = read_passages(path)
     if not stored:
         raise UserError(
@@ -54,7 +60,7 @@ def make_passages(section: KnowledgeSection, folder: Path) -> dict[str, Any]:
     if section.duplicates is not None:
         _drop_duplicates(path, section.duplicates, left_out)
     write_jsonl(folder / "left_out.jsonl", left_out.rows)
-    report: dict[str, Any] = {"documents": documents, "left_out": dict(left_out.counts)}
+    report: dict[str, Any] = {"documents": table.count, "left_out": dict(left_out.counts)}
     if left_out.rows:
         report["first_left_out"] = left_out.first
     if replaced:
@@ -64,17 +70,14 @@ def make_passages(section: KnowledgeSection, folder: Path) -> dict[str, Any]:
     return report
 
 
-def passages_of(document: Document, words: int, replaced: Counter[str]) -> Iterator[Passage]:
-    """Passages of at most so many words; `replaced` counts characters that no text can hold."""
-    document = cleaned_document(document, replaced)
+def passages_of(document: Document, words: int) -> Iterator[Passage]:
+    """Passages of at most so many words."""
     for number, (start, piece) in enumerate(cut(document.text, words), start=1):
         identity = document.id + (f"#{number}" if number > 1 else "")
         yield Passage(identity, document.title, piece, document.id, document.source_at(start))
 
 
-def _check_ids(digests: Any, passages: Passages) -> None:
-    import numpy as np
-
+def _check_ids(digests: np.ndarray, passages: Passages) -> None:
     order = np.argsort(digests, kind="stable")
     same = np.flatnonzero(digests[order][1:] == digests[order][:-1])
     if not len(same):
@@ -92,6 +95,7 @@ def _drop_duplicates(path: Path, similar: float, left_out: LeftOut) -> None:
 
     every = read_passages(path)
     original = duplicates(every, similar, path.parent)
+    _keep_for_readers(original, DocumentTable(path.parent))
     if not (original >= 0).any():
         return
     for position in (original >= 0).nonzero()[0].tolist():
@@ -99,6 +103,17 @@ def _drop_duplicates(path: Path, similar: float, left_out: LeftOut) -> None:
         reason = "duplicate" if compared(passage) == compared(kept) else "near_duplicate"
         left_out.add(reason, passage.source, f"of {kept.source}", id=passage.id, document=passage.document, of=kept.id)
     replace_passages(path, (passage for passage, place in zip(every, original, strict=True) if place < 0))
+    keep_passages(path.parent, original < 0)
+
+
+def _keep_for_readers(original: np.ndarray, table: DocumentTable) -> None:
+    """A passage is no duplicate of one that some of its readers may not read."""
+    groups = {row: set(names) for row, names in table.values(GROUPS)} if GROUPS in table.keys else {}
+    owners = table.owners.tolist() if groups else []
+    for position in np.flatnonzero(original >= 0).tolist() if groups else ():
+        own, others = (groups.get(owners[place]) for place in (position, int(original[position])))
+        if others is not None and (own is None or not own <= others):
+            original[position] = -1
 
 
 def report_of(folder: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ STAGES = (
 # Raised when what a stage writes changes, so that folders of an older kind are made again.
 VERSIONS = dict.fromkeys(STAGES, 1) | {
     "questions": 3,
-    "knowledge": 4,
+    "knowledge": 5,
     "index": 3,
     "reranker": 2,
     "students": 4,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kard.data.metadata import Metadata
 from kard.data.textfile import PACKED, cleaned
 from kard.errors import UserError
 from kard.progress import say
@@ -24,6 +25,7 @@ class Document:
         text: All of it.
         source: File, and line, row or page where the file holds many documents.
         places: Offsets in the text, rising, with what begins there (``page 3``), so that a passage can be found again.
+        metadata: Flat values by key, see `kard.data.metadata`.
     """
 
     id: str
@@ -31,6 +33,7 @@ class Document:
     text: str
     source: str
     places: tuple[tuple[int, str], ...] = ()
+    metadata: Metadata = field(default_factory=dict)
 
     def source_at(self, offset: int) -> str:
         """The source, with the place that holds the character at `offset`."""
@@ -164,7 +167,8 @@ def shown_name(path: Path) -> str:
 def cleaned_document(document: Document, found: Counter[str]) -> Document:
     """A document without NUL and half surrogate pairs, which `found` counts; its places stay where they are."""
     identity, title, text = (cleaned(value, found) for value in (document.id, document.title, document.text))
+    document = replace(document, metadata=cleaned(document.metadata, found))
     if (identity, title, text) == (document.id, document.title, document.text):
         return document
     places = tuple((offset - document.text.count("\0", 0, offset), place) for offset, place in document.places)
-    return Document(identity, title, text, document.source, places)
+    return replace(document, id=identity, title=title, text=text, places=places)

@@ -1,0 +1,185 @@
+"""The documents of a knowledge base, a row each in their order, and which of them each passage is cut from."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from kard.artifacts.damage import damaged
+from kard.artifacts.files import read_json, read_jsonl, write_json
+from kard.data.metadata import MOST_KEYS, Metadata
+from kard.errors import UserError
+
+DOCUMENTS, OWNERS, COUNTS = "documents.jsonl", "passages.owners.i32", "documents.json"
+
+
+@dataclass(frozen=True)
+class DocumentRow:
+    """A document as the knowledge base knows it.
+
+    Attributes:
+        id: Its passages' `document`.
+        title: May be empty.
+        source: File, and line or row.
+        passages: How many of it are in the knowledge base; 0 where all are duplicates of others.
+        metadata: Flat values by key.
+    """
+
+    id: str
+    title: str
+    source: str
+    passages: int
+    metadata: Metadata = field(default_factory=dict)
+
+
+class DocumentWriter:
+    """Writes ``documents.jsonl`` (a row a document), ``passages.owners.i32`` (for each passage its document's row) and
+    ``documents.json`` (how many documents there are, and how many have each key) into the folder of the passages.
+
+    A context; documents are added in the order of their passages.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+        self.keys: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        self._rows = open(self.folder / DOCUMENTS, "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+        self._owners = open(self.folder / OWNERS, "wb")  # noqa: SIM115
+        return self
+
+    def add(self, row: DocumentRow) -> None:
+        """Add a document, and its passages as the next ones.
+
+        Raises:
+            UserError: There are too many different keys.
+        """
+        self.keys.update(row.metadata.keys())
+        if len(self.keys) > MOST_KEYS:
+            raise UserError(
+                f"{row.source}: metadata has more than {MOST_KEYS:,} different keys; '{next(reversed(self.keys))[:30]}' is one "
+                "more. Put such keys into one list of texts, or name those that you need in knowledge.metadata."
+            )
+        self._rows.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        self._owners.write(np.full(row.passages, self.count, dtype="<i4").tobytes())
+        self.count += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._rows.close()
+        self._owners.close()
+        if error is None:
+            write_json(self.folder / COUNTS, {"documents": self.count, "keys": dict(self.keys)})
+
+
+@dataclass(frozen=True)
+class Column:
+    """The values of one key, by kind; a list of texts has as many entries.
+
+    Attributes:
+        text_rows: Rows of documents, rising; `codes` say which of `texts` each has.
+        number_rows: The same for `numbers` (float64).
+        flag_rows: The same for `flags` (bool).
+    """
+
+    text_rows: np.ndarray
+    codes: np.ndarray
+    texts: list[str]
+    number_rows: np.ndarray
+    numbers: np.ndarray
+    flag_rows: np.ndarray
+    flags: np.ndarray
+
+
+class DocumentTable:
+    """The documents that belong to the passages of a folder; what of them is read stays on disk until it is asked for.
+
+    Args:
+        folder: The one that `DocumentWriter` wrote into.
+
+    Raises:
+        UserError: The folder was made before there was such a table, or is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        counts = read_json(folder / COUNTS)
+        self._count = int(counts["documents"])
+        self.keys: dict[str, int] = counts["keys"]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[DocumentRow]:
+        return (DocumentRow(**row) for row in read_jsonl(self.folder / DOCUMENTS))
+
+    @property
+    def owners(self) -> np.ndarray:
+        """For each passage the row of its document, int32, rising."""
+        owners = np.fromfile(self.folder / OWNERS, dtype="<i4")
+        if len(owners) and not 0 <= owners[0] <= owners[-1] < self._count:
+            raise damaged(self.folder / OWNERS, "is damaged (it names documents that are not there)")
+        return owners
+
+    def column(self, key: str) -> Column:
+        """All values of a key; one pass through the file."""
+        text_rows, codes, known = array("i"), array("i"), dict[str, int]()
+        number_rows, numbers, flag_rows, flags = array("i"), array("d"), array("i"), array("b")
+        for row, value in self.values(key):
+            if isinstance(value, bool):
+                flag_rows.append(row)
+                flags.append(value)
+            elif isinstance(value, int | float):
+                number_rows.append(row)
+                numbers.append(value)
+            else:
+                for text in [value] if isinstance(value, str) else value:
+                    text_rows.append(row)
+                    codes.append(known.setdefault(text, len(known)))
+        return Column(
+            *(np.array(part, dtype=np.int32) for part in (text_rows, codes)),
+            list(known),
+            np.array(number_rows, dtype=np.int32),
+            np.array(numbers, dtype=np.float64),
+            np.array(flag_rows, dtype=np.int32),
+            np.array(flags, dtype=bool),
+        )
+
+    def values(self, key: str) -> Iterator[tuple[int, Any]]:
+        """Rows of the documents that have a key, rising, with its value."""
+        name = json.dumps(key, ensure_ascii=False).encode("utf-8")
+        with open(self.folder / DOCUMENTS, "rb") as file:
+            for row, line in enumerate(file):
+                if name in line and key in (metadata := json.loads(line)["metadata"]):
+                    yield row, metadata[key]
+
+
+def keep_passages(folder: Path, kept: np.ndarray) -> None:
+    """Take passages out of the table; every document keeps its row.
+
+    Args:
+        folder: The passages'.
+        kept: Whether a passage stays, bool, one each of those that were there.
+    """
+    table = DocumentTable(folder)
+    owners = table.owners[kept]
+    counts = np.bincount(owners, minlength=len(table)).tolist()
+    whole = folder / "kept.documents.jsonl"
+    _write_rows(whole, (replace(row, passages=count) for row, count in zip(table, counts, strict=True)))
+    owners.tofile(folder / OWNERS)
+    whole.replace(folder / DOCUMENTS)
+
+
+def _write_rows(path: Path, rows: Iterable[DocumentRow]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
