@@ -53,8 +53,8 @@ class DocumentWriter:
         self.keys: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
-        self._rows = open(self.folder / DOCUMENTS, "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
-        self._owners = open(self.folder / OWNERS, "wb")  # noqa: SIM115
+        self._rows = open(self.folder / DOCUMENTS, "w", encoding="utf-8")
+        self._owners = open(self.folder / OWNERS, "wb")
         return self
 
     def add(self, row: DocumentRow) -> None:
