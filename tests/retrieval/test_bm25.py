@@ -23,6 +23,7 @@ from kard.recipe.sections import RetrieverSection
 from kard.retrieval import building
 from kard.retrieval.bm25 import Bm25, best_passages
 from kard.retrieval.building import build_bm25
+from kard.retrieval.retriever import Hits
 
 PLAIN = RetrieverSection(language=None)
 ENGLISH = RetrieverSection(language="english")
@@ -133,14 +134,19 @@ def test_ties_go_to_the_earlier_passage():
         assert [place for place, _ in found(index, "stone", k)] == [0, 1, 2, 4][:k]
 
 
+def pairs(hits):
+    return list(zip((-hits.scores).tolist(), hits.positions.tolist(), strict=True))
+
+
 @given(st.lists(st.sampled_from([0.5, 0.5, 1.0, 2.0]), min_size=1, max_size=30), st.integers(1, 12), st.integers(1, 9))
 def test_of_many_equal_scores_the_first_are_kept(scores, k, window):
     """One term, whose postings have these scores."""
     data, indices = np.array(scores, dtype=np.float32), np.arange(len(scores), dtype=np.int32)
     indptr, one = np.array([0, len(scores)]), np.ones(1, dtype=np.float32)
-    positions, kept = best_passages(np.zeros(1, np.int64), one, 2 * one, data, indices, indptr, len(scores), k, window)
+    every = np.empty(0, dtype=bool)
+    hits = best_passages(np.zeros(1, np.int64), one, data, indices, indptr, len(scores), k, window, every)
     ranked = sorted((-score, place) for place, score in enumerate(scores))[:k]
-    assert list(zip((-kept).tolist(), positions.tolist(), strict=True)) == ranked
+    assert pairs(Hits.ordered(*hits)) == ranked
 
 
 def test_a_single_character_leaves_all_other_scores_as_they_are():
@@ -265,8 +271,8 @@ def test_a_killed_build_goes_on_with_the_blocks_that_are_whole(tmp_path, monkeyp
 
 
 @given(st.integers(0, 10_000), st.integers(1, 12), st.sampled_from([1, 3, 40]))
-def test_pruning_changes_nothing(seed, k, window):
-    """Windows so small that the heap is full early: common terms are then only looked up."""
+def test_windows_change_nothing(seed, k, window):
+    """Windows so small that the heap is full early."""
     chance = random.Random(seed)
     words = ["the", "of", "a", *(f"w{number}" for number in range(12))]
     weights = [30, 20, 15, *([1] * 12)]
@@ -276,9 +282,12 @@ def test_pruning_changes_nothing(seed, k, window):
     [whole] = index.search([query], 60)
     scores = every_score(index, query)
     ranked = sorted((-score, place) for place, score in enumerate(scores.tolist()) if score > 0)
-    assert list(zip((-whole.scores).tolist(), whole.positions.tolist(), strict=True)) == ranked
-    positions, kept = best_passages(*index.query(query), *index._postings, index.size, k, window)
-    assert list(zip((-kept).tolist(), positions.tolist(), strict=True)) == ranked[:k]
+    assert pairs(whole) == ranked
+    [terms] = index._queries([query])
+    allowed = np.array([chance.random() < 0.7 for _ in texts])
+    for among, expected in ((allowed[:0], ranked), (allowed, [row for row in ranked if allowed[row[1]]])):
+        hits = best_passages(*terms, *index._postings, index.size, k, window, among)
+        assert pairs(Hits.ordered(*hits)) == expected[:k]
 
 
 def test_the_stemmer_joins_forms_and_null_keeps_them_apart():

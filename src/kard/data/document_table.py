@@ -147,7 +147,8 @@ class DocumentTable:
                     text_rows.append(row)
                     codes.append(known.setdefault(text, len(known)))
         return Column(
-            *(np.array(part, dtype=np.int32) for part in (text_rows, codes)),
+            np.array(text_rows, dtype=np.int32),
+            np.array(codes, dtype=np.int32),
             list(known),
             np.array(number_rows, dtype=np.int32),
             np.array(numbers, dtype=np.float64),

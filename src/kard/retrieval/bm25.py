@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,9 @@ from kard.recipe.sections import RetrieverSection
 from kard.retrieval.analysis import Analysis
 from kard.retrieval.retriever import Hits
 
-_WINDOW = 1 << 16
-# Terms that together can add no more than this share of the score to beat are looked up for promising passages alone.
-_OPTIONAL = 0.5
-# Bounds are sums of other terms in another order than scores: more than what rounding can make of it.
-_ROUNDING = 1 + 1e-5
+# Passages whose scores are added up at once: few enough for the processor's nearest cache.
+_WINDOW = 1 << 14
+_ALL = np.empty(0, dtype=bool)
 
 
 class Bm25:
@@ -67,103 +66,109 @@ class Bm25:
             One `Hits` a query, by falling score, equal scores by position.
         """
 
-        def hits(text: str) -> Hits:
-            positions, scores = best_passages(*self.query(text), *self._postings, self.size, max(k, 1), _WINDOW)
-            return Hits(positions[:k], scores[:k])
+        def hits(query: tuple[np.ndarray, np.ndarray]) -> Hits:
+            return Hits.ordered(*best_passages(*query, *self._postings, self.size, k, _WINDOW, _ALL))
 
+        if k < 1:
+            return [Hits.none() for _ in queries]
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            return list(threads.map(hits, queries))
+            return list(threads.map(hits, self._queries(queries)))
 
     def scores(self, queries: Sequence[str], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """BM25 scores of given passages for each query; 0 where no word is shared."""
-        return [
-            self._scores(text, np.asarray(places, dtype=np.int32))
-            for text, places in zip(queries, positions, strict=True)
-        ]
+        rows = zip(self._queries(queries), positions, strict=True)
+        return [self._scores(*query, np.asarray(places, dtype=np.int32)) for query, places in rows]
 
-    def _scores(self, text: str, positions: np.ndarray) -> np.ndarray:
+    def _scores(self, terms: np.ndarray, weights: np.ndarray, positions: np.ndarray) -> np.ndarray:
         data, indices, indptr = self._postings
         scores = np.zeros(len(positions), dtype=np.float32)
-        for term, weight in zip(*self.query(text)[:2], strict=True):
+        for term, weight in zip(terms, weights, strict=True):
             own = slice(indptr[term], indptr[term + 1])
             places = np.minimum(np.searchsorted(indices[own], positions), own.stop - own.start - 1)
             scores += np.where(indices[own][places] == positions, weight * data[own][places], 0)
         return scores
 
-    def query(self, text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A query's different terms, how often each stands in it, and what each can add to a score, by which they are sorted."""
-        digests, numbers, _ = self.analysis.terms([text])
+    def _queries(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Each query's different terms, and how often each stands in it; those that can add most to a score first."""
+        digests, numbers, bounds = self.analysis.terms(texts)
         places = np.minimum(np.searchsorted(self.terms, digests), len(self.terms) - 1)
         known = self.terms[places] == digests
-        terms, counts = places[known], np.bincount(numbers, minlength=len(digests))[known]
-        bounds = counts * self.maxima[terms]
-        order = np.argsort(-bounds, kind="stable")
-        return terms[order], counts[order].astype(np.float32), bounds[order]
+        for first, last in pairwise(bounds.tolist()):
+            own, counts = np.unique(numbers[first:last], return_counts=True)
+            terms, counts = places[own][known[own]], counts[known[own]]
+            order = np.argsort(-(counts * self.maxima[terms]), kind="stable")
+            yield terms[order], counts[order].astype(np.float32)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def best_passages(
     terms: np.ndarray,
     weights: np.ndarray,
-    bounds: np.ndarray,
     data: np.ndarray,
     indices: np.ndarray,
     indptr: np.ndarray,
     size: int,
     k: int,
     window_size: int,
+    allowed: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` best passages above 0, exactly (MaxScore: Turtle & Flood 1995, over windows of passages).
-
-    Once `k` passages are found, terms that can no longer lift a passage above the worst of them by themselves are looked up
-    only for passages that the other terms have lifted far enough. Scores are added up in the order of `terms` in any case,
-    so that equal passages have equal scores.
+    """The `k` best passages above 0. Scores are added up in the order of `terms`, so that equal passages have equal scores.
 
     Args:
-        terms, weights, bounds: See `Bm25.query`.
+        terms, weights: A query's, see `Bm25`.
         data, indices, indptr: Scores and passages of all postings, and where each term's begin.
         size: How many passages there are.
         k: How many are wanted, at least one.
-        window_size: Passages whose scores are added up at once: few enough for the processor's cache.
+        window_size: Passages whose scores are added up at once.
+        allowed: Whether each passage may be found, bool; empty: all may.
 
     Returns:
-        Positions and scores, by falling score, equal scores by rising position.
+        Positions and scores, in no order; of equal scores the earlier positions.
     """
-    rest = np.zeros(len(terms) + 1)  # what a term and those after it can add
-    for number in range(len(terms) - 1, -1, -1):
-        rest[number] = rest[number + 1] + bounds[number] * _ROUNDING
-    best, best_scores, worst = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), np.float32(0)
-    firsts = indptr[terms]
-    lasts = firsts.copy()
+    firsts, lasts = indptr[terms], indptr[terms + 1]
+    best, scores, found = np.empty(k, dtype=np.int64), np.zeros(k, dtype=np.float32), 0
+    worst = np.float32(0)
     window = np.empty(min(size, window_size), dtype=np.float32)
     for begin in range(0, size, window_size):
         end = min(begin + window_size, size)
-        needed = len(terms)
-        while needed and rest[needed - 1] <= _OPTIONAL * worst:
-            needed -= 1
-        for number in range(len(terms)):
-            firsts[number] = lasts[number]
-            lasts[number] += np.searchsorted(indices[lasts[number] : indptr[terms[number] + 1]], end)
         window[:] = 0
-        for number in range(needed):
-            for place in range(firsts[number], lasts[number]):
+        for number in range(len(terms)):
+            first = firsts[number]
+            firsts[number] = last = first + np.searchsorted(indices[first : lasts[number]], end)
+            for place in range(first, last):
                 window[np.uint32(indices[place] - begin)] += weights[number] * data[place]
-        found = np.flatnonzero(window[: end - begin] + rest[needed] > worst)
-        scores = window[found]
-        for number in range(needed, len(terms)):
-            for place in range(len(found)):
-                if scores[place] + rest[number] > worst:
-                    postings = indices[firsts[number] : lasts[number]]
-                    posting = np.searchsorted(postings, begin + found[place])
-                    if posting < len(postings) and postings[posting] == begin + found[place]:
-                        scores[place] += weights[number] * data[firsts[number] + posting]
-        better = scores > worst
-        best = np.concatenate((best, begin + found[better]))
-        best_scores = np.concatenate((best_scores, scores[better]))
-        if len(best) >= k:
-            worst = np.partition(best_scores, len(best) - k)[len(best) - k]
-            kept = best_scores > worst
-            kept[np.flatnonzero(best_scores == worst)[: k - kept.sum()]] = True  # of equal ones the first
-            best, best_scores = best[kept], best_scores[kept]
-    order = np.argsort(-best_scores, kind="mergesort")  # stable
-    return best[order], best_scores[order]
+        for place in range(end - begin):
+            if window[place] <= worst or (len(allowed) and not allowed[begin + place]):
+                continue
+            if found < k:
+                best[found], scores[found] = begin + place, window[place]
+                found += 1
+                if found < k:
+                    continue
+                for root in range(k // 2 - 1, -1, -1):
+                    _sift(scores, best, root)
+            else:
+                best[0], scores[0] = begin + place, window[place]
+                _sift(scores, best, 0)
+            worst = scores[0]
+    return best[:found], scores[:found]
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _sift(scores: np.ndarray, positions: np.ndarray, root: int) -> None:
+    """Bring a heap into order from a place on: on top is the lowest score, of equal ones the last position."""
+    child = 2 * root + 1
+    while child < len(scores):
+        if child + 1 < len(scores) and _is_worse(scores, positions, child + 1, child):
+            child += 1
+        if not _is_worse(scores, positions, child, root):
+            return
+        scores[root], scores[child] = scores[child], scores[root]
+        positions[root], positions[child] = positions[child], positions[root]
+        root = child
+        child = 2 * root + 1
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _is_worse(scores: np.ndarray, positions: np.ndarray, one: int, other: int) -> bool:
+    return scores[one] < scores[other] or (scores[one] == scores[other] and positions[one] > positions[other])
