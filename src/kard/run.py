@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kard.artifacts.damage import damage_explained
 from kard.artifacts.files import read_json, read_jsonl
 from kard.artifacts.folders import check_run, finished, manifest_of
+from kard.artifacts.versions import current_version, version_folder
 from kard.data.passage import Passages, positions_of, read_passages
 from kard.data.question import Question, read_questions
 from kard.methods import METHODS
@@ -55,21 +56,24 @@ class Run:
         recipe: What it is made from.
         online: Whether a user gave this recipe to be run, and so asks for the servers and the hub's models that it names.
             A run folder may come from anywhere.
+        documents: The version of the documents that is read (`kard docs`); 0 are those that the recipe names, which every
+            stage is made from.
     """
 
     folder: Path
     recipe: Recipe
     online: bool = False
+    documents: int = 0
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """A run that was made earlier.
+        """A run that was made earlier, with the current version of its documents.
 
         Raises:
-            UserError: The folder is no run.
+            UserError: The folder is no run, or its documents were changed before it was run again.
         """
         check_run(folder)
-        return cls(folder, recipe_from_run(folder))
+        return cls(folder, recipe_from_run(folder), documents=current_version(folder))
 
     def questions(self, split: str) -> list[Question]:
         """The questions of ``train``, ``dev`` or ``test``."""
@@ -81,13 +85,17 @@ class Run:
 
     def passages(self) -> Passages:
         """The knowledge base."""
-        folder = self.finished("knowledge")
+        folder = self.searched("knowledge")
         with damage_explained(folder):
             return read_passages(folder / "passages.jsonl")
 
+    def searched(self, stage: str) -> Path:
+        """The folder of ``knowledge`` or ``index`` in the version of the documents that is read."""
+        return version_folder(self.folder, self.documents) / stage if self.documents else self.finished(stage)
+
     def named(self, questions: Iterable[Question]) -> dict[str, list[int]]:
         """Positions of the gold passages that questions name, by the passages' ids and their documents'."""
-        return positions_of(self.folder / "knowledge", {name for one in questions for name in one.gold_passages})
+        return positions_of(self.searched("knowledge"), {name for one in questions for name in one.gold_passages})
 
     def rationales(self) -> list[Rationale]:
         """All rationales, kept or not."""
@@ -122,7 +130,7 @@ class Run:
 
         if not self.online:
             check_asked(self.recipe.retriever)
-        index = self.finished("index")
+        index = self.searched("index")
         with damage_explained(index):
             return load_retriever(self.recipe.retriever, index)
 
@@ -151,7 +159,7 @@ class Run:
             return Student.load(folder, self.online, self.recipe.evaluation.engine)
 
     def passage_vectors(self) -> Path:
-        """Where the passage vectors lie that ``reranker.model`` makes; another encoder or other passages have another folder."""
+        """Where the passage vectors lie that ``reranker.model`` makes; another encoder has another folder."""
         from kard.models.weights import model_identity
         from kard.reranker.vectors import vectors_folder
 
@@ -159,7 +167,7 @@ class Run:
         identity: object = model_identity(section.model, "reranker.model")
         if section.interaction == "paper":  # a linear layer on top, by the seed
             identity = [identity, section.interaction, self.recipe.seed]
-        return vectors_folder(self.folder, identity, section.passage_tokens, self.key("knowledge"), section.vectors)
+        return vectors_folder(self.folder, identity, section.passage_tokens, section.vectors)
 
     @property
     def own_vectors(self) -> Path:

@@ -103,17 +103,24 @@ class FullTexts(Sequence[str]):
         return found.full_text if isinstance(found, Passage) else [passage.full_text for passage in found]
 
 
+def digests_of(texts: Sequence[str]) -> np.ndarray:
+    """A 64-bit digest a text, by which vectors of unchanged texts are found again; those of passages lie beside them."""
+    if isinstance(texts, FullTexts):
+        return _digests(texts.passages.path)[:, 2]
+    return np.frombuffer(b"".join(map(_digest, texts)), dtype="<u8")
+
+
 def write_passages(path: Path, passages: Iterable[Passage]) -> int:
-    """Write passages as JSONL, and beside it where each line begins and digests of their names; returns how many there were."""
+    """Write passages as JSONL, and beside it where each line begins and digests of names and texts; returns how many there were."""
     place = count = 0
-    with open(path, "wb") as file, open(_starts_path(path), "wb") as starts, open(_names_path(path), "wb") as names:
+    with open(path, "wb") as file, open(_starts_path(path), "wb") as starts, open(_digests_path(path), "wb") as digests:
         starts.write(bytes(8))
         for passage in passages:
             count += 1
             line = json.dumps(asdict(passage), ensure_ascii=False).encode("utf-8") + b"\n"
             place += file.write(line)
             starts.write(place.to_bytes(8, "little"))
-            names.write(_digest(passage.id) + _digest(passage.document))
+            digests.write(b"".join(map(_digest, (passage.id, passage.document, passage.full_text))))
     return count
 
 
@@ -123,7 +130,16 @@ def _digest(name: str) -> bytes:
 
 def names_of(path: Path) -> np.ndarray:
     """Digests of the passages' ids and of their documents' ids, shape (passages, 2)."""
-    return np.fromfile(_names_path(path), dtype="<u8").reshape(-1, 2)
+    return _digests(path)[:, :2]
+
+
+def _digests(path: Path) -> np.ndarray:
+    """Digests of each passage's id, of its document's and of its full text."""
+    found = _digests_path(path)
+    size = found.stat().st_size if found.is_file() else 1
+    if size % 24:
+        raise damaged(found, "is damaged" if size > 1 else "is missing")
+    return np.memmap(found, dtype="<u8", mode="r").reshape(-1, 3) if size else np.empty((0, 3), dtype="<u8")
 
 
 def read_passages(path: Path) -> Passages:
@@ -160,7 +176,7 @@ def replace_passages(path: Path, passages: Iterable[Passage]) -> None:
     """Write passages over those at `path`, which may be read meanwhile."""
     whole = path.with_name("kept.jsonl")
     write_passages(whole, passages)
-    for suffix in (".names.u64", ".starts.i64", ".jsonl"):
+    for suffix in (".digests.u64", ".starts.i64", ".jsonl"):
         whole.with_suffix(suffix).replace(path.with_suffix(suffix))
 
 
@@ -168,5 +184,5 @@ def _starts_path(path: Path) -> Path:
     return path.with_suffix(".starts.i64")
 
 
-def _names_path(path: Path) -> Path:
-    return path.with_suffix(".names.u64")
+def _digests_path(path: Path) -> Path:
+    return path.with_suffix(".digests.u64")

@@ -12,6 +12,7 @@ import torch
 
 from kard.artifacts.files import hash_of, read_json, write_json
 from kard.artifacts.folders import disk_full_explained, locked
+from kard.data.passage import digests_of
 from kard.errors import UserError
 from kard.progress import progress
 
@@ -25,11 +26,11 @@ Format = Literal["fp16", "int8"]
 class PassageVectors:
     """Vectors of the tokens of passages, appended as they are asked for.
 
-    ``tokens.fp16`` (or ``tokens.int8``: see `packed`) holds the vectors one after the other, ``places.i64`` rows of (position,
-    first token, tokens). A batch counts once its places are written, so a killed process loses one batch at most. What is
-    still to be encoded is written down first (``plan.json``): after a kill the same batches are encoded again, so that the
-    vectors are the same to the bit. Writing holds a lock, so that several processes can share a folder; one that has every
-    vector may be read-only.
+    ``tokens.fp16`` (or ``tokens.int8``: see `packed`) holds the vectors one after the other, ``places.i64`` rows of (digest of
+    the text, first token, tokens): a text that another version of the documents has as well is not encoded again. A batch
+    counts once its places are written, so a killed process loses one batch at most. What is still to be encoded is written
+    down first (``plan.json``): after a kill the same batches are encoded again, so that the vectors are the same to the bit.
+    Writing holds a lock, so that several processes can share a folder; one that has every vector may be read-only.
 
     Args:
         folder: Made if it is not there.
@@ -50,16 +51,21 @@ class PassageVectors:
         self.dtype = np.dtype(np.float16 if form == "fp16" else np.int8)
         self.columns = dimension if form == "fp16" else dimension + 2
         self.path = folder / f"tokens.{form}"
-        self.first = np.full(len(texts), -1, dtype=np.int64)
-        self.length = np.zeros(len(texts), dtype=np.int64)
-        self._known = self._tokens = 0  # rows of places, and vectors: a call must not look through what millions have
+        self._digests = digests_of(texts)
+        self._known = np.empty(0, dtype=np.uint64)  # sorted digests of the texts that have vectors
+        self._spans = np.empty((0, 2), dtype=np.int64)  # first token and tokens of each
+        self._read = self._tokens = 0  # rows of places so far, and vectors
         self._read_places()
-        self._map()
 
     @property
     def has(self) -> np.ndarray:
         """Which positions are there, a boolean a passage."""
-        return self.first >= 0
+        return self._has(np.arange(len(self.texts)))
+
+    def _has(self, positions: np.ndarray) -> np.ndarray:
+        digests = self._digests[positions]
+        places = np.minimum(np.searchsorted(self._known, digests), len(self._known) - 1)
+        return self._known[places] == digests if len(self._known) else np.zeros(len(digests), dtype=bool)
 
     def ensure(self, positions: Sequence[int]) -> None:
         """Encode the passages at `positions` that are not there yet.
@@ -68,7 +74,7 @@ class PassageVectors:
             UserError: The folder cannot be written.
         """
         wanted = np.unique(np.asarray(positions, dtype=np.int64))
-        if (self.first[wanted] >= 0).all():
+        if self._has(wanted).all():
             return
         above = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
         if not os.access(above, os.W_OK):
@@ -77,19 +83,24 @@ class PassageVectors:
             self._read_places()
             self._cut_torn_end()
             plan = self.folder / "plan.json"
-            if plan.exists():
-                self._encode(read_json(plan))
-            missing = [int(position) for position in wanted if self.first[position] < 0]
-            if missing:
-                write_json(plan, missing)
-                self._encode(missing)
+            self._encode(self._planned(plan))
+            missing = wanted[~self._has(wanted)]
+            missing = missing[np.sort(np.unique(self._digests[missing], return_index=True)[1])]
+            if len(missing):
+                write_json(plan, [[int(position), int(self._digests[position])] for position in missing])
+                self._encode(missing.tolist())
             plan.unlink(missing_ok=True)
-        self._map()
+
+    def _planned(self, plan: Path) -> list[int]:
+        """What a killed process wanted, unless it had other passages."""
+        rows = read_json(plan) if plan.exists() else []
+        same = all(place < len(self.texts) and int(self._digests[place]) == digest for place, digest in rows)
+        return [place for place, _ in rows] if same else []
 
     @property
     def bytes_per_passage(self) -> float:
-        """On disk, over the passages that are there."""
-        return float(self.length.sum()) * self.columns * self.dtype.itemsize / max(1, int(self.has.sum()))
+        """On disk, over the texts that are there."""
+        return float(self._tokens) * self.columns * self.dtype.itemsize / max(1, len(self._known))
 
     def get(self, positions: Sequence[int]) -> list[np.ndarray]:
         """Token vectors of passages that are there, (tokens, dimension) each, float16 (float32 from int8)."""
@@ -101,16 +112,19 @@ class PassageVectors:
         return unpacked(np.concatenate(kept)), np.cumsum([0, *map(len, kept[:-1])])
 
     def _kept(self, positions: Sequence[int]) -> list[np.ndarray]:
-        return [self._rows[self.first[p] : self.first[p] + self.length[p]] for p in positions]
+        spans = self._spans[np.searchsorted(self._known, self._digests[np.asarray(positions, dtype=np.int64)])]
+        return [self._rows[first : first + tokens] for first, tokens in spans.tolist()]
 
-    def _encode(self, positions: list[int]) -> None:
+    def _encode(self, positions: Sequence[int]) -> None:
         order = sorted(positions, key=lambda position: (len(self.texts[position]), position))
+        there = self._has(np.asarray(order, dtype=np.int64))
         with progress("passage vectors", len(order), "passages") as advance, disk_full_explained(self.folder):
             for begin in range(0, len(order), BATCH):
                 batch = order[begin : begin + BATCH]
-                if any(self.first[position] < 0 for position in batch):
+                if not there[begin : begin + BATCH].all():
                     self._append(batch, self.encode([self.texts[position] for position in batch]))
                 advance(len(batch))
+        self._read_places()
 
     def _append(self, positions: list[int], vectors: list[np.ndarray]) -> None:
         places = np.empty((len(positions), 3), dtype=np.int64)
@@ -118,48 +132,43 @@ class PassageVectors:
             first = file.tell() // (self.columns * self.dtype.itemsize)
             for row, (position, tokens) in enumerate(zip(positions, vectors, strict=True)):
                 file.write(packed(tokens, self.form).tobytes())
-                places[row] = (position, first, len(tokens))
+                places[row] = (self._digests[position].view(np.int64), first, len(tokens))
                 first += len(tokens)
             file.flush()
             os.fsync(file.fileno())
         with open(self.folder / "places.i64", "ab") as file:
             file.write(places.tobytes())
-        self._take(places)
 
     def _read_places(self) -> None:
         """Take in the whole rows that came since the last look, also by other processes."""
         path = self.folder / "places.i64"
-        if path.exists():
-            numbers = np.fromfile(path, dtype=np.int64, offset=_ROW * self._known)
-            places = numbers[: len(numbers) // 3 * 3].reshape(-1, 3)
-            if places.min(initial=0) < 0 or places[:, 0].max(initial=0) >= max(1, len(self.texts)):
-                raise UserError(f"{path}: is damaged. Remove {self.folder}: it is made again.")
-            self._take(places)
+        numbers = np.fromfile(path, dtype=np.int64, offset=_ROW * self._read) if path.exists() else np.empty(0, np.int64)
+        rows = numbers[: len(numbers) // 3 * 3].reshape(-1, 3)
+        spans = np.concatenate([self._spans, rows[:, 1:]])
+        if rows[:, 1:].min(initial=0) < 0 or (rows[:, 1] + rows[:, 2]).max(initial=0) > self._on_disk():
+            raise UserError(f"{path}: is damaged. Remove {self.folder}: it is made again.")
+        self._known, order = np.unique(np.concatenate([self._known, rows[:, 0].view(np.uint64)]), return_index=True)
+        self._spans = spans[order]
+        self._read += len(rows)
+        self._tokens = max(self._tokens, int((rows[:, 1] + rows[:, 2]).max(initial=0)))
+        shape = (self._tokens, self.columns)
+        self._rows: np.ndarray = (
+            np.memmap(self.path, dtype=self.dtype, mode="r", shape=shape)
+            if self._tokens
+            else np.zeros(shape, dtype=self.dtype)
+        )
+
+    def _on_disk(self) -> int:
+        """Vectors in the file, whole ones."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        return size // (self.columns * self.dtype.itemsize)
 
     def _cut_torn_end(self) -> None:
         """Cut off what a killed process left half written: rows, and vectors without a row."""
-        places, tokens = _ROW * self._known, self._tokens * self.columns * self.dtype.itemsize
+        places, tokens = _ROW * self._read, self._tokens * self.columns * self.dtype.itemsize
         for path, size in ((self.folder / "places.i64", places), (self.path, tokens)):
             if path.exists():
                 os.truncate(path, size)
-
-    def _take(self, places: np.ndarray) -> None:
-        self.first[places[:, 0]] = places[:, 1]
-        self.length[places[:, 0]] = places[:, 2]
-        self._known += len(places)
-        self._tokens = max(self._tokens, int((places[:, 1] + places[:, 2]).max(initial=0)))
-
-    def _map(self) -> None:
-        shape = (self._tokens, self.columns)
-        if shape[0] and (
-            not self.path.exists() or self.path.stat().st_size < shape[0] * shape[1] * self.dtype.itemsize
-        ):
-            raise UserError(f"{self.path}: shorter than places.i64 says. Remove {self.folder}: it is made again.")
-        self._rows: np.ndarray = (
-            np.memmap(self.path, dtype=self.dtype, mode="r", shape=shape)
-            if shape[0]
-            else np.zeros(shape, dtype=self.dtype)
-        )
 
 
 def packed(tokens: np.ndarray, form: Format) -> np.ndarray:
@@ -185,6 +194,6 @@ def unpacked(rows: np.ndarray) -> np.ndarray:
     return kept[:, :-2].float().mul_(scale).numpy()
 
 
-def vectors_folder(run: Path, model: object, passage_tokens: int, knowledge_key: str, form: Format) -> Path:
-    """Where the vectors of a run's passages by an encoder lie; another encoder or knowledge base has another folder."""
-    return run / "vectors" / f"{hash_of([model, passage_tokens, knowledge_key])[:16]}-{form}"
+def vectors_folder(run: Path, model: object, passage_tokens: int, form: Format) -> Path:
+    """Where the vectors of a run's passages by an encoder lie; another encoder has another folder."""
+    return run / "vectors" / f"{hash_of([model, passage_tokens, 'by text'])[:16]}-{form}"

@@ -15,7 +15,7 @@ from kard.machine.processes import compute_device
 from kard.progress import progress
 from kard.recipe.sections import RetrieverSection
 from kard.retrieval.analysis import Analysis
-from kard.retrieval.retriever import Hits
+from kard.retrieval.retriever import Earlier, Hits
 
 _BLOCK = 2_048
 # With more vectors not all are compared: a query looks into this share of their clusters.
@@ -96,12 +96,19 @@ class Dense:
         ]
 
 
-def build_dense(texts: Sequence[str], section: RetrieverSection, folder: Path) -> None:
-    """Encode texts and index their vectors; texts that an earlier attempt encoded are not encoded again."""
+def build_dense(
+    texts: Sequence[str], section: RetrieverSection, folder: Path, earlier: Earlier | None = None
+) -> None:
+    """Encode texts and index their vectors; those that an earlier attempt or an earlier index has are not encoded again."""
     import faiss
 
-    encoder = Encoder(section.encoder, online=True)
-    _encode(texts, encoder, folder / "vectors.f16")
+    encoder = Encoder(section.encoder, online=earlier is None)
+    path = folder / "vectors.f16"
+    if earlier is not None and not path.exists():
+        kept = path.with_suffix(".partial")
+        _vectors(earlier.folder, encoder)[earlier.kept].tofile(kept)
+        kept.rename(path)
+    _encode(texts, encoder, path, len(earlier.kept) if earlier else 0)
     faiss.write_index(_faiss_index(_vectors(folder, encoder)), str(folder / "vectors.faiss"))
     write_json(folder / "dense.json", {"encoder": section.encoder, "size": len(texts)})
 
@@ -110,10 +117,12 @@ def _vectors(folder: Path, encoder: Encoder) -> np.ndarray:
     return np.memmap(folder / "vectors.f16", dtype=np.float16, mode="r").reshape(-1, encoder.dimension)
 
 
-def _encode(texts: Sequence[str], encoder: Encoder, path: Path) -> None:
+def _encode(texts: Sequence[str], encoder: Encoder, path: Path, first: int) -> None:
+    """Append the vectors that are missing, by whole blocks behind the `first` ones, which are there."""
     row = 2 * encoder.dimension
     with open(path, "ab") as file, progress("encode passages", len(texts), "passages") as advance:
-        done = file.tell() // row // _BLOCK * _BLOCK if file.tell() < len(texts) * row else len(texts)
+        there = file.tell() // row
+        done = len(texts) if there >= len(texts) else first + (there - first) // _BLOCK * _BLOCK
         file.truncate(done * row)
         advance(done)
         for begin in range(done, len(texts), _BLOCK):

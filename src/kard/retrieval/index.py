@@ -6,30 +6,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kard.recipe.sections import RetrieverSection
-from kard.retrieval.retriever import Retriever
+from kard.retrieval.retriever import Earlier, Retriever
 
 
-def build_retriever(section: RetrieverSection, texts: Sequence[str], folder: Path) -> None:
+def build_retriever(
+    section: RetrieverSection, texts: Sequence[str], folder: Path, earlier: Earlier | None = None
+) -> None:
     """Index texts with the recipe's retriever; what an earlier attempt left in `folder` is used.
 
     Args:
         section: Which retriever, and its settings.
         texts: Their order gives the positions that `search` returns; read a block at a time.
         folder: Where the index goes.
+        earlier: The index of another version of the documents, whose work on unchanged passages is not done again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if section.milvus is not None:
         from kard.retrieval.milvus import build_milvus
 
-        return build_milvus(texts, section, folder)
+        return build_milvus(texts, section, folder, earlier)
     if section.kind != "dense":
         from kard.retrieval.building import build_bm25
 
-        build_bm25(texts, section, folder)
+        build_bm25(texts, section, folder, earlier)
     if section.kind != "bm25":
         from kard.retrieval.dense import build_dense
 
-        build_dense(texts, section, folder)
+        build_dense(texts, section, folder, earlier)
     return None
 
 

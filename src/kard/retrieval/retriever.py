@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -34,6 +35,19 @@ class Hits:
         """Scores of given passages, float32; 0 for one that was not found."""
         known = dict(zip(self.positions.tolist(), self.scores.tolist(), strict=True))
         return np.array([known.get(int(position), 0.0) for position in positions], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An index whose passages a new one takes over.
+
+    Attributes:
+        folder: Of the earlier index.
+        kept: Rising positions in it of the passages that are the first ones of the new index.
+    """
+
+    folder: Path
+    kept: np.ndarray
 
 
 class Retriever(Protocol):
