@@ -75,11 +75,11 @@ def main(quick: bool) -> None:
         "goal_ms": GOAL_MS,
         "int8_ms": round(float(np.median(int8)), 2),
         "four_queries_ms": round(float(np.median(four)), 2),
-        "tokens_a_passage": round(float(full.vectors.length[full.vectors.has].mean()), 1),
+        "tokens_a_passage": round(full.vectors.bytes_per_passage / 2 / full.vectors.dimension, 1),
         "disk_kb_a_passage": {
             name: round(store.vectors.bytes_per_passage / 1000, 1) for name, store in (("fp16", full), ("int8", small))
         },
-        "memory_bytes_a_passage": full.vectors.first.itemsize + full.vectors.length.itemsize,
+        "memory_bytes_an_encoded_passage": 24,  # digest, first token, tokens
         "hits_at_1": {name: round(hits["1"], 4) for name, hits in quality.items()},
         "hits_at_3": {name: round(hits["3"], 4) for name, hits in quality.items()},
         "largest_difference_to_peer": round(agrees, 5),
@@ -152,7 +152,9 @@ def report(settings: dict[str, Any], ours: float, peer: float) -> None:
     print(f"with a query for each of four choices, fp16: {settings['four_queries_ms']:.1f} ms")
     print(f"encoded again: {peer:.0f} ms a question, {peer / ours:.0f} times as long (goal {GOAL})")
     print(f"disk a passage: fp16 {disk['fp16']} kB, int8 {disk['int8']} kB ({settings['tokens_a_passage']} tokens)")
-    print(f"memory a passage: {settings['memory_bytes_a_passage']} bytes; the vectors stay on disk (mmap)")
+    print(
+        f"memory an encoded passage: {settings['memory_bytes_an_encoded_passage']} bytes; the vectors stay on disk (mmap)"
+    )
     for name in ("bm25", "fp16", "int8"):
         print(f"{name:<5} Hits@1 {first[name]:.1%}  Hits@3 {third[name]:.1%}")
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kard.commands.documents import docs
 from kard.errors import UserError, printable
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ rerank = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(rerank, name="rerank")
+app.add_typer(docs, name="docs")
 
 CandidateFile = Annotated[Path, typer.Argument(help="JSONL: query or queries, passages, scores; maybe relevant.")]
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (e.g. quickstart).")]

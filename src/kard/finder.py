@@ -92,6 +92,7 @@ class Finder:
         retriever: None where no method reads passages.
         reranker: None where no method needs one.
         query_likelihood: The student's, after the reranker; None without one.
+        documents: The version of the documents that is read.
     """
 
     recipe: Recipe
@@ -99,6 +100,7 @@ class Finder:
     retriever: Retriever | None = None
     reranker: Reranker | CrossReranker | None = None
     query_likelihood: QueryLikelihood | None = field(default=None, compare=False)
+    documents: int = 0
 
     @classmethod
     def of(cls, run: Run, methods: Sequence[Method], student: Likelihoods | None = None) -> Finder:
@@ -113,7 +115,16 @@ class Finder:
             if student and reranker and weight is not None
             else None
         )
-        return cls(run.recipe, run.passages(), retriever, reranker, second)
+        return cls(run.recipe, run.passages(), retriever, reranker, second, run.documents)
+
+    def over(self, run: Run) -> Finder:
+        """The same reranker and student over the documents of a run's other version."""
+        if self.retriever is None:
+            return self
+        passages, reranker = run.passages(), self.reranker
+        if reranker is not None:
+            reranker = reranker.over(passages.texts)
+        return replace(self, passages=passages, retriever=run.retriever(), reranker=reranker, documents=run.documents)
 
     def read(self, method: Method, questions: Sequence[Question], wanted: int | None = None) -> list[list[Found]]:
         """The passages that go into each question's prompt, best first.

@@ -43,6 +43,7 @@ class Answer:
         question_cut: The question did not fit into ``student.max_input_tokens``: only its end was read.
         candidates: All that was considered, best first; `passages` are its first ones.
         steps: Seconds that finding, reranking and writing took, for all questions that were answered together.
+        documents: The version of the documents that was read (`kard docs history`); None where nothing is read.
     """
 
     question: str
@@ -58,6 +59,7 @@ class Answer:
     question_cut: bool = False
     candidates: tuple[Found, ...] = ()
     steps: Mapping[str, float] = field(default_factory=dict)
+    documents: int | None = None
 
     def _repr_html_(self) -> str:
         """The answer as notebooks show it: what it is, how sure, why, and what was read."""
@@ -236,6 +238,7 @@ class Kard:
             cut=written.cut,
             question_cut=not holds_question(written.prompt, question.question),
             seconds=written.seconds,
+            documents=self.finder.documents if method.reads_passages else None,
             confidence=votes / len(texts) if written.samples else written.confidence if choice is not None else None,
         )
 
@@ -281,6 +284,7 @@ def answerer(run: Path, name: str | None) -> dict[str, str]:
     stages = ["knowledge", "index"] if method.reads_passages else []
     stages += ["reranker"] if method.reads == "reranker" else []
     keys = [opened.key(stage) for stage in (*stages, f"students/{method.trained_on}")]
+    keys += [opened.documents_key()] if method.reads_passages and opened.documents else []
     evaluation = recipe.evaluation.model_dump(
         mode="json", include={"passages", "samples", "temperature", "top_k", "top_p"}
     )

@@ -66,14 +66,20 @@ class Run:
     documents: int = 0
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
-        """A run that was made earlier, with the current version of its documents.
+    def open(cls, folder: Path, documents: int | None = None) -> Run:
+        """A run that was made earlier.
+
+        Args:
+            folder: The run's.
+            documents: The version of its documents; None: the current one.
 
         Raises:
             UserError: The folder is no run, or its documents were changed before it was run again.
         """
         check_run(folder)
-        return cls(folder, recipe_from_run(folder), documents=current_version(folder))
+        return cls(
+            folder, recipe_from_run(folder), documents=current_version(folder) if documents is None else documents
+        )
 
     def questions(self, split: str) -> list[Question]:
         """The questions of ``train``, ``dev`` or ``test``."""
@@ -122,6 +128,10 @@ class Run:
     def key(self, stage: str) -> str:
         """The key that a finished stage was made for."""
         return str((manifest_of(self.finished(stage)) or {}).get("key"))
+
+    def documents_key(self) -> str:
+        """The key of the version of the documents that is read, above 0."""
+        return str((manifest_of(version_folder(self.folder, self.documents)) or {}).get("key"))
 
     def retriever(self) -> Retriever:
         """What finds passages."""

@@ -79,6 +79,15 @@ class Passages(Sequence[Passage]):
     def __iter__(self) -> Iterator[Passage]:
         return (self[place] for place in range(len(self)))
 
+    def lines(self, begin: int, end: int) -> bytes:
+        """The lines of passages, as they stand in the file."""
+        return self._bytes[self._starts[begin] : self._starts[end]]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Bytes of each line."""
+        return np.diff(self._starts)
+
     @property
     def texts(self) -> Sequence[str]:
         """The passages' full texts, read when they are asked for."""
@@ -107,21 +116,26 @@ def digests_of(texts: Sequence[str]) -> np.ndarray:
     """A 64-bit digest a text, by which vectors of unchanged texts are found again; those of passages lie beside them."""
     if isinstance(texts, FullTexts):
         return _digests(texts.passages.path)[:, 2]
-    return np.frombuffer(b"".join(map(_digest, texts)), dtype="<u8")
+    return digests(texts)
 
 
 def write_passages(path: Path, passages: Iterable[Passage]) -> int:
-    """Write passages as JSONL, and beside it where each line begins and digests of names and texts; returns how many there were."""
+    """Write passages as JSONL, and beside it where each line begins and digests of names and texts; returns how many."""
     place = count = 0
-    with open(path, "wb") as file, open(_starts_path(path), "wb") as starts, open(_digests_path(path), "wb") as digests:
+    with open(path, "wb") as file, open(_starts_path(path), "wb") as starts, open(_digests_path(path), "wb") as names:
         starts.write(bytes(8))
         for passage in passages:
             count += 1
             line = json.dumps(asdict(passage), ensure_ascii=False).encode("utf-8") + b"\n"
             place += file.write(line)
             starts.write(place.to_bytes(8, "little"))
-            digests.write(b"".join(map(_digest, (passage.id, passage.document, passage.full_text))))
+            names.write(b"".join(map(_digest, (passage.id, passage.document, passage.full_text))))
     return count
+
+
+def digests(names: Iterable[str]) -> np.ndarray:
+    """Digests of names, or of texts."""
+    return np.frombuffer(b"".join(map(_digest, names)), dtype="<u8")
 
 
 def _digest(name: str) -> bytes:
@@ -164,12 +178,25 @@ def positions_of(folder: Path, names: Iterable[str]) -> dict[str, list[int]]:
             for name in {row["id"], row["document"]} & found.keys():
                 originals.setdefault(row["of"], []).append(name)
     passages = read_passages(folder / "passages.jsonl")
-    wanted = np.frombuffer(b"".join(_digest(name) for name in (*found, *originals)), dtype="<u8")
+    wanted = digests((*found, *originals))
     for position in np.flatnonzero(np.isin(names_of(passages.path), wanted).any(axis=1)).tolist():
         passage = passages[position]
         for name in ({passage.id, passage.document} & found.keys()).union(originals.get(passage.id, ())):
             found[name].append(position)
     return {name: positions for name, positions in found.items() if positions}
+
+
+def merge_passages(path: Path, parts: Sequence[tuple[Passages, np.ndarray]]) -> None:
+    """Write passages of other files, one file behind the other, by rising positions and as they stand there."""
+    with open(path, "wb") as file:
+        for passages, positions in parts:
+            breaks = np.flatnonzero(np.diff(positions) != 1) + 1
+            for stretch in np.split(positions, breaks) if len(positions) else ():
+                file.write(passages.lines(int(stretch[0]), int(stretch[-1]) + 1))
+    sizes = np.concatenate([passages.sizes[positions] for passages, positions in parts])
+    np.concatenate(([0], np.cumsum(sizes))).astype(np.int64).tofile(_starts_path(path))
+    digests = [_digests(passages.path)[positions] for passages, positions in parts]
+    np.concatenate(digests).tofile(_digests_path(path))
 
 
 def replace_passages(path: Path, passages: Iterable[Passage]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +35,9 @@ def make_passages(section: KnowledgeSection, folder: Path) -> dict[str, Any]:
         UserError: A file is missing or wrong (named with its line), two passages have one id, or nothing is left.
     """
     left_out = LeftOut()
-    replaced: Counter[str] = Counter()
     path = folder / "passages.jsonl"
-    with DocumentWriter(folder) as table:
-
-        def passages() -> Iterator[Passage]:
-            for document in documents_of(section, left_out):
-                if document.id.startswith(section.id_prefix):
-                    document = cleaned_document(document, replaced)
-                    pieces = list(passages_of(document, section.passage_words))
-                    shown = (document.id, document.title, document.source)
-                    table.add(DocumentRow(*shown, len(pieces), document.metadata))
-                    yield from pieces
-
-        write_passages(path, passages())
+    wanted = (one for one in documents_of(section, left_out) if one.id.startswith(section.id_prefix))
+    replaced = cut_documents(wanted, section.passage_words, folder)
     stored = read_passages(path)
     if not stored:
         raise UserError(
@@ -56,11 +45,11 @@ def make_passages(section: KnowledgeSection, folder: Path) -> dict[str, Any]:
             if section.id_prefix
             else f"knowledge: no document in {section.path} has text. Mend knowledge.path."
         )
-    _check_ids(names_of(path)[:, 0], stored)
+    check_ids(names_of(path)[:, 0], stored)
     if section.duplicates is not None:
         _drop_duplicates(path, section.duplicates, left_out)
     write_jsonl(folder / "left_out.jsonl", left_out.rows)
-    report: dict[str, Any] = {"documents": table.count, "left_out": dict(left_out.counts)}
+    report: dict[str, Any] = {"documents": len(DocumentTable(folder)), "left_out": dict(left_out.counts)}
     if left_out.rows:
         report["first_left_out"] = left_out.first
     if replaced:
@@ -70,6 +59,23 @@ def make_passages(section: KnowledgeSection, folder: Path) -> dict[str, Any]:
     return report
 
 
+def cut_documents(documents: Iterable[Document], words: int, folder: Path) -> Counter[str]:
+    """Write the passages of documents and a row for each document into a folder; returns which characters no text can hold, and
+    how many were replaced."""
+    replaced: Counter[str] = Counter()
+    with DocumentWriter(folder) as table:
+
+        def passages() -> Iterator[Passage]:
+            for document in documents:
+                document = cleaned_document(document, replaced)
+                pieces = list(passages_of(document, words))
+                table.add(DocumentRow(document.id, document.title, document.source, len(pieces), document.metadata))
+                yield from pieces
+
+        write_passages(folder / "passages.jsonl", passages())
+    return replaced
+
+
 def passages_of(document: Document, words: int) -> Iterator[Passage]:
     """Passages of at most so many words."""
     for number, (start, piece) in enumerate(cut(document.text, words), start=1):
@@ -77,7 +83,8 @@ def passages_of(document: Document, words: int) -> Iterator[Passage]:
         yield Passage(identity, document.title, piece, document.id, document.source_at(start))
 
 
-def _check_ids(digests: np.ndarray, passages: Passages) -> None:
+def check_ids(digests: np.ndarray, passages: Passages) -> None:
+    """Raise UserError where two passages have one id, which `digests` stand for."""
     order = np.argsort(digests, kind="stable")
     same = np.flatnonzero(digests[order][1:] == digests[order][:-1])
     if not len(same):
@@ -95,7 +102,7 @@ def _drop_duplicates(path: Path, similar: float, left_out: LeftOut) -> None:
 
     every = read_passages(path)
     original = duplicates(every, similar, path.parent)
-    _keep_for_readers(original, DocumentTable(path.parent))
+    keep_for_readers(original, DocumentTable(path.parent))
     if not (original >= 0).any():
         return
     for position in (original >= 0).nonzero()[0].tolist():
@@ -106,14 +113,25 @@ def _drop_duplicates(path: Path, similar: float, left_out: LeftOut) -> None:
     keep_passages(path.parent, original < 0)
 
 
-def _keep_for_readers(original: np.ndarray, table: DocumentTable) -> None:
-    """A passage is no duplicate of one that some of its readers may not read."""
+def keep_for_readers(original: np.ndarray, table: DocumentTable, positions: np.ndarray | None = None) -> None:
+    """A passage is no duplicate of one that some of its readers may not read: −1 is put in its place.
+
+    Args:
+        original: See `duplicates`; of the passages at `positions`, or of all.
+        table: Theirs.
+        positions: Rising.
+    """
     groups = {row: set(names) for row, names in table.values(GROUPS)} if GROUPS in table.keys else {}
-    owners = table.owners.tolist() if groups else []
+    owners = (table.owners if positions is None else table.owners[positions]).tolist() if groups else []
     for position in np.flatnonzero(original >= 0).tolist() if groups else ():
         own, others = (groups.get(owners[place]) for place in (position, int(original[position])))
-        if others is not None and (own is None or not own <= others):
+        if not covers(others, own):
             original[position] = -1
+
+
+def covers(others: set[str] | None, own: set[str] | None) -> bool:
+    """Whether all who may read one document may read the other one as well; None is everybody."""
+    return others is None or (own is not None and own <= others)
 
 
 def report_of(folder: Path) -> dict[str, Any]:

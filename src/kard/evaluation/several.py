@@ -67,7 +67,7 @@ def read_outcome(folder: Path) -> Outcome:
     if "methods" not in results:
         raise UserError(f"{folder}: is an experiment without methods to compare. Leave it out.")
     names = [row["name"] for row in results["methods"]]
-    run = Run.open(folder)
+    run = Run.open(folder, documents=0)
     rows = {name: run.predictions(name) for name in names}
     questions = tuple(row["question"] for row in rows[names[0]])
     right = {name: [bool(row["correct"]) for row in rows[name]] for name in names}

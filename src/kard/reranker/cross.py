@@ -70,6 +70,10 @@ class CrossReranker:
         self.texts = texts
         self.temperature = temperature
 
+    def over(self, texts: Sequence[str]) -> CrossReranker:
+        """The same reranker for another version of the documents."""
+        return CrossReranker(self.encoder, texts, self.temperature)
+
     def prepare(self, positions: Sequence[int]) -> None:
         """Nothing of a passage can be computed ahead."""
 

@@ -110,6 +110,12 @@ class Reranker:
         self.vectors = vectors
         self.temperature = temperature
 
+    def over(self, texts: Sequence[str]) -> Reranker:
+        """The same reranker for another version of the documents; vectors of unchanged texts are shared."""
+        store = self.vectors
+        shared = PassageVectors(store.folder, texts, store.dimension, store.encode, store.form)
+        return Reranker(self.encoder, shared, self.temperature)
+
     def prepare(self, positions: Sequence[int]) -> None:
         """Encode the passages at `positions` that have no vectors yet."""
         self.vectors.ensure(positions)

@@ -142,7 +142,9 @@ class PassageVectors:
     def _read_places(self) -> None:
         """Take in the whole rows that came since the last look, also by other processes."""
         path = self.folder / "places.i64"
-        numbers = np.fromfile(path, dtype=np.int64, offset=_ROW * self._read) if path.exists() else np.empty(0, np.int64)
+        numbers = (
+            np.fromfile(path, dtype=np.int64, offset=_ROW * self._read) if path.exists() else np.empty(0, np.int64)
+        )
         rows = numbers[: len(numbers) // 3 * 3].reshape(-1, 3)
         spans = np.concatenate([self._spans, rows[:, 1:]])
         if rows[:, 1:].min(initial=0) < 0 or (rows[:, 1] + rows[:, 2]).max(initial=0) > self._on_disk():

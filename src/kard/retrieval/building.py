@@ -106,16 +106,17 @@ def _write_block(block: Path, texts: Sequence[str], analysis: Analysis) -> None:
 
 def _block(folder: Path) -> _Run:
     names = ("terms", "starts", "texts", "counts", "lengths")
-    return _Run(int(folder.name), *(np.load(folder / f"{name}.npy", mmap_mode="r") for name in names))
+    terms, starts, texts, counts, lengths = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in names)
+    return _Run(int(folder.name), terms, starts, texts, counts, lengths)
 
 
 def _earlier_run(earlier: Earlier) -> _Run:
     files = {"terms.u64": np.uint64, "indptr.i64": np.int64, "indices.i32": np.int32, "counts.u16": np.uint16}
-    arrays = [np.memmap(earlier.folder / name, dtype=kind, mode="r") for name, kind in files.items()]
+    terms, starts, texts, counts = (np.memmap(earlier.folder / name, kind, "r") for name, kind in files.items())
     lengths = np.fromfile(earlier.folder / "lengths.i32", dtype=np.int32)
     new = np.full(len(lengths), -1, dtype=np.int32)
     new[earlier.kept] = np.arange(len(earlier.kept))
-    return _Run(0, *arrays, lengths[earlier.kept], new)
+    return _Run(0, terms, starts, texts, counts, lengths[earlier.kept], new)
 
 
 def _merge(runs: Sequence[_Run], section: RetrieverSection, analysis: Analysis, folder: Path) -> None:

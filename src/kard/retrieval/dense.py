@@ -96,9 +96,7 @@ class Dense:
         ]
 
 
-def build_dense(
-    texts: Sequence[str], section: RetrieverSection, folder: Path, earlier: Earlier | None = None
-) -> None:
+def build_dense(texts: Sequence[str], section: RetrieverSection, folder: Path, earlier: Earlier | None = None) -> None:
     """Encode texts and index their vectors; those that an earlier attempt or an earlier index has are not encoded again."""
     import faiss
 

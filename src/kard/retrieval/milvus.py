@@ -1,6 +1,8 @@
 """Retrieval by Milvus: a file runs Milvus Lite in this process, a URL is a server or cluster; the code is the same.
 
-Terms are those of the other retrievers: their digests are stored as the words of Milvus' own BM25 function.
+Terms are those of the other retrievers: their digests are stored as the words of Milvus' own BM25 function. All versions of the
+documents share a collection: each knows the keys of its own passages, which rise with their positions, and leaves the others'
+rows out.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from kard.recipe.sections import RetrieverSection
 from kard.retrieval.analysis import Analysis, analysis_for
 from kard.retrieval.dense import Encoder
 from kard.retrieval.hybrid import DEPTH, FUSION
-from kard.retrieval.retriever import Hits
+from kard.retrieval.retriever import Earlier, Hits
 
 _BLOCK = 500
 _LONGEST_TEXT = 65_535
 _STRONG = "Strong"
+_MOST_ROWS = 16_384  # that Milvus gives at once
 
 
 class Milvus:
@@ -39,7 +42,11 @@ class Milvus:
     def __init__(self, folder: Path, section: RetrieverSection) -> None:
         settings = read_json(folder / "milvus.json")
         self.kind = section.kind
-        self.size, self.collection = settings["size"], settings["collection"]
+        self.collection, self.keys = settings["collection"], np.fromfile(folder / "keys.i64", dtype=np.int64)
+        self.size = len(self.keys)
+        # Rows of other versions that may stand between this one's, and those that came later.
+        self.others = int(self.keys[-1]) + 1 - self.size
+        self.own = f"position <= {self.keys[-1]}"
         self.analysis = Analysis(settings["analyzer"], settings["language"])
         self.encoder = None if section.kind == "bm25" else Encoder(section.encoder)
         self.client = _client(section)
@@ -47,14 +54,16 @@ class Milvus:
 
     def search(self, queries: Sequence[str], k: int) -> list[Hits]:
         """The `k` best passages for each query, equal scores by position."""
-        return self._found(queries, min(k, self.size), "")
+        found = self._found(queries, min(min(k, self.size) + self.others, _MOST_ROWS), self.own)
+        return [Hits(hits.positions[:k], hits.scores[:k]) for hits in found]
 
     def scores(self, queries: Sequence[str], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Scores of given passages for each query; 0 for one that is not found (hybrid: not among the first thousand)."""
         scores = []
         for query, own in zip(queries, positions, strict=True):
-            only = "" if self.kind == "hybrid" else f"position in {[int(place) for place in own]}"
-            [hits] = self._found([query], min(len(own) if only else self.size, DEPTH), only)
+            hybrid = self.kind == "hybrid"
+            only = self.own if hybrid else f"position in {self.keys[np.asarray(own, dtype=np.int64)].tolist()}"
+            [hits] = self._found([query], min(self.size + self.others if hybrid else len(own), DEPTH), only)
             scores.append(hits.scores_of(own))
         return scores
 
@@ -83,16 +92,16 @@ class Milvus:
                 consistency_level=_STRONG,
             )
             for place, rows in zip(asked, found, strict=True):
-                results[place] = _hits(rows)
+                results[place] = self._hits(rows)
         return results
 
     def _fused(self, words: str, meaning: list[float], limit: int) -> Hits:
         from pymilvus import AnnSearchRequest, RRFRanker
 
-        depth = min(DEPTH, self.size)
-        requests = [AnnSearchRequest([meaning], "meaning", {}, depth)]
+        depth = min(DEPTH, self.size) + self.others
+        requests = [AnnSearchRequest([meaning], "meaning", {}, depth, self.own)]
         if words:
-            requests.append(AnnSearchRequest([words], "words", {}, depth))
+            requests.append(AnnSearchRequest([words], "words", {}, depth, self.own))
         [rows] = self.client.hybrid_search(
             self.collection,
             requests,
@@ -101,29 +110,49 @@ class Milvus:
             output_fields=["position"],
             consistency_level=_STRONG,
         )
-        return _hits(rows)
+        return self._hits(rows)
+
+    def _hits(self, rows: Any) -> Hits:
+        # Milvus Lite gives BM25 scores as negative distances, a server as positive scores.
+        scores = np.abs(np.array([row["distance"] for row in rows], dtype=np.float32))
+        keys = np.array([row["position"] for row in rows], dtype=np.int64)
+        positions = np.minimum(np.searchsorted(self.keys, keys), self.size - 1)
+        own = self.keys[positions] == keys
+        return Hits.ordered(positions[own], scores[own])
 
 
-def build_milvus(texts: Sequence[str], section: RetrieverSection, folder: Path) -> None:
-    """Fill a new collection; a search goes to the old one until the index folder is replaced."""
+def build_milvus(texts: Sequence[str], section: RetrieverSection, folder: Path, earlier: Earlier | None = None) -> None:
+    """Fill a new collection (a search goes to the old one until the index folder is replaced), or put the new passages into that
+    of an earlier version."""
     settings = folder / "milvus.json"
-    encoder = None if section.kind == "bm25" else Encoder(section.encoder, online=True)
-    if not settings.exists():
+    encoder = None if section.kind == "bm25" else Encoder(section.encoder, online=earlier is None)
+    kept = np.empty(0, dtype=np.int64)
+    if earlier is not None:
+        kept = np.fromfile(earlier.folder / "keys.i64", dtype=np.int64)[earlier.kept]
+        first = max(read_json(other / settings.name)["next"] for other in earlier.versions)
+        made = {**read_json(earlier.folder / settings.name), "next": first + len(texts) - len(kept)}
+        write_json(settings, made)
+    elif not settings.exists():
         found = analysis_for(section, texts)
         made = {"collection": f"kard_{uuid4().hex}", "analyzer": found.analyzer, "language": found.language}
-        write_json(settings, {**made, "size": len(texts)})
+        write_json(settings, {**made, "next": len(texts)})
     known = read_json(settings)
+    new = np.arange(known["next"] - (len(texts) - len(kept)), known["next"])
+    np.concatenate([kept, new]).tofile(folder / "keys.i64")
     analysis, collection = Analysis(known["analyzer"], known["language"]), known["collection"]
     client = _client(section)
     try:
         if not client.has_collection(collection):
             _create(client, collection, section, encoder)
-        # Rows are put in their order: as many as are there are done. Writing one again replaces it.
-        [row] = client.query(collection, filter="", output_fields=["count(*)"], consistency_level=_STRONG)
-        begin = max(0, int(row["count(*)"]) // _BLOCK * _BLOCK - _BLOCK)
+        begin = len(kept)
+        if earlier is None:
+            # Rows are put in their order: as many as are there are done. Writing one again replaces it.
+            [row] = client.query(collection, filter="", output_fields=["count(*)"], consistency_level=_STRONG)
+            begin = max(0, int(row["count(*)"]) // _BLOCK * _BLOCK - _BLOCK)
         with progress("fill Milvus", len(texts) - begin, "passages") as advance:
             for place in range(begin, len(texts), _BLOCK):
-                rows = list(_rows(place, texts[place : place + _BLOCK], analysis, encoder))
+                first = int(new[place - len(kept)])
+                rows = list(_rows(first, texts[place : place + _BLOCK], analysis, encoder))
                 client.upsert(collection, rows)
                 advance(len(rows))
         client.flush(collection)
@@ -131,10 +160,24 @@ def build_milvus(texts: Sequence[str], section: RetrieverSection, folder: Path) 
         client.close()
 
 
-def _hits(rows: Any) -> Hits:
-    # Milvus Lite gives BM25 scores as negative distances, a server as positive scores.
-    scores = np.abs(np.array([row["distance"] for row in rows], dtype=np.float32))
-    return Hits.ordered(np.array([row["position"] for row in rows], dtype=np.int64), scores)
+def delete_rows(section: RetrieverSection, gone: Sequence[Path], kept: Sequence[Path]) -> None:
+    """Delete the rows of versions that are no more, but for those that others have.
+
+    Args:
+        section: The recipe's.
+        gone, kept: Index folders.
+    """
+    keys = [
+        np.unique(np.concatenate([np.fromfile(one / "keys.i64", dtype=np.int64) for one in some]))
+        for some in (gone, kept)
+    ]
+    old = np.setdiff1d(keys[0], keys[1]).tolist()
+    client = _client(section)
+    try:
+        for begin in range(0, len(old), _BLOCK):
+            client.delete(read_json(kept[0] / "milvus.json")["collection"], ids=old[begin : begin + _BLOCK])
+    finally:
+        client.close()
 
 
 def _words(digests: np.ndarray, numbers: np.ndarray, bounds: np.ndarray) -> list[str]:

@@ -44,10 +44,12 @@ class Earlier:
     Attributes:
         folder: Of the earlier index.
         kept: Rising positions in it of the passages that are the first ones of the new index.
+        versions: The index folders of all versions, which a database may hold together.
     """
 
     folder: Path
     kept: np.ndarray
+    versions: Sequence[Path] = ()
 
 
 class Retriever(Protocol):

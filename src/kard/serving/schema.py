@@ -91,6 +91,7 @@ class AnswerReply(BaseModel):
     question_cut: bool = Field(description="Whether the question was too long, so that only its end was read")
     rationale: str
     passages: list[Passage]
+    documents: int | None = Field(description="Version of the documents that was read; null where nothing is read")
     text: str = Field(description="All that the student wrote")
     milliseconds: dict[str, float] = Field(
         description="queue, and of the batch that it was part of: search, rerank, write, as far as the model does them"
@@ -165,6 +166,7 @@ def answer_reply(done: Done, model: str, show: int | None) -> dict[str, Any]:
         "question_cut": answer.question_cut,
         "rationale": answer.rationale,
         "passages": passage_rows(done.found, read if show is None else show, read),
+        "documents": answer.documents,
         "text": answer.text,
         "milliseconds": done.milliseconds,
     }

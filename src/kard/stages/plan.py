@@ -47,8 +47,8 @@ STAGES = (
 # Raised when what a stage writes changes, so that folders of an older kind are made again.
 VERSIONS = dict.fromkeys(STAGES, 1) | {
     "questions": 3,
-    "knowledge": 5,
-    "index": 3,
+    "knowledge": 6,
+    "index": 4,
     "reranker": 2,
     "students": 4,
     "predictions": 5,

@@ -86,6 +86,7 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         "question_cut": answer.question_cut,
         "rationale": answer.rationale,
         "passages": [item.row() for item in answer.passages],
+        "documents": answer.documents,
         "text": answer.text,
     }
 
@@ -101,6 +102,8 @@ def answer_lines(answer: Answer) -> Iterator[str]:
     if answer.rationale:
         yield f"Rationale: {answer.rationale}"
     yield f"Answer: {answer.answer if answer.answer is not None else f'(no answer could be read off: {answer.text})'}"
+    if answer.documents:
+        yield f"Documents: version {answer.documents}"
     if answer.confidence is not None:
         sure = "not calibrated: how sure the student is, not how often it is right"
         yield f"Confidence: {answer.confidence:.0%} ({sure})"

@@ -60,9 +60,12 @@ def export_run(run: Path, folder: Path, method: str | None = None, vectors: str 
     check_no_oracle(kard.method)
     parts = _parts(kard)
     keys = [(manifest_of(run / part) or {}).get("key") for part in (*parts, "report")]
-    key = {"version": _VERSION, "parts": keys, "method": kard.method.name, "vectors": vectors}
+    key: dict[str, Any] = {"version": _VERSION, "parts": keys, "method": kard.method.name, "vectors": vectors}
+    opened = Run.open(run)
+    if opened.documents:
+        key["documents"] = opened.documents_key()
     check_output("export", folder, key)
-    artifact = build("export", folder, key, lambda target: _write(run, kard, parts, target, vectors))
+    artifact = build("export", folder, key, lambda target: _write(opened, kard, parts, target, vectors))
     say(f"export: {'is there' if artifact.skipped else 'written'}")
     return len(list(read_jsonl(folder / "check.jsonl")))
 
@@ -83,9 +86,11 @@ def _parts(kard: Kard) -> list[str]:
     return [*readers, *reranker, f"students/{kard.method.trained_on}"]
 
 
-def _write(run: Path, kard: Kard, parts: Sequence[str], folder: Path, vectors: str) -> None:
+def _write(opened: Run, kard: Kard, parts: Sequence[str], folder: Path, vectors: str) -> None:
+    run = opened.folder
     for part in parts[:-1]:
-        shutil.copytree(run / part, folder / part, dirs_exist_ok=True, ignore=_LEFT_OUT)
+        source = opened.searched(part) if part in ("knowledge", "index") else run / part
+        shutil.copytree(source, folder / part, dirs_exist_ok=True, ignore=_LEFT_OUT)
     _write_student(kard, folder / parts[-1])
     if kard.finder.reranker is not None:
         _write_vectors(kard, folder, vectors)

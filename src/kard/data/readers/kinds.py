@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from kard.data.question import Question
 from kard.data.readers.documents import Document, LeftOut, Read, files_below, read_each
@@ -58,6 +59,24 @@ def documents_of(section: KnowledgeSection, left_out: LeftOut) -> Iterator[Docum
     else:
         suffixes, read = tables.SUFFIXES[section.kind], partial(tables.READERS[section.kind], columns=section.columns)
     return read_each(files_below(section.path, suffixes, left_out), read, left_out)
+
+
+def documents_at(section: KnowledgeSection, path: Path, left_out: LeftOut) -> Iterator[Document]:
+    """Documents of a file or folder that the recipe does not name, read by its name's end; what is below the recipe's folder has
+    the ids that it would have there."""
+    from kard.data.readers import files, tables
+
+    below = section.path if section.path is not None and section.path.is_dir() else path
+    root = below if path.is_relative_to(below) else path
+    ends = {kind: suffixes for kind, suffixes in tables.SUFFIXES.items() if path.name.lower().endswith(suffixes)}
+    kind = next(
+        iter(ends), section.kind if section.kind in (*tables.SUFFIXES, "mediawiki") and path.is_dir() else "files"
+    )
+    read: Read = partial(files.file_documents, root=root)
+    suffixes = files.SUFFIXES
+    if kind != "files":
+        return documents_of(section.model_copy(update={"kind": kind, "path": path}), left_out)
+    return read_each(files_below(path, suffixes, left_out), read, left_out)
 
 
 def version_of(kind: str) -> str:
