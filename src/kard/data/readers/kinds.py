@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from kard.data.question import Question
 from kard.data.readers.documents import Document, LeftOut, Read, files_below, read_each
 from kard.data.splits import split_by_text
+from kard.errors import UserError
 from kard.recipe.sections import KnowledgeSection, QuestionsSection
 
 # Of published questions: how many there are in train, dev and test, and the tokens of one with its choices.
@@ -62,20 +63,33 @@ def documents_of(section: KnowledgeSection, left_out: LeftOut) -> Iterator[Docum
 
 
 def documents_at(section: KnowledgeSection, path: Path, left_out: LeftOut) -> Iterator[Document]:
-    """Documents of a file or folder that the recipe does not name, read by its name's end; what is below the recipe's folder has
-    the ids that it would have there."""
-    from kard.data.readers import files, tables
+    """Documents of a file or folder that the recipe does not name, each file read by its name's end; what is below the recipe's
+    folder has the ids that it would have there.
 
+    Raises:
+        UserError: There is no such file, or none that can be read.
+    """
+    from kard.data.readers import files, mediawiki, tables
+
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder. Mend the path.")
+    kinds: dict[str, tuple[str, ...]] = {**tables.SUFFIXES, "files": files.SUFFIXES}
+    if section.kind == "mediawiki":
+        kinds["mediawiki"] = mediawiki.SUFFIXES
     below = section.path if section.path is not None and section.path.is_dir() else path
     root = below if path.is_relative_to(below) else path
-    ends = {kind: suffixes for kind, suffixes in tables.SUFFIXES.items() if path.name.lower().endswith(suffixes)}
-    kind = next(
-        iter(ends), section.kind if section.kind in (*tables.SUFFIXES, "mediawiki") and path.is_dir() else "files"
-    )
-    read: Read = partial(files.file_documents, root=root)
-    suffixes = files.SUFFIXES
-    if kind != "files":
-        return documents_of(section.model_copy(update={"kind": kind, "path": path}), left_out)
+
+    def read(file: Path, left_out: LeftOut) -> Iterable[Document]:
+        kind = next((kind for kind, ends in kinds.items() if file.name.lower().endswith(ends)), "")
+        if kind in ("files", ""):
+            return files.file_documents(file, left_out, root)
+        if kind == "mediawiki":
+            return mediawiki.mediawiki_documents(file, left_out)
+        return tables.READERS[kind](file, left_out, section.columns if kind == section.kind else {})
+
+    suffixes = tuple(end for ends in kinds.values() for end in ends)
+    if path.is_file() and not path.name.lower().endswith(suffixes):
+        raise UserError(f"{path}: no format that is read. Name a file that ends in one of: {', '.join(suffixes)}.")
     return read_each(files_below(path, suffixes, left_out), read, left_out)
 
 
