@@ -6,7 +6,6 @@ Nothing is trained. Passages of unchanged documents are copied, their postings a
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from kard.artifacts.versions import (
     version_folder,
     versions,
 )
-from kard.data.document_table import DocumentTable, DocumentWriter
+from kard.data.document_table import DocumentTable, merge_documents
 from kard.data.duplicates import compared, duplicates, similarity
 from kard.data.metadata import GROUPS
 from kard.data.passage import Passage, Passages, digests, digests_of, merge_passages, names_of, read_passages
@@ -47,7 +46,8 @@ from kard.run import Run
 _FORMAT = 1
 _INCOMING, _PASSAGES = "incoming", "passages.jsonl"
 _AT_ONCE = 64  # passages whose duplicates are looked for
-_LIKELY = 10  # the passages that a duplicate is among
+_SHORTER = 0.8  # stretches that a text has twice count once
+_LIKELY = 3  # the passages that a duplicate is among
 
 Read = Callable[[KnowledgeSection, LeftOut], Iterator[Document]]
 
@@ -280,7 +280,7 @@ def _without_duplicates(run: Run, kept: np.ndarray, new: np.ndarray, incoming: P
     similar = run.recipe.knowledge.duplicates
     if similar is None or not len(new):
         return new
-    stay, read = run.passages(), read_passages(incoming / _PASSAGES)
+    stay, read, retriever = run.passages(), read_passages(incoming / _PASSAGES), run.retriever()
     passages = [read[place] for place in new.tolist()]
     own = duplicates(passages, similar, incoming)
     keep_for_readers(own, DocumentTable(incoming), new)
@@ -290,7 +290,7 @@ def _without_duplicates(run: Run, kept: np.ndarray, new: np.ndarray, incoming: P
     with progress("find duplicates", len(new), "passages") as advance:
         for begin in range(0, len(new), _AT_ONCE):
             block = passages[begin : begin + _AT_ONCE]
-            for place, found in enumerate(_likely(run.retriever(), block), start=begin):
+            for place, found in enumerate(_likely(retriever, block), start=begin):
                 may = (p for p in found if p in remaining and covers(readers.get(p), of_new.get(int(new[place]))))
                 same = next((stay[p] for p in may if _are_similar(passages[place], stay[p], similar)), None)
                 originals[place] = same or originals[place]
@@ -320,7 +320,12 @@ def _likely(retriever: Retriever, passages: Sequence[Passage]) -> list[list[int]
 
 def _are_similar(one: Passage, other: Passage, similar: float) -> bool:
     first, second = compared(one), compared(other)
-    return first == second or (first[1] and second[1] and similar < 1 and similarity(first[0], second[0]) >= similar)
+    if first == second:
+        return True
+    sizes = sorted(len(text) for text, _ in (first, second))
+    # What is much longer has more stretches than the other one can share.
+    may = first[1] and second[1] and similar < 1 and sizes[0] >= _SHORTER * similar * sizes[1]
+    return may and similarity(first[0], second[0]) >= similar
 
 
 def _check_passage_ids(known: np.ndarray, incoming: Path, new: np.ndarray) -> None:
@@ -373,11 +378,10 @@ def _write(draft: _Draft, noted: dict[str, Any], folder: Path) -> None:
     before, path = run.searched("knowledge"), knowledge / _PASSAGES
     merge_passages(path, [(run.passages(), draft.kept), (read_passages(draft.incoming / _PASSAGES), draft.new)])
     gone = {*draft.change.removed, *draft.change.replaced}
-    with DocumentWriter(knowledge) as table:
-        _add_rows(table, before, draft.kept, gone)
-        _add_rows(table, draft.incoming, draft.new, set(draft.change.unchanged))
+    parts = [_part(before, gone, draft.kept), _part(draft.incoming, set(draft.change.unchanged), draft.new)]
+    documents = merge_documents(knowledge, parts)
     write_jsonl(knowledge / "left_out.jsonl", [*read_jsonl(before / "left_out.jsonl"), *draft.left_out.rows])
-    report = {"documents": table.count, "passages": draft.change.passages}
+    report = {"documents": documents, "passages": draft.change.passages}
     write_json(knowledge / "report.json", {**read_json(before / "report.json"), **report})
     earlier = Earlier(run.searched("index"), draft.kept, _indexes(run.folder, [0, *versions(run.folder)]))
     build_retriever(run.recipe.retriever, read_passages(path).texts, folder / "index", earlier)
@@ -386,10 +390,6 @@ def _write(draft: _Draft, noted: dict[str, Any], folder: Path) -> None:
     write_json(folder / ABOUT, noted)
 
 
-def _add_rows(table: DocumentWriter, folder: Path, passages: np.ndarray, without: set[str]) -> None:
-    """Add the documents of a folder, but for some, with as many passages as are taken of each."""
-    rows = DocumentTable(folder)
-    counts = np.bincount(rows.owners[passages], minlength=len(rows)).tolist()
-    for row, count in zip(rows, counts, strict=True):
-        if row.id not in without:
-            table.add(dataclasses.replace(row, passages=count))
+def _part(folder: Path, without: set[str], passages: np.ndarray) -> tuple[DocumentTable, set[int], np.ndarray]:
+    table = DocumentTable(folder)
+    return table, {row for row, one in enumerate(table) if one.id in without} if without else set(), passages

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -69,7 +69,7 @@ class DocumentWriter:
                 f"{row.source}: metadata has more than {MOST_KEYS:,} different keys; '{next(reversed(self.keys))[:30]}' is one "
                 "more. Put such keys into one list of texts, or name those that you need in knowledge.metadata."
             )
-        self._rows.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        self._rows.write(json.dumps(vars(row), ensure_ascii=False) + "\n")
         self._owners.write(np.full(row.passages, self.count, dtype="<i4").tobytes())
         self.count += 1
 
@@ -122,6 +122,11 @@ class DocumentTable:
 
     def __iter__(self) -> Iterator[DocumentRow]:
         return (DocumentRow(**row) for row in read_jsonl(self.folder / DOCUMENTS))
+
+    def lines(self) -> Iterator[str]:
+        """The rows as they stand in the file."""
+        with open(self.folder / DOCUMENTS, encoding="utf-8") as file:
+            yield from file
 
     @property
     def owners(self) -> np.ndarray:
@@ -183,4 +188,44 @@ def keep_passages(folder: Path, kept: np.ndarray) -> None:
 
 def _write_rows(path: Path, rows: Iterable[DocumentRow]) -> None:
     with open(path, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in rows)
+
+
+def merge_documents(folder: Path, parts: Sequence[tuple[DocumentTable, Collection[int], np.ndarray]]) -> int:
+    """Write the table of passages that are taken over from other folders, one folder behind the other.
+
+    Args:
+        folder: Gets the table.
+        parts: A table, its rows that are left out, and rising positions of the passages that are taken.
+
+    Returns:
+        How many documents there are.
+
+    Raises:
+        UserError: There are too many different keys.
+    """
+    keys, count, owners = Counter[str](), 0, []
+    with open(folder / DOCUMENTS, "w", encoding="utf-8") as file:
+        for table, without, passages in parts:
+            before, after = (np.bincount(own, minlength=len(table)) for own in (table.owners, table.owners[passages]))
+            new = np.full(len(table), -1, dtype="<i4")
+            keys.update(table.keys)
+            for row, (line, was, now) in enumerate(zip(table.lines(), before.tolist(), after.tolist(), strict=True)):
+                if row in without:
+                    keys.subtract(json.loads(line)["metadata"].keys())
+                    continue
+                file.write(
+                    line if was == now else json.dumps({**json.loads(line), "passages": now}, ensure_ascii=False) + "\n"
+                )
+                new[row] = count
+                count += 1
+            owners.append(new[table.owners[passages]])
+    there = {key: number for key, number in keys.items() if number > 0}
+    if len(there) > MOST_KEYS:
+        raise UserError(
+            f"{folder}: the documents would have more than {MOST_KEYS:,} different keys of metadata. Put such keys into one list "
+            "of texts."
+        )
+    np.concatenate(owners).tofile(folder / OWNERS)
+    write_json(folder / COUNTS, {"documents": count, "keys": there})
+    return count
