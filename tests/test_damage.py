@@ -172,7 +172,7 @@ def test_vectors_that_do_not_fit_the_passages(run):
     with damaged(places.with_name("tokens.fp16"), "truncated"):
         assert f"Remove {places.parent}: it is made again." in said(lambda: Kard.load(run))
     content = places.read_bytes()
-    places.write_bytes(b"\xff\xff\xff\x7f" * 2 + content[8:])
+    places.write_bytes(content[:8] + b"\xff\xff\xff\x7f" * 2 + content[16:])
     assert f"places.i64: is damaged. Remove {places.parent}: it is made again." in said(lambda: Kard.load(run))
     places.write_bytes(content)
 

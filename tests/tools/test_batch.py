@@ -195,5 +195,6 @@ def test_an_answer_as_json():
                 "likelihood": None,
             }
         ],
+        "documents": None,
         "text": " It rusts.\nAnswer: Iron",
     }
