@@ -7,8 +7,8 @@ write what a trained student would, its question's real rationale and answer, an
 With --without our side is measured with and without each of the tricks named, on the quickstart's prompts alone; `generate`
 stands for transformers' own loop in place of the engine. The ratio then says what the trick brings.
 
-Usage: python benchmarks/write.py [--quick] [--without NAME...]: grouped_attention, prompt_lookup, rows_leave,
-prompts_in_groups, generate
+Usage: python benchmarks/write.py [--quick] [--without NAME...]: prompt_lookup, rows_leave, prompts_in_groups,
+generate
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from kard.student.writer import Writer
 
 GOAL = 8.0
 TRICK_GOAL = 1.15
-NONE = Tricks(False, False, False, False)
+NONE = Tricks(False, False, False)
 
 
 @dataclass(frozen=True)

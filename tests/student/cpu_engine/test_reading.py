@@ -6,23 +6,15 @@ import threading
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from kard.student.batching import WIDTH
-from kard.student.cpu_engine import attention, cache, reading
-from kard.student.cpu_engine.attention import attend_by_group
+from kard.student.cpu_engine import reading
 from kard.student.sampling import Sampling
 from kard.student.tokens import cue_tokens
 from tests.conftest import byte_level_tokenizer
-from tests.student.cpu_engine.test_prompt_lookup import LIMIT, MODELS, SMALL, prompts, write
+from tests.student.cpu_engine.test_prompt_lookup import LIMIT, MODELS, prompts, write
 
 ROWS = 9
-
-
-def capped():
-    """Scores far from their cap would not show it: the weights are large."""
-    config = Gemma2Config(**SMALL, query_pre_attn_scalar=8, attn_logit_softcapping=0.5, initializer_range=0.3)
-    return Gemma2ForCausalLM._from_config(config, attn_implementation="eager")
 
 
 def read_apart(monkeypatch):
@@ -68,30 +60,6 @@ def test_the_first_scores_are_each_rows_own(monkeypatch, name):
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["llama", "a narrow window", "a wide window", "capped scores"])
-@pytest.mark.parametrize("most", [1, 2**25])
-@pytest.mark.parametrize("many", [1, 16])
-def test_attention_by_group_is_attention(monkeypatch, name, most, many):
-    monkeypatch.setattr(attention, "_SCORES", most)
-    monkeypatch.setattr(attention, "MANY", many)
-    monkeypatch.setattr(cache, "MANY", many)
-    monkeypatch.setattr(cache, "_ROOM", 5)  # so that it ends more than once
-    torch.manual_seed(3)
-    model = (MODELS | {"capped scores": capped})[name]().eval()
-    inputs, mask = prompts(model, 4)
-    found = []
-    for grouped in (False, True):
-        if grouped:
-            attend_by_group(model)
-            assert model.config._attn_implementation == "kard_grouped"
-        with torch.inference_mode():
-            reader = reading.reader_of(model, inputs, mask)
-            scores = [reader.read(reader.first)[:, -1:]]
-            scores += [reader.read(torch.arange(2, 2 + 4 * width).view(4, width)) for width in (1, 3, 12)]
-        found.append(torch.cat(scores, dim=1))
-    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("cores", [1, 2, 3])
 @pytest.mark.parametrize("rows", [9, 20, 25, 64])
 def test_cores_get_as_many_groups_of_as_many_tokens(monkeypatch, cores, rows):
@@ -132,32 +100,6 @@ def test_groups_are_read_by_threads_with_a_core_each(monkeypatch, name):
     assert (False, 1) in seen
     assert (True, 1) in seen
     assert not any(by_reader and cores > 1 for by_reader, cores in seen)
-
-
-def test_what_many_rows_attend_to_has_no_gaps(monkeypatch):
-    """The products of PyTorch would copy it."""
-    monkeypatch.setattr(attention, "MANY", 4)
-    monkeypatch.setattr(cache, "MANY", 4)
-    model = MODELS["llama"]().eval()
-    attend_by_group(model)
-    for rows, whole in ((4, True), (3, False)):
-        inputs, mask = prompts(model, rows)
-        with torch.inference_mode():
-            reader = reading.reader_of(model, inputs, mask)
-            reader.read(reader.first)
-            reader.read(torch.full((rows, 2), 7))
-            keys, _ = reader.cache.layers[0].update(torch.zeros(rows, 1, 1, 8), torch.zeros(rows, 1, 1, 8))
-        assert keys.is_contiguous() == whole
-
-
-def test_heads_that_share_nothing_keep_pytorchs_attention():
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=16, n_layer=1, n_head=2))
-    before = model.config._attn_implementation
-    attend_by_group(model)
-    assert model.config._attn_implementation == before == "sdpa"
-    t5 = MODELS["t5"]()
-    attend_by_group(t5)
-    assert t5.config._attn_implementation != "kard_grouped"
 
 
 def test_a_cue_costs_one_step():

@@ -1,1 +1,1 @@
-"""Writing on CPUs: attention, cache, decoding and prompt lookup of our own."""
+"""Writing on CPUs: cache, decoding and prompt lookup of our own."""

@@ -11,25 +11,19 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from kard.student.cpu_engine.attention import MANY
-
 _ROOM = 32  # tokens that are made room for at once
 
 
-def roomy_cache(config: Any, whole: bool = False) -> DynamicCache:
-    """A cache whose attention layers do not copy all of their keys and values at every token.
+def roomy_cache(config: Any) -> DynamicCache:
+    """A cache for a decoder's config whose attention layers do not copy all of their keys and values at every token.
 
     A sliding window is left to the mask, which is right for any length; the window would only save memory.
-
-    Args:
-        config: The decoder's.
-        whole: Attention over many rows gets the room as well, masked: PyTorch's products on CPUs copy what has gaps.
     """
     cache = DynamicCache(config=config)
     windows = [
         layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else sys.maxsize for layer in cache.layers
     ]
-    cache.layers = [RoomyLayer(whole, window) for window in windows]
+    cache.layers = [RoomyLayer(window) for window in windows]
     return cache
 
 
@@ -37,7 +31,6 @@ class RoomyLayer(DynamicLayer):
     """Keys and values as views into buffers (rows, heads, tokens and room for more, dimension).
 
     Args:
-        whole: Whether `update` returns the buffers, where there are as many rows as are worth it.
         window: Tokens that a token sees.
     """
 
@@ -46,9 +39,8 @@ class RoomyLayer(DynamicLayer):
     key_buffer: Tensor
     value_buffer: Tensor
 
-    def __init__(self, whole: bool, window: int = sys.maxsize) -> None:
+    def __init__(self, window: int = sys.maxsize) -> None:
         super().__init__()
-        self.whole = whole
         self.window = window
         self.lock = Lock()
 
@@ -63,22 +55,7 @@ class RoomyLayer(DynamicLayer):
         self.key_buffer[:, :, length:longer] = key_states
         self.value_buffer[:, :, length:longer] = value_states
         self.keys, self.values = self.key_buffer[:, :, :longer], self.value_buffer[:, :, :longer]
-        if length == 0:
-            return key_states, value_states
-        return (self.key_buffer, self.value_buffer) if self._gives_all else (self.keys, self.values)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """How many keys `update` is about to return, and the place of the first."""
-        length = self.get_seq_length()
-        longer = length + query_length
-        if length == 0 or not self._gives_all:
-            return longer, 0
-        room = self.key_buffer.shape[-2]
-        return room if longer <= room else longer + _ROOM, 0
-
-    @property
-    def _gives_all(self) -> bool:
-        return self.whole and len(self.key_buffer) >= MANY
+        return (self.keys, self.values) if length else (key_states, value_states)
 
     def fill(self, rows: Tensor, shape: torch.Size, key_states: Tensor, value_states: Tensor) -> None:
         """Take what a group of rows has read, in a batch of this shape (rows, tokens); several threads may do so."""

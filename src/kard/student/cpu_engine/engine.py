@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kard.student.constraint import AnswerConstraint
-from kard.student.cpu_engine.attention import attend_by_group
 from kard.student.cpu_engine.prompt_lookup import PromptLookup
 from kard.student.cpu_engine.reading import Reader, reader_of
 from kard.student.writer import Task
@@ -28,13 +27,11 @@ class Tricks:
     """What makes the engine quick; ``benchmarks/write.py --without NAME`` measures it without one of them.
 
     Attributes:
-        grouped_attention: Heads that share keys and values attend without copies of them.
         prompt_lookup: What follows is guessed from the prompt, and several tokens are read at once.
         rows_leave: Texts that have ended leave the batch.
         prompts_in_groups: A batch's prompts are read in groups of similar length, by each core on its own.
     """
 
-    grouped_attention: bool = True
     prompt_lookup: bool = True
     rows_leave: bool = True
     prompts_in_groups: bool = True
@@ -53,8 +50,6 @@ class CpuEngine:
     def __init__(self, model: PreTrainedModel, tricks: Tricks = Tricks()) -> None:
         self.model = model
         self.tricks = tricks
-        if tricks.grouped_attention:
-            attend_by_group(model)
         # The last position's hidden states are a strided view; without a copy of them, PyTorch copies the output layer's
         # weights once for each row of the batch.
         model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))

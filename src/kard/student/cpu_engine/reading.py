@@ -15,7 +15,6 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from kard.machine.cores import each_on_its_cores
 from kard.student.batching import aligned
-from kard.student.cpu_engine.attention import attends_by_group
 from kard.student.cpu_engine.cache import GroupLayer, roomy_cache
 
 # About so many tokens of prompts are read together: as quick for each as with more, and short ones are padded less.
@@ -60,7 +59,7 @@ class _Decoder:
         self.first = inputs
         self.mask = mask
         self.groups = groups
-        self.cache = roomy_cache(model.config, attends_by_group(model))
+        self.cache = roomy_cache(model.config)
         self.window = min(layer.window for layer in self.cache.layers)
         self.length: Tensor | None = None
         self.step = 0
