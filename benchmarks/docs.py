@@ -76,7 +76,7 @@ def write_sources(folder: Path) -> None:
     with open(folder / "new.jsonl", "w", encoding="utf-8") as file:
         for number, text in enumerate(corpus.texts(corpus.real_sentences(None), CHANGED, seed=7)):
             file.write(json.dumps({"id": f"n{number}", "text": text}) + "\n")
-    recipe = "knowledge: {kind: jsonl, path: passages.jsonl}\nretriever: {language: english}\noutput: run\n"
+    recipe = "knowledge: {kind: jsonl, path: passages.jsonl, passage_words: 200}\nretriever: {language: english}\noutput: run\n"
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
 
 

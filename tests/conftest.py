@@ -283,18 +283,31 @@ output: run
 
 
 @pytest.fixture(scope="session")
-def answering_run(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
-    """A finished run whose student answers with passages by the reranker, by BM25, or without any; do not change it."""
+def answering_run(tmp_path_factory, worker_id, decoder_folder, encoder_folder) -> Path:
+    """A finished run whose student answers with passages by the reranker, by BM25, or without any; do not change it.
+
+    All workers of the tests share one: whoever needs it first trains it.
+    """
+    from filelock import FileLock
+
     from kard.pipeline import run_recipe
     from kard.recipe.file import load_recipe
 
-    recipe = make_project(tmp_path_factory.mktemp("answering") / "größe 2", decoder_folder, encoder_folder)
-    loaded = load_recipe(
-        str(recipe),
-        ["evaluation.methods=[kard_bm25, kard_reranker]", "student.epochs=40", "student.max_output_tokens=40"],
-    )
-    run_recipe(loaded, recipe.parent / "run")
-    return recipe.parent / "run"
+    own = tmp_path_factory.getbasetemp()
+    shared = (own if worker_id == "master" else own.parent) / "answering"
+    run = shared / "größe 2" / "run"
+    with FileLock(f"{shared}.lock"):
+        if not (run / "results.json").exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            shared.mkdir()
+            recipe = make_project(run.parent, decoder_folder, encoder_folder)
+            settings = [
+                "evaluation.methods=[kard_bm25, kard_reranker]",
+                "student.epochs=40",
+                "student.max_output_tokens=40",
+            ]
+            run_recipe(load_recipe(str(recipe), settings), run)
+    return run
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ WORKED_OUT = {
     "rationales": {"evaluation.split", "student.early_stopping", "student.train_questions", "reranker.train_questions"},
     "candidates": {"student.passages", "evaluation.passages"},  # as `depth`
     "students": {"evaluation.methods", "student.early_stopping", "reranker.likelihood_weight"},  # as `asks`
-    # As `methods`; a line on the screen; how many passages of none.
-    "predictions": {"evaluation.methods", "evaluation.shots", "evaluation.passages"},
+    # As `methods`; a line on the screen; how many passages of none; a step for each.
+    "predictions": {"evaluation.methods", "evaluation.shots", "evaluation.passages", "evaluation.knowledge"},
 }
 METHODS = (
     "[few_shot, ka_few_shot_cot, finetune, ka_finetune, distill, kard_bm25, kard_reranker, kard_silver, teacher_cot]"

@@ -35,6 +35,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key. May be repeated."),
 ]
+Filter = Annotated[
+    str | None, typer.Option("--filter", metavar="JSON", help="""Documents to read, as '{"year": {"$gte": 2020}}'.""")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder (default: runs/NAME).")]
 
@@ -202,11 +205,14 @@ def answer(
     method: Annotated[
         str | None, typer.Option(help="One of the run's methods (default: its best that is no oracle).")
     ] = None,
+    only: Filter = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question with a finished run, and show what was read."""
+    from kard.data.filters import condition_of
     from kard.progress import waiting
 
+    readable = condition_of(only)
     with waiting(f"loading the models of {run} …"):
         from kard.data.sources import warn_of_changes
         from kard.kard import Kard
@@ -215,7 +221,7 @@ def answer(
         loaded = Kard.load(run, method)
     warn_of_changes(run)
     with waiting("finding passages and writing the answer …"):
-        result = loaded.answer(question, choice)
+        result = loaded.answer(question, choice, readable)
     if as_json:
         _print_json(answer_row(result))
         return
@@ -247,6 +253,7 @@ def search(
     run: RunFolder,
     query: Annotated[str, typer.Argument(help="What to look for.")],
     count: Annotated[int, typer.Option("--count", "-k", min=1, help="How many passages.")] = 5,
+    only: Filter = None,
     as_json: AsJson = False,
 ) -> None:
     """Search the index of a run.
@@ -256,13 +263,13 @@ def search(
     from kard.data.sources import warn_of_changes
     from kard.tools.search import search_run
 
-    found = search_run(run, query, count)
+    found = search_run(run, query, count, only)
     warn_of_changes(run)
     if as_json:
         _print_json([row.as_json() for row in found])
         return
     if not found:
-        typer.echo("Nothing found: no passage has a word of the query.")
+        typer.echo(f"Nothing found: no passage{' that the filter leaves' if only else ''} has a word of the query.")
     for number, row in enumerate(found, start=1):
         typer.echo(
             printable(f"{number}. [{row.passage.id}] {row.passage.title} ({row.score:.3f}; {row.passage.source})")
@@ -337,7 +344,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     keys: Annotated[
-        Path | None, typer.Option(help="File with an API key a line; KARD_API_KEYS (commas between) works too.")
+        Path | None, typer.Option(help="File with an API key a line, groups behind it; KARD_API_KEYS works too.")
+    ] = None,
+    admin_keys: Annotated[
+        Path | None, typer.Option(help="Another file of keys: they add and remove documents (/v1/documents).")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most questions answered together.")] = 64,
     queue: Annotated[int, typer.Option(min=1, help="How many requests may wait; more are answered 429.")] = 128,
@@ -359,7 +369,10 @@ def serve(
     check_run(run)
     warn_of_changes(run)
 
-    settings = Settings(batch_size=batch_size, queue=queue, timeout=timeout, most_bytes=max_bytes, keys=known)
+    admins = tuple(read_keys(admin_keys, None)) if admin_keys else ()
+    settings = Settings(
+        batch_size=batch_size, queue=queue, timeout=timeout, most_bytes=max_bytes, keys=known, admin_keys=admins
+    )
     serve_run(run, method, host, port, settings)
 
 

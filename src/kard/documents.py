@@ -49,6 +49,11 @@ _AT_ONCE = 64  # passages whose duplicates are looked for
 _SHORTER = 0.8  # stretches that a text has twice count once
 _LIKELY = 3  # the passages that a duplicate is among
 
+
+class UnknownDocument(UserError):
+    """A document that is not there was to be removed."""
+
+
 Read = Callable[[KnowledgeSection, LeftOut], Iterator[Document]]
 
 
@@ -230,7 +235,9 @@ def _draft(run: Run, incoming: Path, read: Read, remove: Sequence[str], replace:
 def _check_there(run: Path, known: Mapping[str, int], ids: Sequence[str]) -> None:
     unknown = next((name for name in ids if name not in known), None)
     if unknown is not None:
-        raise UserError(f"{run}: has no document '{unknown}'{nearest(unknown, known)}. See 'kard docs list {run}'.")
+        raise UnknownDocument(
+            f"{run}: has no document '{unknown}'{nearest(unknown, known)}. See 'kard docs list {run}'."
+        )
 
 
 def _read(section: KnowledgeSection, read: Read, incoming: Path, left_out: LeftOut) -> dict[str, str]:

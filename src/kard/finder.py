@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from kard.data.filters import EVERYTHING, Access, Restriction
 from kard.data.passage import Passage
 from kard.data.question import Question
+from kard.errors import UserError
 from kard.methods import Method, check_no_oracle
 from kard.recipe.recipe import Recipe
 from kard.reranker.features import queries_of, score_features
@@ -93,6 +95,7 @@ class Finder:
         reranker: None where no method needs one.
         query_likelihood: The student's, after the reranker; None without one.
         documents: The version of the documents that is read.
+        access: Finds the passages that a restriction leaves; None where there is no retriever.
     """
 
     recipe: Recipe
@@ -101,6 +104,7 @@ class Finder:
     reranker: Reranker | CrossReranker | None = None
     query_likelihood: QueryLikelihood | None = field(default=None, compare=False)
     documents: int = 0
+    access: Access | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, run: Run, methods: Sequence[Method], student: Likelihoods | None = None) -> Finder:
@@ -115,7 +119,9 @@ class Finder:
             if student and reranker and weight is not None
             else None
         )
-        return cls(run.recipe, run.passages(), retriever, reranker, second, run.documents)
+        passages = run.passages()
+        access = Access(passages.path.parent)
+        return cls(run.recipe, passages, retriever, reranker, second, run.documents, access)
 
     def over(self, run: Run) -> Finder:
         """The same reranker and student over the documents of a run's other version."""
@@ -124,7 +130,8 @@ class Finder:
         passages, reranker = run.passages(), self.reranker
         if reranker is not None:
             reranker = reranker.over(passages.texts)
-        return replace(self, passages=passages, retriever=run.retriever(), reranker=reranker, documents=run.documents)
+        other = replace(self, passages=passages, retriever=run.retriever(), reranker=reranker, documents=run.documents)
+        return replace(other, access=Access(passages.path.parent))
 
     def read(self, method: Method, questions: Sequence[Question], wanted: int | None = None) -> list[list[Found]]:
         """The passages that go into each question's prompt, best first.
@@ -138,16 +145,23 @@ class Finder:
         return [row[:wanted] for row in self.candidates(method, questions, {}, wanted)]
 
     def candidates(
-        self, method: Method, questions: Sequence[Question], steps: dict[str, float], wanted: int | None = None
+        self,
+        method: Method,
+        questions: Sequence[Question],
+        steps: dict[str, float],
+        wanted: int | None = None,
+        restrictions: Sequence[Restriction] = (),
     ) -> list[list[Found]]:
-        """All passages that are considered for each question, at least `wanted` (None: ``evaluation.passages``), best first;
-        the seconds of ``search`` and ``rerank`` are added to `steps`."""
+        """All passages that are considered for each question, at least `wanted` (None: ``evaluation.passages``), best first, of
+        those that its restriction leaves; the seconds of ``search`` and ``rerank`` are added to `steps`."""
+        for restriction in set(restrictions):
+            self.check(method, restriction)
         if method.reads == "nothing":
             return [[] for _ in questions]
         check_no_oracle(method)
         start = monotonic()
         reads = wanted or self.recipe.evaluation.passages
-        hits = self.search(questions, 0 if method.reads == "reranker" else reads)
+        hits = self.search(questions, 0 if method.reads == "reranker" else reads, restrictions)
         steps["search"] = steps.get("search", 0.0) + monotonic() - start
         if method.reads == "bm25":
             return [self._found(hit, hit.scores, None) for hit in hits]
@@ -158,12 +172,35 @@ class Finder:
         steps["rerank"] = steps.get("rerank", 0.0) + monotonic() - start
         return rows
 
-    def search(self, questions: Sequence[Question], least: int = 0) -> list[Hits]:
+    def search(
+        self, questions: Sequence[Question], least: int = 0, restrictions: Sequence[Restriction] = ()
+    ) -> list[Hits]:
         """The retriever's κ* candidates of each question, or more where `least` is more."""
         assert self.retriever is not None
         section = self.recipe.retriever
-        queries = [question.query(section.query) for question in questions]
-        return self.retriever.search(queries, max(section.candidates, least))
+        places: dict[Restriction, list[int]] = {}
+        for place in range(len(questions)):
+            places.setdefault(restrictions[place] if restrictions else EVERYTHING, []).append(place)
+        hits: dict[int, Hits] = {}
+        for restriction, own in places.items():
+            queries = [questions[place].query(section.query) for place in own]
+            found = self.retriever.search(queries, max(section.candidates, least), self.allowed(restriction))
+            hits |= zip(own, found, strict=True)
+        return [hits[place] for place in range(len(questions))]
+
+    def check(self, method: Method, restriction: Restriction) -> None:
+        """Raise UserError where a filter fits no document's metadata, or the method reads no passages that it could choose."""
+        if method.reads_passages:
+            self.allowed(restriction)
+        elif restriction.filter:
+            raise UserError(f"filter: {method.name} reads no passages. Leave it out, or choose another method.")
+
+    def allowed(self, restriction: Restriction) -> np.ndarray | None:
+        """Whether each passage may be read; None: all."""
+        if restriction == EVERYTHING:
+            return None
+        assert self.access is not None
+        return self.access.allowed(restriction)
 
     def scores(self, questions: Sequence[Question], hits: Sequence[Hits]) -> list[np.ndarray]:
         """The reranker's scores of each question's candidates, in their order, with the score features added."""

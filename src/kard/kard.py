@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kard.artifacts.files import hash_of
+from kard.data.filters import EVERYTHING, Restriction
 from kard.data.question import Question, check_asked
 from kard.data.textfile import cleaned
 from kard.errors import UserError
@@ -108,22 +109,38 @@ class Kard:
         """The run's."""
         return self.finder.recipe
 
-    def answer(self, question: str, choices: Sequence[str] | None = None) -> Answer:
-        """Answer one question, with choices or without."""
-        return self.answer_many([Question(id="question", question=question, choices=tuple(choices or ()))])[0]
+    def answer(
+        self, question: str, choices: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None
+    ) -> Answer:
+        """Answer one question, with choices or without.
+
+        Args:
+            question: The text.
+            choices: The options.
+            filter: A condition on the metadata of the documents that may be read, as ``{"year": {"$gte": 2020}}``.
+
+        Raises:
+            UserError: The question cannot be put to the student, or the filter is not in the right form.
+        """
+        asked, restriction = Question("question", question, tuple(choices or ())), Restriction.of(filter)
+        return self.answer_each([(asked, self.method)], restrictions=[restriction])[0]
 
     def answer_many(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer questions in batches; the order of the results is that of the questions."""
         return self.answer_each([(question, self.method) for question in questions])
 
     def answer_each(
-        self, asked: Sequence[tuple[Question, Method]], listeners: Mapping[int, Listener] = MappingProxyType({})
+        self,
+        asked: Sequence[tuple[Question, Method]],
+        listeners: Mapping[int, Listener] = MappingProxyType({}),
+        restrictions: Sequence[Restriction] = (),
     ) -> list[Answer]:
         """Answer questions, each under its own method; what has to be written is written together.
 
         Args:
             asked: Questions and methods, of those that `methods` names.
             listeners: By place in `asked`.
+            restrictions: What may be read for each of `asked`; none: everything for all.
         """
         asked = [(_whole(question), method) for question, method in asked]
         for question, _ in asked:
@@ -132,7 +149,8 @@ class Kard:
         candidates: list[list[Found]] = [[] for _ in asked]
         for method in dict.fromkeys(method for _, method in asked):
             places = [place for place, (_, wanted) in enumerate(asked) if wanted == method]
-            found = self.finder.candidates(method, [asked[place][0] for place in places], steps)
+            own = [restrictions[place] for place in places] if restrictions else ()
+            found = self.finder.candidates(method, [asked[place][0] for place in places], steps, restrictions=own)
             for place, row in zip(places, found, strict=True):
                 candidates[place] = row
         read = [row[: self.recipe.evaluation.passages] for row in candidates]
@@ -165,9 +183,11 @@ class Kard:
         reads_nothing = any(method.reads == "nothing" for method in there.values())
         return there if reads_nothing else there | {"no_passages": without_passages(self.method)}
 
-    def check(self, question: Question, method: Method | None = None) -> None:
-        """Raise UserError where a question cannot be put to this student: too long, say, or without the choices it needs."""
+    def check(self, question: Question, method: Method | None = None, restriction: Restriction = EVERYTHING) -> None:
+        """Raise UserError where a question cannot be put to this student: too long, say, or without the choices it needs, or with
+        a filter that fits no document's metadata."""
         check_asked(question)
+        self.finder.check(method or self.method, restriction)
         check_letters(question.choices, self.student.settings.answer_as, "question")
         self.prompt(question, method or self.method, [])
 

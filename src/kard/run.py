@@ -58,12 +58,14 @@ class Run:
             A run folder may come from anywhere.
         documents: The version of the documents that is read (`kard docs`); 0 are those that the recipe names, which every
             stage is made from.
+        over: Another knowledge base of ``evaluation.knowledge`` that is read instead.
     """
 
     folder: Path
     recipe: Recipe
     online: bool = False
     documents: int = 0
+    over: str = ""
 
     @classmethod
     def open(cls, folder: Path, documents: int | None = None) -> Run:
@@ -96,7 +98,9 @@ class Run:
             return read_passages(folder / "passages.jsonl")
 
     def searched(self, stage: str) -> Path:
-        """The folder of ``knowledge`` or ``index`` in the version of the documents that is read."""
+        """The folder of ``knowledge`` or ``index`` in the version of the documents, or the other knowledge base, that is read."""
+        if self.over:
+            return self.finished(f"predictions/over_{self.over}") / stage
         return version_folder(self.folder, self.documents) / stage if self.documents else self.finished(stage)
 
     def named(self, questions: Iterable[Question]) -> dict[str, list[int]]:
@@ -113,7 +117,8 @@ class Run:
 
     def predictions(self, method: str) -> list[dict[str, Any]]:
         """The rows of a method's predictions; none where it could not be run."""
-        path = self.folder / "predictions" / METHODS[method].trained_on / f"{method}.jsonl"
+        over = f"_over_{self.over}" if self.over else ""
+        path = self.folder / "predictions" / f"{METHODS[method].trained_on}{over}" / f"{method}.jsonl"
         return list(read_jsonl(path)) if path.exists() else []
 
     def rankings(self) -> list[dict[str, Any]]:

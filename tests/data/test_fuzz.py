@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import re
 from collections import Counter
 from functools import cache
@@ -14,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kard.data.passages import passages_of
-from kard.data.readers.documents import LeftOut
+from kard.data.readers.documents import LeftOut, cleaned_document
 from kard.data.readers.kinds import documents_of
 from kard.errors import UserError
 from kard.recipe.sections import KnowledgeSection
 from tests.data.samples import write_pdf
 
-TEXT = "---\ntitle: Tea\n---\n# Tea\n\n<details><summary>Wo?</summary>Zürich</details>\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\x00\n"
+FRONT = "---\ntitle: Tea\nyear: 2020\ngroups: [a]\n---\n"
+TEXT = f"{FRONT}# Tea\n\n<details><summary>Wo?</summary>Zürich</details>\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\x00\n"
 HTML = "<html><head><title>T</title></head><body><form><article><header><h1>Tea</h1></header><p>Lead<br>in &shy;<svg>x"
 WIKI = (
     '<mediawiki><siteinfo><namespaces><namespace key="6">Datei</namespace></namespaces></siteinfo><page><title>Tee</title>'
@@ -28,7 +30,7 @@ WIKI = (
     "<revision><id>2</id><text>'''Tee''' {{x|y}} [[Datei:a.jpg|mini|[[b]]]] &lt;ref&gt;c&lt;/ref&gt;\n== d ==\n{|\n| e\n|}"
     "</text></revision></page></mediawiki>"
 )
-ROWS = '{"id": "a", "title": "T", "text": "One two.\\u0000 \\ud83d"}\n{"id": 7, "text": "", "x": [1, {"y": null}]}\n'
+ROWS = '{"id": "a", "title": "T", "text": "One two.\\u0000 \\ud83d"}\n{"id": 7, "text": "", "x": ["1"], "metadata": {"y": 1}}\n'
 CSV = 'id;title;text\n1;"T ""x""";"One\ntwo"\n2;;\n;;\n'
 # Kind, file name, and how many examples; 2,000 together by `make fuzz`, a tenth of them else.
 KINDS = {
@@ -107,7 +109,9 @@ def test_no_bytes_end_in_a_traceback(kind, tmp_path):
         said = None
         try:
             for document in documents_of(section, LeftOut()):
-                for passage in passages_of(document, 100, Counter()):
+                document = cleaned_document(document, Counter())
+                json.dumps(document.metadata, ensure_ascii=False).encode("utf-8")
+                for passage in passages_of(document, 100):
                     assert "\0" not in passage.id + passage.full_text
                     (passage.id + passage.full_text).encode("utf-8")
             seen.add("read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -76,6 +77,45 @@ def test_dense_finds_the_nearest_vectors(dense):
     assert retriever.search([], 5) == []
 
 
+def left(whole, allowed, k: int) -> list[int]:
+    return [place for place in whole.positions.tolist() if allowed[place]][:k]
+
+
+FEW, MOST = np.arange(72) % 24 == 5, np.arange(72) % 9 != 5
+
+
+@pytest.mark.parametrize("allowed", [FEW, MOST])
+def test_dense_finds_the_nearest_of_the_allowed(dense, tmp_path, encoder_folder, monkeypatch, allowed):
+    """Also among clusters, of which only some are looked into otherwise."""
+    from kard.retrieval import dense as module
+
+    exact, folder = dense
+    monkeypatch.setattr(module, "_EXACT", 10)
+    shutil.copy(folder / "vectors.f16", tmp_path)
+    build_retriever(section("dense", encoder_folder), TEXTS, tmp_path)
+    clusters = load_retriever(section("dense", encoder_folder), tmp_path)
+    assert clusters.index.nprobe < clusters.index.nlist
+    for whole, *found in zip(
+        exact.search(TEXTS[:9], 72),
+        exact.search(TEXTS[:9], 4, allowed),
+        clusters.search(TEXTS[:9], 4, allowed),
+        strict=True,
+    ):
+        scores = dict(as_pairs(whole))
+        for hits in found:
+            assert len(hits.positions) == min(4, allowed.sum())
+            assert all(allowed[hits.positions])
+            assert hits.scores.tolist() == pytest.approx([scores[place] for place in left(whole, allowed, 4)], abs=1e-4)
+    assert len(clusters.search(["red"], 5, np.zeros(72, dtype=bool))[0].positions) == 0
+
+
+@pytest.mark.parametrize("allowed", [FEW, MOST])
+def test_milvus_finds_the_best_of_the_allowed(milvus, allowed):
+    for whole, hits in zip(milvus.search(QUERIES, 72), milvus.search(QUERIES, 4, allowed), strict=True):
+        assert hits.positions.tolist() == left(whole, allowed, 4)
+    assert [len(hits.positions) for hits in milvus.search(["red stone"], 4, np.zeros(72, dtype=bool))] == [0]
+
+
 def test_a_killed_encoding_goes_on(dense, tmp_path, encoder_folder, monkeypatch):
     from kard.retrieval import dense as module
 
@@ -126,6 +166,10 @@ def test_hybrid_is_the_fusion_of_both(tmp_path, encoder_folder):
         assert hits.positions.tolist() == expected
         [given] = retriever.scores([QUERIES[number]], [expected])
         assert given.tolist() == pytest.approx([scores[place] for place in expected])
+    of_few = [part.search(QUERIES, 1000, FEW) for part in retriever.retrievers]
+    for hits, *both in zip(retriever.search(QUERIES, 2, FEW), *of_few, strict=True):
+        assert hits.positions.tolist() == fuse([part.positions for part in both]).positions[:2].tolist()
+        assert all(FEW[hits.positions])
 
 
 def test_fusion_of_any_rankings():
@@ -147,3 +191,5 @@ def test_milvus_searches_by_both(tmp_path, encoder_folder):
     assert hits.positions[0] == 3
     assert len(hits.positions) == 5
     assert len(nothing.positions) == 5  # no words, but a meaning
+    [few, by_meaning] = retriever.search([TEXTS[3], ""], 5, np.arange(20) % 7 == 4)
+    assert sorted(few.positions.tolist()) == sorted(by_meaning.positions.tolist()) == [4, 11, 18]

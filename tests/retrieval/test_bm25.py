@@ -290,6 +290,21 @@ def test_windows_change_nothing(seed, k, window):
         assert pairs(Hits.ordered(*hits)) == expected[:k]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5])
+def test_the_best_of_the_allowed_are_those_of_all_without_the_others(share):
+    """To the last bit."""
+    chance = random.Random(1)
+    words = ["the", "of", "a", *(f"w{number}" for number in range(40))]
+    texts = [" ".join(chance.choices(words, [300, 200, 150, *([5] * 40)], k=20)) for _ in range(3000)]
+    index = built(texts, RetrieverSection(language=None))
+    allowed = np.array([chance.random() < share for _ in texts])
+    queries = [" ".join(chance.choices(words, k=length)) for length in (1, 4, 12)]
+    for whole, hits in zip(index.search(queries, 3000), index.search(queries, 10, allowed), strict=True):
+        left = allowed[whole.positions]
+        assert hits.positions.tolist() == whole.positions[left][:10].tolist()
+        assert hits.scores.tobytes() == whole.scores[left][:10].tobytes()
+
+
 def test_the_stemmer_joins_forms_and_null_keeps_them_apart():
     texts = ["running", "runs", "a walk"]
     assert [place for place, _ in found(built(texts, ENGLISH), "run")] == [0, 1]

@@ -25,9 +25,9 @@ POISON = "a word that no student stands"
 
 
 @contextmanager
-def serving(kard: Kard, settings: Settings = DEFAULT, examples=()) -> Iterator[str]:
+def serving(kard: Kard, settings: Settings = DEFAULT, examples=(), run=None) -> Iterator[str]:
     """Serve and give the address."""
-    app = create_app(kard, settings, examples)
+    app = create_app(kard, settings, examples, run)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, http=HeadLimit, log_level="warning", timeout_graceful_shutdown=20))

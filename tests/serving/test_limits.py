@@ -27,7 +27,7 @@ from kard.tools.export import export_run
 from tests.serving.conftest import ASKED, COLOURS, POISON, serving, sse
 
 BODY = {"question": ASKED, "choices": COLOURS}
-KEYS = ("a-key-of-sixteen-letters", "another-key-for-somebody")
+KEYS = dict.fromkeys(("a-key-of-sixteen-letters", "another-key-for-somebody"), frozenset())
 
 
 def wait_for(condition, seconds: float = 20) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from kard.artifacts.damage import damaged
-from kard.artifacts.files import read_json, read_jsonl, write_json
+from kard.artifacts.files import read_json, read_jsonl, write_json, write_jsonl
 from kard.data.metadata import MOST_KEYS, Metadata
-from kard.errors import UserError
+from kard.errors import UserError, printable
 
 DOCUMENTS, OWNERS, COUNTS = "documents.jsonl", "passages.owners.i32", "documents.json"
 
@@ -40,46 +41,31 @@ class DocumentRow:
     metadata: Metadata = field(default_factory=dict)
 
 
-class DocumentWriter:
-    """Writes ``documents.jsonl`` (a row a document), ``passages.owners.i32`` (for each passage its document's row) and
+@contextmanager
+def documents_written(folder: Path) -> Iterator[Callable[[DocumentRow], None]]:
+    """Write ``documents.jsonl`` (a row a document), ``passages.owners.i32`` (for each passage the row of its document) and
     ``documents.json`` (how many documents there are, and how many have each key) into the folder of the passages.
 
-    A context; documents are added in the order of their passages.
+    What is given adds a document, and its passages as the next ones; it raises UserError where there are too many keys.
     """
+    documents, keys = 0, Counter[str]()
+    with open(folder / DOCUMENTS, "w", encoding="utf-8") as rows, open(folder / OWNERS, "wb") as owners:
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.count = 0
-        self.keys: Counter[str] = Counter()
+        def add(row: DocumentRow) -> None:
+            nonlocal documents
+            keys.update(row.metadata.keys())
+            if len(keys) > MOST_KEYS:
+                raise UserError(
+                    f"{row.source}: the documents have more than {MOST_KEYS:,} different keys; "
+                    f"'{printable(next(reversed(keys))[:30])}' is one more. Put such keys into one list of texts, or name those "
+                    "that you need in knowledge.metadata."
+                )
+            rows.write(json.dumps(vars(row), ensure_ascii=False) + "\n")
+            owners.write(np.full(row.passages, documents, dtype="<i4").tobytes())
+            documents += 1
 
-    def __enter__(self) -> Self:
-        self._rows = open(self.folder / DOCUMENTS, "w", encoding="utf-8")
-        self._owners = open(self.folder / OWNERS, "wb")
-        return self
-
-    def add(self, row: DocumentRow) -> None:
-        """Add a document, and its passages as the next ones.
-
-        Raises:
-            UserError: There are too many different keys.
-        """
-        self.keys.update(row.metadata.keys())
-        if len(self.keys) > MOST_KEYS:
-            raise UserError(
-                f"{row.source}: metadata has more than {MOST_KEYS:,} different keys; '{next(reversed(self.keys))[:30]}' is one "
-                "more. Put such keys into one list of texts, or name those that you need in knowledge.metadata."
-            )
-        self._rows.write(json.dumps(vars(row), ensure_ascii=False) + "\n")
-        self._owners.write(np.full(row.passages, self.count, dtype="<i4").tobytes())
-        self.count += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._rows.close()
-        self._owners.close()
-        if error is None:
-            write_json(self.folder / COUNTS, {"documents": self.count, "keys": dict(self.keys)})
+        yield add
+    write_json(folder / COUNTS, {"documents": documents, "keys": dict(keys)})
 
 
 @dataclass(frozen=True)
@@ -87,25 +73,40 @@ class Column:
     """The values of one key, by kind; a list of texts has as many entries.
 
     Attributes:
-        text_rows: Rows of documents, rising; `codes` say which of `texts` each has.
+        rows: Rows of the documents that have the key, rising; as all rows, int32.
+        texts: The different texts, sorted.
+        text_rows: Rows of documents; `codes` (int32) say which of `texts` each has.
         number_rows: The same for `numbers` (float64).
         flag_rows: The same for `flags` (bool).
     """
 
+    rows: np.ndarray
+    texts: list[str]
     text_rows: np.ndarray
     codes: np.ndarray
-    texts: list[str]
     number_rows: np.ndarray
     numbers: np.ndarray
     flag_rows: np.ndarray
     flags: np.ndarray
+
+    @cached_property
+    def as_numbers(self) -> np.ndarray:
+        """The numbers that `texts` stand for, NaN for others: a CSV file has texts alone."""
+        return np.array([_number(text) for text in self.texts], dtype=np.float64)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan
 
 
 class DocumentTable:
     """The documents that belong to the passages of a folder; what of them is read stays on disk until it is asked for.
 
     Args:
-        folder: The one that `DocumentWriter` wrote into.
+        folder: The one that `documents_written` wrote into.
 
     Raises:
         UserError: The folder was made before there was such a table, or is damaged.
@@ -138,9 +139,10 @@ class DocumentTable:
 
     def column(self, key: str) -> Column:
         """All values of a key; one pass through the file."""
-        text_rows, codes, known = array("i"), array("i"), dict[str, int]()
+        rows, text_rows, codes, known = array("i"), array("i"), array("i"), dict[str, int]()
         number_rows, numbers, flag_rows, flags = array("i"), array("d"), array("i"), array("b")
         for row, value in self.values(key):
+            rows.append(row)
             if isinstance(value, bool):
                 flag_rows.append(row)
                 flags.append(value)
@@ -151,13 +153,17 @@ class DocumentTable:
                 for text in [value] if isinstance(value, str) else value:
                     text_rows.append(row)
                     codes.append(known.setdefault(text, len(known)))
+        places = np.empty(len(known), dtype=np.int32)
+        texts = sorted(known)
+        places[[known[text] for text in texts]] = np.arange(len(texts))
         return Column(
-            np.array(text_rows, dtype=np.int32),
-            np.array(codes, dtype=np.int32),
-            list(known),
-            np.array(number_rows, dtype=np.int32),
-            np.array(numbers, dtype=np.float64),
-            np.array(flag_rows, dtype=np.int32),
+            np.array(rows),
+            texts,
+            np.array(text_rows),
+            places[np.array(codes)],
+            np.array(number_rows),
+            np.array(numbers),
+            np.array(flag_rows),
             np.array(flags, dtype=bool),
         )
 
@@ -181,14 +187,9 @@ def keep_passages(folder: Path, kept: np.ndarray) -> None:
     owners = table.owners[kept]
     counts = np.bincount(owners, minlength=len(table)).tolist()
     whole = folder / "kept.documents.jsonl"
-    _write_rows(whole, (replace(row, passages=count) for row, count in zip(table, counts, strict=True)))
+    write_jsonl(whole, (vars(replace(row, passages=left)) for row, left in zip(table, counts, strict=True)))
     owners.tofile(folder / OWNERS)
     whole.replace(folder / DOCUMENTS)
-
-
-def _write_rows(path: Path, rows: Iterable[DocumentRow]) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in rows)
 
 
 def merge_documents(folder: Path, parts: Sequence[tuple[DocumentTable, Collection[int], np.ndarray]]) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from datetime import date, time
 from decimal import Decimal
 from typing import Any
 
-from kard.errors import UserError
+from kard.errors import UserError, printable
 
 Metadata = Mapping[str, Any]  # texts, numbers, booleans and lists of texts; dates are texts, as ISO 8601 writes them
 
@@ -15,7 +16,7 @@ GROUPS = "groups"
 FOLDER = "folder"
 MOST_KEYS = 1_000
 MOST_BYTES = 65_536
-LARGEST = 2**53  # whole numbers above it are not told apart
+LARGEST = 2**53
 _LONGEST_KEY = 200
 _MEND = "Mend it, or name the keys that you need in knowledge.metadata."
 
@@ -38,14 +39,15 @@ def checked_metadata(values: Mapping[str, Any], where: str, wanted: Collection[s
             value is None or value != value or not (wanted is None or key in wanted or key == GROUPS)
         ):  # NaN: pandas' gap
             continue
+        shown = printable(key[:30])
         if key in found:
-            raise UserError(f"{where}: '{key}' is there twice, as '{name}' too. Keep one of them.")
+            raise UserError(f"{where}: '{shown}' is there twice. Keep one of them.")
         if not key or key.startswith("$") or len(key) > _LONGEST_KEY:
             raise UserError(
-                f"{where}: '{key[:30]}' can be no key of metadata: it is empty, longer than {_LONGEST_KEY} characters, or "
+                f"{where}: '{shown}' can be no key of metadata: it is empty, longer than {_LONGEST_KEY} characters, or "
                 f"begins with $. {_MEND}"
             )
-        found[key] = _groups(value, where) if key == GROUPS else _plain(key, value, where)
+        found[key] = _groups(value, where) if key == GROUPS else _plain(shown, value, where)
     return found
 
 
@@ -59,14 +61,17 @@ def _plain(key: str, value: Any, where: str) -> Any:
             f"{where}: '{key}' holds {_kind(value)}. Metadata is a text, a number, true or false, a date, or a list of texts. "
             f"{_MEND}"
         )
-    if isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) <= LARGEST:
-        raise UserError(
-            f"{where}: '{key}' is a number beyond 2^53, which is not told from its neighbours. Write a text."
-        )
+    if isinstance(value, int | float) and too_large(value):
+        raise UserError(f"{where}: '{key}' is a number too large to be told from its neighbours. Write a text.")
     size = sum(len(text.encode("utf-8", "replace")) for text in texts if isinstance(text, str))
     if size > MOST_BYTES:
         raise UserError(f"{where}: '{key}' holds {size:,} bytes; a value of metadata may hold {MOST_BYTES:,}. {_MEND}")
     return value
+
+
+def too_large(number: float) -> bool:
+    """Whether a number is infinite (or none), or a whole one that float64 does not tell from its neighbours."""
+    return abs(number) > LARGEST if isinstance(number, int) else not math.isfinite(number)
 
 
 def _value(value: Any) -> Any:
@@ -93,8 +98,3 @@ def _groups(value: Any, where: str) -> list[str]:
 def group_names(text: str) -> list[str]:
     """The names in a text with commas between them."""
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def may_read(metadata: Metadata, groups: Collection[str]) -> bool:
-    """Whether somebody of these groups may read a document."""
-    return GROUPS not in metadata or not set(groups).isdisjoint(metadata[GROUPS])

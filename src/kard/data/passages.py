@@ -11,7 +11,7 @@ import numpy as np
 
 from kard.artifacts.files import read_json, write_json, write_jsonl
 from kard.data.cutting import cut
-from kard.data.document_table import DocumentRow, DocumentTable, DocumentWriter, keep_passages
+from kard.data.document_table import DocumentRow, DocumentTable, documents_written, keep_passages
 from kard.data.metadata import GROUPS
 from kard.data.passage import Passage, Passages, names_of, read_passages, replace_passages, write_passages
 from kard.data.readers.documents import Document, LeftOut, cleaned_document
@@ -63,13 +63,13 @@ def cut_documents(documents: Iterable[Document], words: int, folder: Path) -> Co
     """Write the passages of documents and a row for each document into a folder; returns which characters no text can hold, and
     how many were replaced."""
     replaced: Counter[str] = Counter()
-    with DocumentWriter(folder) as table:
+    with documents_written(folder) as add:
 
         def passages() -> Iterator[Passage]:
             for document in documents:
                 document = cleaned_document(document, replaced)
                 pieces = list(passages_of(document, words))
-                table.add(DocumentRow(document.id, document.title, document.source, len(pieces), document.metadata))
+                add(DocumentRow(document.id, document.title, document.source, len(pieces), document.metadata))
                 yield from pieces
 
         write_passages(folder / "passages.jsonl", passages())

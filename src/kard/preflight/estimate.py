@@ -172,7 +172,9 @@ def _seconds(name: str, recipe: Recipe, folder: Path, work: Work) -> float | Non
         }
         return _student(recipe, folder, work, of)
     if stage == "predictions":
-        methods = [one for one in methods_named(recipe.evaluation.methods) if one.trained_on == part]
+        trained_on, over, _ = part.partition("_over_")
+        methods = [one for one in methods_named(recipe.evaluation.methods) if one.trained_on == trained_on]
+        methods = [one for one in methods if not over or (one.reads_passages and not one.is_oracle)]
         return _predictions(recipe, folder, work, methods)
     return _REPORT if stage == "report" else _LITTLE
 

@@ -229,6 +229,12 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
         "teacher": absolute(teacher, "verifier", *(["model"] if teacher.kind in ("llama_cpp", "transformers") else [])),
         "reranker": absolute(recipe.reranker, "model"),
         "student": absolute(recipe.student, "model"),
+        "evaluation": {
+            "knowledge": {
+                name: section.model_copy(update=absolute(section))
+                for name, section in recipe.evaluation.knowledge.items()
+            }
+        },
     }
     sections = {name: section.model_copy(update=changes[name]) for name, section in recipe if name in changes}
     return recipe.model_copy(update={**sections, **absolute(recipe)})

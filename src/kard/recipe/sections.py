@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from kard.recipe.base import NotNegative, PathIn, Positive, Schedule, Section, Share, Size, WarmUp
 
+OWN = "own"  # the knowledge base of the run itself, among others
+
 
 class QuestionsSection(Section):
     """Where questions come from and how many are used."""
@@ -42,6 +44,9 @@ class KnowledgeSection(Section):
     path: PathIn | None = Field(None, description="a file, or a folder of files of the kind")
     columns: dict[str, str] = Field(
         {}, description="jsonl, csv, parquet: what your file calls id, title, text and url, where it is something else"
+    )
+    metadata: tuple[str, ...] | None = Field(
+        None, description="the keys of documents that are kept to filter by (groups always is); null: all"
     )
     id_prefix: str = Field("", description="take only documents whose id begins like this")
     passage_words: Size = Field(
@@ -255,4 +260,15 @@ class EvaluationSection(Section):
     temperature: Positive = Field(1.0, description="samples: below 1 likely words are drawn more often still")
     top_k: Size | None = Field(50, description="samples: only the likeliest tokens are drawn; null: any")
     top_p: Share = Field(0.95, description="samples: only the likeliest tokens with this probability together")
+    knowledge: dict[Annotated[str, Field(pattern="^[a-z0-9_]{1,40}$")], KnowledgeSection] = Field(
+        {},
+        description="other documents by names of your own, each with the keys of knowledge: the same students and reranker "
+        "answer the same questions over them as well",
+    )
     resources: EvaluationResources = EvaluationResources()
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> EvaluationSection:
+        if OWN in self.knowledge:
+            raise ValueError(f"knowledge: '{OWN}' is the name of the run's own documents. Choose another")
+        return self

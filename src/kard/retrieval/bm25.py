@@ -55,19 +55,21 @@ class Bm25:
         if not len(data) == len(indices) == indptr[-1] or not len(indptr) - 1 == len(self.terms) == len(self.maxima):
             raise UserError(f"{folder}: damaged (its files do not fit together). Delete it and run the recipe again.")
 
-    def search(self, queries: Sequence[str], k: int) -> list[Hits]:
+    def search(self, queries: Sequence[str], k: int, allowed: np.ndarray | None = None) -> list[Hits]:
         """The `k` best passages for each query.
 
         Args:
             queries: Any texts; words that the index does not know are ignored.
             k: How many at most; fewer come back where fewer passages share a word with the query.
+            allowed: Whether each passage may be found, bool; None: all.
 
         Returns:
             One `Hits` a query, by falling score, equal scores by position.
         """
+        among = _ALL if allowed is None else allowed
 
         def hits(query: tuple[np.ndarray, np.ndarray]) -> Hits:
-            return Hits.ordered(*best_passages(*query, *self._postings, self.size, k, _WINDOW, _ALL))
+            return Hits.ordered(*best_passages(*query, *self._postings, self.size, k, _WINDOW, among))
 
         if k < 1:
             return [Hits.none() for _ in queries]

@@ -80,12 +80,22 @@ class Dense:
         self.vectors = _vectors(folder, self.encoder)
         self.index = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP)
 
-    def search(self, queries: Sequence[str], k: int) -> list[Hits]:
-        """The `k` passages whose vectors are nearest to each query's, equal scores by position."""
+    def search(self, queries: Sequence[str], k: int, allowed: np.ndarray | None = None) -> list[Hits]:
+        """The `k` passages whose vectors are nearest to each query's (of the `allowed`: in all clusters), ties by position."""
         if not queries or not k:
             return [Hits.none() for _ in queries]
-        scores, positions = self.index.search(self.encoder.queries(queries), min(k, len(self.vectors)))
+        among = None if allowed is None else self._among(allowed)
+        scores, positions = self.index.search(self.encoder.queries(queries), min(k, len(self.vectors)), params=among)
         return [Hits.ordered(row[row >= 0], own[row >= 0]) for row, own in zip(positions, scores, strict=True)]
+
+    def _among(self, allowed: np.ndarray) -> Any:
+        import faiss
+
+        make: Any = faiss
+        selector = make.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        if isinstance(self.index, faiss.IndexIVF):
+            return make.SearchParametersIVF(sel=selector, nprobe=self.index.nlist)
+        return make.SearchParameters(sel=selector)
 
     def scores(self, queries: Sequence[str], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Cosines of given passages for each query."""

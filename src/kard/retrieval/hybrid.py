@@ -31,9 +31,9 @@ class Hybrid:
         self.analysis = bm25.analysis
         self.retrievers = (bm25, Dense(folder, section))
 
-    def search(self, queries: Sequence[str], k: int) -> list[Hits]:
-        """The `k` passages with the highest sums of reciprocal ranks, equal sums by position."""
-        fused = self._fused(queries, max(k, DEPTH))
+    def search(self, queries: Sequence[str], k: int, allowed: np.ndarray | None = None) -> list[Hits]:
+        """The `k` passages with the highest sums of reciprocal ranks (among the `allowed`), equal sums by position."""
+        fused = self._fused(queries, max(k, DEPTH), allowed)
         return [Hits(found.positions[:k], found.scores[:k]) for found in fused]
 
     def scores(self, queries: Sequence[str], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -41,8 +41,8 @@ class Hybrid:
         fused = self._fused(queries, DEPTH)
         return [hits.scores_of(own) for hits, own in zip(fused, positions, strict=True)]
 
-    def _fused(self, queries: Sequence[str], depth: int) -> list[Hits]:
-        rankings = [retriever.search(queries, depth) for retriever in self.retrievers]
+    def _fused(self, queries: Sequence[str], depth: int, allowed: np.ndarray | None = None) -> list[Hits]:
+        rankings = [retriever.search(queries, depth, allowed) for retriever in self.retrievers]
         return [fuse([hits.positions for hits in row]) for row in zip(*rankings, strict=True)]
 
 

@@ -52,10 +52,17 @@ class Milvus:
         self.client = _client(section)
         self.client.load_collection(self.collection)
 
-    def search(self, queries: Sequence[str], k: int) -> list[Hits]:
-        """The `k` best passages for each query, equal scores by position."""
-        found = self._found(queries, min(min(k, self.size) + self.others, _MOST_ROWS), self.own)
+    def search(self, queries: Sequence[str], k: int, allowed: np.ndarray | None = None) -> list[Hits]:
+        """The `k` best passages (of the `allowed`) for each query, equal scores by position."""
+        only = self.own if allowed is None else self._among(allowed)
+        found = self._found(queries, min(min(k, self.size) + self.others, _MOST_ROWS), only)
         return [Hits(hits.positions[:k], hits.scores[:k]) for hits in found]
+
+    def _among(self, allowed: np.ndarray) -> str:
+        """A condition of Milvus that names the passages, or leaves the others out where these are fewer."""
+        if 2 * np.count_nonzero(allowed) <= len(allowed):
+            return f"position in {self.keys[allowed].tolist()}"
+        return f"{self.own} and position not in {self.keys[~allowed].tolist()}"
 
     def scores(self, queries: Sequence[str], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Scores of given passages for each query; 0 for one that is not found (hybrid: not among the first thousand)."""
@@ -77,7 +84,7 @@ class Milvus:
         meanings = self.encoder.queries(queries).tolist()
         if self.kind == "dense":
             return self._searched("meaning", meanings, limit, only)
-        return [self._fused(*both, limit) for both in zip(words, meanings, strict=True)]
+        return [self._fused(*both, limit, only) for both in zip(words, meanings, strict=True)]
 
     def _searched(self, field: str, data: list[Any], limit: int, only: str) -> list[Hits]:
         results = [Hits.none() for _ in data]
@@ -95,13 +102,13 @@ class Milvus:
                 results[place] = self._hits(rows)
         return results
 
-    def _fused(self, words: str, meaning: list[float], limit: int) -> Hits:
+    def _fused(self, words: str, meaning: list[float], limit: int, only: str) -> Hits:
         from pymilvus import AnnSearchRequest, RRFRanker
 
         depth = min(DEPTH, self.size) + self.others
-        requests = [AnnSearchRequest([meaning], "meaning", {}, depth, self.own)]
+        requests = [AnnSearchRequest([meaning], "meaning", {}, depth, only)]
         if words:
-            requests.append(AnnSearchRequest([words], "words", {}, depth, self.own))
+            requests.append(AnnSearchRequest([words], "words", {}, depth, only))
         [rows] = self.client.hybrid_search(
             self.collection,
             requests,

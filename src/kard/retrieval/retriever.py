@@ -58,8 +58,15 @@ class Retriever(Protocol):
     @property
     def analysis(self) -> Analysis: ...
 
-    def search(self, queries: Sequence[str], k: int) -> list[Hits]:
-        """The `k` best passages for each query, equal scores by position."""
+    def search(self, queries: Sequence[str], k: int, allowed: np.ndarray | None = None) -> list[Hits]:
+        """The `k` best passages for each query, equal scores by position.
+
+        Args:
+            queries: Any texts.
+            k: How many at most.
+            allowed: Whether each passage may be found, bool, shape (passages,); None: all. The best of those are found exactly,
+                with the scores that they have among all passages.
+        """
 
     def scores(self, queries: Sequence[str], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Scores of given passages for each query."""

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from kard import __version__
+from kard.data.filters import Restriction
 from kard.data.question import Question
 from kard.errors import UserError, nearest
 from kard.kard import Kard, Listener
@@ -26,6 +28,7 @@ from kard.methods import Method
 from kard.report.numbers import retriever
 from kard.serving import schema
 from kard.serving.chat import ChatRequest, Completion, question_of
+from kard.serving.documents import add_documents
 from kard.serving.guard import Guard
 from kard.serving.metrics import Metrics
 from kard.serving.reference import glossary_page, reference_page
@@ -60,16 +63,27 @@ _ENDS = (Refusal, UserError, TimeoutError, RequestValidationError, ValidationErr
 Events = AsyncIterator[tuple[str | None, Any]]
 
 
-def create_app(kard: Kard, settings: Settings, examples: Sequence[dict[str, Any]] = ()) -> FastAPI:
+def create_app(
+    kard: Kard, settings: Settings, examples: Sequence[dict[str, Any]] = (), run: Path | None = None
+) -> FastAPI:
     """The application that serves a loaded run.
 
     Args:
         kard: Run or export; a single thread uses it.
         settings: Limits and keys.
         examples: Questions with choices that the page offers to try.
+        run: Where `kard` was loaded from: new versions of its documents are taken up, and admin keys may make some.
     """
+    access = kard.finder.access
+    if access is not None and access.has_groups:
+        examples = ()  # the questions of a run may tell what is in its documents
+        if kard.student.settings.examples:
+            raise UserError(
+                f"{kard.method.name}: its prompt shows worked examples, and some documents may be read by their groups alone. "
+                "Serve another method."
+            )
     metrics = Metrics()
-    worker = Worker(kard, settings, metrics)
+    worker = Worker(kard, settings, metrics, run)
     metrics.queue.set_function(lambda: worker.waiting)
 
     @asynccontextmanager
@@ -95,6 +109,8 @@ def create_app(kard: Kard, settings: Settings, examples: Sequence[dict[str, Any]
     desk = Desk(worker, settings.timeout)
     _add_answering(app, desk, copy.deepcopy(kard.student.tokenizer))
     _add_rest(app, desk, metrics, list(examples))
+    if run is not None and settings.admin_keys:
+        add_documents(app, run, _ERRORS)
     _add_pages(app)
     app.add_middleware(Guard, settings=settings, metrics=metrics, paths=[*app.openapi()["paths"], *ASSETS])
     return app
@@ -121,7 +137,7 @@ class Desk:
         self.worker.submit(job)
         return await asyncio.wait_for(asyncio.wrap_future(job.future), self.timeout)
 
-    async def events(self, question: Question, method: Method) -> AsyncIterator[Any]:
+    async def events(self, question: Question, method: Method, restriction: Restriction) -> AsyncIterator[Any]:
         """What happens to a question: the passages found, each state of the text, and in the end what came of it.
 
         A question that is answered once more, because another one failed its batch, is told nothing twice.
@@ -131,7 +147,7 @@ class Desk:
         def put(event: Any) -> None:
             loop.call_soon_threadsafe(queue.put_nowait, event)
 
-        job = Job(question, method, listener=Listener(found=put, text=put))
+        job = Job(question, method, restriction, listener=Listener(found=put, text=put))
         job.future.add_done_callback(put)
         self.worker.submit(job)
         deadline, found, text = loop.time() + self.timeout, False, ""
@@ -151,25 +167,27 @@ class Desk:
 
 def _add_answering(app: FastAPI, desk: Desk, tokenizer: Any) -> None:
     @app.post("/v1/answer", response_model=schema.AnswerReply, responses=_ERRORS)
-    async def answer(request: schema.AnswerRequest) -> Any:
+    async def answer(request: schema.AnswerRequest, http: Request) -> Any:
         """Answer a question, with all that led to the answer."""
         name, method = desk.method(request.model)
+        restriction = _restriction(request, http)
         if request.stream:
-            return await _stream(_answer_events(desk, request, name, method))
-        return schema.answer_reply(await desk.done(Job(_question(request), method)), name, request.show)
+            return await _stream(_answer_events(desk, request, name, method, restriction))
+        done = await desk.done(Job(_question(request), method, restriction))
+        return schema.answer_reply(done, name, request.show)
 
     @app.post("/v1/chat/completions", responses=_ERRORS, response_model=None)
-    async def chat(request: ChatRequest) -> Any:
+    async def chat(request: ChatRequest, http: Request) -> Any:
         """Answer the last user message, in OpenAI's protocol; `kard` in the reply is what /v1/answer returns."""
         _, method = desk.method(request.model)
-        question = _question(question_of(request))
+        question, restriction = _question(question_of(request)), _restriction(request, http)
         completion = Completion(request, tokenizer)
         if request.stream:
-            return await _stream(_chat_events(desk, completion, question, method))
-        return completion.whole(await desk.done(Job(question, method)))
+            return await _stream(_chat_events(completion, desk.events(question, method, restriction)))
+        return completion.whole(await desk.done(Job(question, method, restriction)))
 
     @app.post("/v1/search", response_model=schema.SearchReply, responses=_ERRORS)
-    async def search(request: schema.SearchRequest) -> Any:
+    async def search(request: schema.SearchRequest, http: Request) -> Any:
         """Find passages for a question, as they would be found for answering it."""
         name, method = desk.method(request.model)
         if not method.reads_passages:
@@ -177,7 +195,7 @@ def _add_answering(app: FastAPI, desk: Desk, tokenizer: Any) -> None:
             there = f"Choose of: {', '.join(readers)}" if readers else "Serve a method that does"
             raise Refusal(400, f"model: {name} reads no passages. {there}.", "reads_nothing")
         question = Question("question", request.query, tuple(request.choices))
-        done = await desk.done(Job(question, method, only_search=True))
+        done = await desk.done(Job(question, method, _restriction(request, http), only_search=True))
         rows = schema.passage_rows(done.found, request.k, 0)
         return {"model": name, "passages": rows, "milliseconds": done.milliseconds}
 
@@ -186,9 +204,16 @@ def _question(request: schema.AnswerRequest) -> Question:
     return Question("question", request.question, tuple(request.choices))
 
 
-async def _answer_events(desk: Desk, request: schema.AnswerRequest, name: str, method: Method) -> Events:
+def _restriction(request: schema.AnswerRequest | schema.SearchRequest | ChatRequest, http: Request) -> Restriction:
+    """What may be read for a request: what its filter says, of what its key's groups may read (the guard knows them)."""
+    return Restriction.of(request.filter, http.state.groups)
+
+
+async def _answer_events(
+    desk: Desk, request: schema.AnswerRequest, name: str, method: Method, restriction: Restriction
+) -> Events:
     read, sent = desk.worker.kard.recipe.evaluation.passages, ""
-    async for event in desk.events(_question(request), method):
+    async for event in desk.events(_question(request), method, restriction):
         if isinstance(event, Done):
             yield "answer", schema.answer_reply(event, name, request.show)
         elif isinstance(event, str):
@@ -198,9 +223,9 @@ async def _answer_events(desk: Desk, request: schema.AnswerRequest, name: str, m
             yield "passages", schema.passage_rows(event, read if request.show is None else request.show, read)
 
 
-async def _chat_events(desk: Desk, completion: Completion, question: Question, method: Method) -> Events:
+async def _chat_events(completion: Completion, events: AsyncIterator[Any]) -> Events:
     sent = ""
-    async for event in desk.events(question, method):
+    async for event in events:
         if isinstance(event, list):
             continue
         text = completion.cut(event, whole=False) if isinstance(event, str) else completion.cut(event.answer.text)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from kard.errors import UserError
 from kard.kard import Answer
 from kard.notebook import ADDRESS
-from kard.serving.schema import AnswerRequest, Choices, answer_reply
+from kard.serving.schema import AnswerRequest, Choices, Filter, answer_reply
 from kard.serving.worker import Done
 
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
@@ -71,6 +71,8 @@ class ChatRequest(BaseModel):
     )
     choices: Choices = Field([], description="Our own: options; or write them as lines '- …' after a line 'Choices:'")
 
+    filter: Filter = None
+
     @property
     def limit(self) -> int | None:
         """Most tokens that are wanted."""
@@ -94,7 +96,8 @@ def question_of(request: ChatRequest) -> AnswerRequest:
     if last is None:
         raise UserError("messages: none has the role 'user'. Put the question into one.")
     text, listed = split_choices(_text(last))
-    return AnswerRequest(question=text, choices=request.choices or listed, model=request.model, stream=request.stream)
+    choices, model = request.choices or listed, request.model
+    return AnswerRequest(question=text, choices=choices, model=model, filter=request.filter, stream=request.stream)
 
 
 def split_choices(text: str) -> tuple[str, list[str]]:

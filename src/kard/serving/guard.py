@@ -13,6 +13,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kard.serving import documents
 from kard.serving.metrics import Metrics
 from kard.serving.refusal import Refusal
 from kard.serving.settings import Settings
@@ -73,7 +74,8 @@ class Guard:
 
     async def _checked(self, request: Request, send: Send) -> None:
         refusal = self._refusal(request)
-        most = self.settings.most_bytes
+        is_documents = request.scope["path"] == documents.PATH and self.settings.admin_keys
+        most = documents.MOST_BYTES if is_documents else self.settings.most_bytes
         body, length = bytearray(), 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -121,17 +123,21 @@ class Guard:
             watching.cancel()
 
     def _refusal(self, request: Request) -> Refusal | None:
-        """Why a request is refused before its body is looked at."""
-        hosts, keys = self.settings.hosts, self.settings.keys
+        """Why a request is refused before its body is looked at; of one that is not, `request.state.groups` are the key's."""
+        hosts, keys, path = self.settings.hosts, self.settings.keys, request.scope["path"]
+        if path == documents.PATH or path.startswith(f"{documents.PATH}/"):
+            keys = dict.fromkeys(self.settings.admin_keys, frozenset[str]())
+        request.state.groups = frozenset()
         if "*" not in hosts and _host_name(request) not in hosts:
             text = "this server is not known by the host's name that was asked for"
             return Refusal(400, f"{text}. Ask 'localhost', or serve with --host.", "wrong_host")
-        if not keys or not request.scope["path"].startswith("/v1/"):
+        if not keys or not path.startswith("/v1/"):
             return None
         scheme, given = get_authorization_scheme_param(request.headers.get("authorization"))
         # Every key is compared, each in constant time, so that the time tells nothing about them.
-        right = [hmac.compare_digest(given.encode(), key.encode()) for key in keys]
-        if scheme.lower() == "bearer" and any(right):
+        right = [groups for key, groups in keys.items() if hmac.compare_digest(given.encode(), key.encode())]
+        if scheme.lower() == "bearer" and right:
+            request.state.groups = right[0]
             return None
         text = "the key is missing or wrong. Send it as 'Authorization: Bearer KEY'."
         return Refusal(401, text, "invalid_api_key", headers={"www-authenticate": "Bearer"})

@@ -31,7 +31,7 @@ def glossary_page() -> str:
 
 def _curl(openapi: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> str:
     """A command that asks the route, as one types it."""
-    call = f"curl {_ADDRESS}{path.replace('{model}', 'kard_reranker')}"
+    call = f"curl {_ADDRESS}{path.replace('{model}', 'kard_reranker').replace('{document}', 'price%20list')}"
     if "requestBody" not in operation:
         return call
     reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]

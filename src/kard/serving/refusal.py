@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from kard.data.filters import FilterError
 from kard.errors import UserError
 
 _DOCS = "/docs shows what can be sent where."
@@ -41,6 +42,8 @@ def refusal_of(error: Exception) -> Refusal:
     match error:
         case Refusal():
             return error
+        case FilterError():
+            return Refusal(400, str(error), "bad_filter", "filter")
         case UserError():
             return Refusal(400, str(error), "bad_question")
         case TimeoutError():

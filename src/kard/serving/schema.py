@@ -13,18 +13,25 @@ from kard.serving.worker import Done
 MOST_CHOICES, MOST_SHOWN = 26, 50
 
 
-def _not_blank(text: str) -> str:
+def not_blank(text: str) -> str:
     if not "".join(text.split()):
         raise ValueError("is blank. Give it a text.")
     return text
 
 
-Text = Annotated[str, Field(min_length=1, max_length=8000), AfterValidator(_not_blank)]
-Choice = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_not_blank)]
+Text = Annotated[str, Field(min_length=1, max_length=8000), AfterValidator(not_blank)]
+Choice = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(not_blank)]
 Choices = Annotated[
     list[Choice], Field(max_length=MOST_CHOICES, description="Options to choose from; none: open answer")
 ]
 Shown = Annotated[int, Field(ge=0, le=MOST_SHOWN, description="How many of the considered passages to return")]
+Filter = Annotated[
+    dict[str, Any] | None,
+    Field(
+        description="Read only documents whose metadata fits, as {'year': {'$gte': 2020}}; operators: $eq $ne $gt $gte $lt "
+        "$lte $in $nin below a key, $and $or $not around conditions"
+    ),
+]
 
 
 _EXAMPLE: dict[str, Any] = {
@@ -46,6 +53,7 @@ class AnswerRequest(Request):
     question: Text
     choices: Choices = []
     model: str | None = Field(None, max_length=200, description="One of /v1/models; by default the first")
+    filter: Filter = None
     show: Shown | None = Field(None, description="How many of the considered passages to return; by default those read")
     stream: bool = Field(False, description="Server-sent events: passages, text (pieces), answer or error")
 
@@ -57,6 +65,7 @@ class SearchRequest(Request):
     query: Text
     choices: Choices = []
     model: str | None = Field(None, max_length=200, description="One of /v1/models that reads passages")
+    filter: Filter = None
     k: Annotated[int, Field(ge=1, le=MOST_SHOWN)] = 10
 
 

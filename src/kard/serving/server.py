@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kard.artifacts.files import read_jsonl
+from kard.data.metadata import GROUPS
 from kard.errors import UserError
 from kard.kard import Kard
 from kard.methods import check_no_oracle
@@ -66,7 +68,7 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
     if loopback:
         # A page of another site cannot make a browser talk to this server under the site's own name.
         settings = replace(settings, hosts=("localhost", "127.0.0.1", "::1", host))
-    app = create_app(kard, settings, examples(run))
+    app = create_app(kard, settings, examples(run), run)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     class Server(uvicorn.Server):
@@ -75,6 +77,8 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
             if self.started:
                 say(f"Serving {run} ({', '.join(kard.methods())}) on {address}; Ctrl-C stops it")
 
+    for line in _groups_told(kard, settings):
+        say(line)
     if not loopback and not settings.keys:
         say(f"Anybody who reaches {host} may ask: no key is set. See 'kard serve --help'.")
     # uvicorn raises the signal that stopped it once more when all is answered; then leaving is what is left to do.
@@ -91,6 +95,19 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
         if stop.code:
             raise UserError(f"{address}: cannot be used (see above). Choose another --port or --host.") from stop
     say(f"Stopped: {app.state.worker.accepted:,} questions were accepted; all were answered, or their askers had gone")
+
+
+def _groups_told(kard: Kard, settings: Settings) -> Iterator[str]:
+    """What an owner should know of documents that name groups: who reads them, and which groups of keys none of them names."""
+    access = kard.finder.access
+    if access is None or not access.has_groups:
+        return
+    count = access.table.keys[GROUPS]
+    if not any(settings.keys.values()):
+        yield f"{count:,} documents name groups, and no key has one: nobody reads them. Write groups behind the keys of --keys."
+    named = {name for _, names in access.table.values(GROUPS) for name in names}
+    if unknown := sorted({name for groups in settings.keys.values() for name in groups} - named):
+        yield f"No document names the group '{unknown[0]}', which a key has. Is it written otherwise there?"
 
 
 def examples(run: Path) -> list[dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from kard.data.metadata import group_names
 from kard.errors import UserError
 
 SHORTEST_KEY = 16
@@ -20,7 +22,8 @@ class Settings:
         queue: How many requests may wait; more are answered 429.
         timeout: Seconds until a request is given up (504).
         most_bytes: Longer bodies are refused (413).
-        keys: Keys that open ``/v1/``; none: everybody may ask.
+        keys: Keys that open ``/v1/``, each with the groups that it belongs to; none: everybody may ask.
+        admin_keys: Keys that open ``/v1/documents``; none: it is not there.
         hosts: Names under which the server may be addressed; ``*`` is any.
     """
 
@@ -29,31 +32,43 @@ class Settings:
     queue: int = 128
     timeout: float = 120.0
     most_bytes: int = 65536
-    keys: tuple[str, ...] = ()
+    keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    admin_keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ("*",)
 
 
-def read_keys(file: Path | None, from_environment: str | None) -> tuple[str, ...]:
-    """Keys from a file (one a line, # begins a comment) and from an environment variable (separated by commas).
+def read_keys(file: Path | None, from_environment: str | None) -> dict[str, frozenset[str]]:
+    """Keys with their groups: from a file (a key a line, groups behind it with commas between; # begins a comment), and from an
+    environment variable, where they have no groups (separated by commas).
 
     Raises:
-        UserError: The file is missing or holds no key, a key is too short, or has a letter that not every client can send.
+        UserError: The file is missing or holds no key, a key is too short, there twice, or has a letter that not every client can
+            send.
     """
-    lines: list[str] = []
-    if file is not None:
-        try:
-            text = file.read_text(encoding="utf-8-sig")  # an editor's mark at the beginning is no part of the first key
-        except OSError as error:
-            raise UserError(f"{file}: no such file. Name one with a key a line.") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
-        lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
-        if not lines:
-            raise UserError(f"{file}: holds no key. Write one a line.")
+    found: dict[str, frozenset[str]] = {}
     others = [key.strip() for key in (from_environment or "").split(",") if key.strip()]
-    for where, keys in ((file, lines), ("KARD_API_KEYS", others)):
-        if any(len(key) < SHORTEST_KEY for key in keys):
-            raise UserError(f"{where}: a key is shorter than {SHORTEST_KEY} characters. Make a longer one.")
-        if not all(key.isascii() for key in keys):
-            raise UserError(f"{where}: a key has a letter that not every client can send. Use ASCII alone.")
-    return (*lines, *others)
+    for where, lines in ((file, _lines(file) if file else []), ("KARD_API_KEYS", others)):
+        for line in lines:
+            key, *rest = line.split(maxsplit=1)
+            groups = frozenset(group_names(rest[0])) if rest else frozenset()
+            if len(key) < SHORTEST_KEY:
+                raise UserError(f"{where}: a key is shorter than {SHORTEST_KEY} characters. Make a longer one.")
+            if not key.isascii():
+                raise UserError(f"{where}: a key has a letter that not every client can send. Use ASCII alone.")
+            if key in found:
+                raise UserError(f"{where}: a key is there twice. Keep one, with all of its groups.")
+            found[key] = groups
+    return found
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # an editor's mark at the beginning is no part of the first key
+    except OSError as error:
+        raise UserError(f"{file}: no such file. Name one with a key a line.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+    lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+    if not lines:
+        raise UserError(f"{file}: holds no key. Write one a line.")
+    return lines

@@ -7,16 +7,20 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from threading import Condition, Thread
 from time import monotonic
 
+from kard.artifacts.versions import current_path
+from kard.data.filters import Restriction
 from kard.data.question import Question
 from kard.errors import UserError
 from kard.finder import Found
 from kard.kard import Answer, Kard, Listener
 from kard.machine.memory import release_memory
 from kard.methods import Method
+from kard.run import Run
 from kard.serving.metrics import Metrics
 from kard.serving.refusal import Refusal
 from kard.serving.settings import Settings
@@ -54,6 +58,7 @@ class Job:
 
     question: Question
     method: Method
+    restriction: Restriction
     only_search: bool = False
     listener: Listener | None = None
     future: Future[Done] = field(default_factory=Future)
@@ -68,10 +73,13 @@ class Worker:
         settings: Sizes of batches and queue. After a long batch the next one waits for others a fiftieth of that one's time,
             where that is longer than `gather_seconds`.
         metrics: Counts every batch.
+        run: Where `kard` was loaded from; a new version of its documents is read from the next batch on.
     """
 
-    def __init__(self, kard: Kard, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, kard: Kard, settings: Settings, metrics: Metrics, run: Path | None = None) -> None:
         self.kard = kard
+        self.run = run
+        self._documents: tuple[int, int] | None = None
         self.settings = settings
         self.metrics = metrics
         self.accepted = 0
@@ -131,6 +139,9 @@ class Worker:
 
     def _run(self) -> None:
         try:
+            if (access := self.kard.finder.access) is not None:
+                for groups in (frozenset[str](), *self.settings.keys.values()):
+                    access.keys(groups)  # reads metadata where documents name groups
             self.kard.finder.candidates(self.kard.method, [_WARM_UP], {})
             self.kard.student.write({_WARM_UP.question: _WARM_UP.choices}, Writing("answer", 1))
         except Exception as error:
@@ -138,6 +149,7 @@ class Worker:
             return
         self._warm.set_result(None)
         while batch := self._next_batch():
+            self._take_new_documents()
             start = monotonic()
             running = [job for job in batch if job.future.set_running_or_notify_cancel()]
             self._answer([job for job in running if self._can_be_asked(job)], start)
@@ -145,6 +157,21 @@ class Worker:
                 self._last_seconds = monotonic() - start
                 self._seconds_each += 0.3 * (self._last_seconds / len(running) - self._seconds_each)
                 self.metrics.batch(len(running), self._last_seconds)
+
+    def _take_new_documents(self) -> None:
+        """Go over to the version of the documents that is current now; where that fails, the one that is read stays."""
+        state = _state(self.run)
+        if self.run is None or state == self._documents:
+            return
+        self._documents = state
+        try:
+            opened = Run.open(self.run)
+            if opened.documents != self.kard.finder.documents:
+                self.kard = replace(self.kard, finder=self.kard.finder.over(opened))
+        except Exception:
+            _log.exception(
+                "the new version of the documents cannot be read; the questions are answered from the one before"
+            )
 
     def _next_batch(self) -> list[Job]:
         """The next jobs, oldest first; none once the queue is empty and the server stops."""
@@ -160,7 +187,7 @@ class Worker:
     def _can_be_asked(self, job: Job) -> bool:
         """Whether a question can be put to the student; where not, that is its own asker's error alone."""
         try:
-            self.kard.check(job.question, job.method)
+            self.kard.check(job.question, job.method, job.restriction)
         except UserError as error:
             job.future.set_exception(error)
         except Exception:
@@ -198,7 +225,8 @@ class Worker:
         asked = [job for job in jobs if not job.only_search]
         listeners = {place: job.listener for place, job in enumerate(asked) if job.listener is not None}
         questions = [(job.question, job.method) for job in asked]
-        answers = iter(self.kard.answer_each(questions, listeners) if questions else ())
+        restrictions = [job.restriction for job in asked]
+        answers = iter(self.kard.answer_each(questions, listeners, restrictions) if questions else ())
         return [
             self._searched(job, start) if job.only_search else self._answered(job, next(answers), start) for job in jobs
         ]
@@ -211,8 +239,18 @@ class Worker:
 
     def _searched(self, job: Job, start: float) -> Done:
         steps: dict[str, float] = {}
-        [found] = self.kard.finder.candidates(job.method, [job.question], steps)
+        [found] = self.kard.finder.candidates(job.method, [job.question], steps, restrictions=[job.restriction])
         return Done(found, _times(job, start, steps))
+
+
+def _state(run: Path | None) -> tuple[int, int] | None:
+    """What is another one as soon as another version of a run's documents is named."""
+    path = current_path(run) if run is not None else None
+    try:
+        found = path.stat() if path is not None else None
+    except FileNotFoundError:
+        return None
+    return (found.st_ino, found.st_mtime_ns) if found is not None else None
 
 
 def _steps(method: Method) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ questions → knowledge → index → rationales → candidates → reranker →
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from kard.run import Run
 from kard.stages.candidates import make_candidates, silver_depth
 from kard.stages.index import make_index
 from kard.stages.knowledge import make_knowledge
-from kard.stages.predictions import make_predictions
+from kard.stages.predictions import make_other_knowledge, make_predictions
 from kard.stages.questions import make_questions
 from kard.stages.rationales import make_rationales
 from kard.stages.reranker import make_reranker
@@ -117,7 +117,17 @@ def plan(recipe: Recipe, folder: Path) -> list[Step]:
     trained = list(dict.fromkeys(method.trained_on for method in methods))
     steps += _student_steps(run, keys, trained)
     own = ([method for method in methods if method.trained_on == trained_on] for trained_on in trained)
-    return [*steps, *(_predictions_step(run, keys, group) for group in own)]
+    groups = list(own)
+    steps += [_predictions_step(run, keys, group) for group in groups]
+    for name, section in recipe.evaluation.knowledge.items():
+        more = {"knowledge": _of_section("knowledge", section)}
+        make, about = partial(make_other_knowledge, run, section), f"{name}: passages and index"
+        steps.append(
+            _step(run, keys, f"predictions/over_{name}", _index_reads(recipe.retriever), (), make, about, more)
+        )
+        asked = ([one for one in group if one.reads_passages and not one.is_oracle] for group in groups)
+        steps += [_predictions_step(replace(run, over=name), keys, group) for group in asked if group]
+    return steps
 
 
 def _passage_steps(run: Run, keys: dict[str, str]) -> Iterator[Step]:
@@ -218,7 +228,7 @@ def _predictions_step(run: Run, keys: dict[str, str], methods: list[Method]) -> 
         reads += ["seed", *_named("evaluation", _SAMPLES)]
     if any(method.reads_passages for method in methods):
         reads += ["evaluation.passages", *_searched(recipe)]
-        inputs += ["index", "candidates"]
+        inputs += [f"predictions/over_{run.over}"] if run.over else ["index", "candidates"]
     if any(method.reads == "reranker" for method in methods):
         reads += ["reranker.likelihood_weight", "reranker.choices"]
         inputs += ["reranker"]
@@ -227,7 +237,7 @@ def _predictions_step(run: Run, keys: dict[str, str], methods: list[Method]) -> 
     names = [method.name for method in methods]
     about = f"{', '.join(names)} on {recipe.evaluated_size or 'all'} {section.split} questions"
     make = partial(make_predictions, run, trained_on, methods)
-    name = f"predictions/{trained_on}"
+    name = f"predictions/{trained_on}{f'_over_{run.over}' if run.over else ''}"
     return _step(run, keys, name, reads, inputs, make, about, {"methods": names}, shared=True)
 
 
@@ -283,9 +293,15 @@ def value_of(recipe: Recipe, name: str) -> Any:
     value = {**dict(recipe), "data_seed": recipe.seed_of_data}[section]
     if not isinstance(value, Section):
         return value
-    found = {field: _content(f"{section}.{field}", inner) for field, inner in value if key in ("", field)}
-    found.pop("resources", None)
+    found = _of_section(section, value, key)
     return found[key] if key else found
+
+
+def _of_section(name: str, section: Section, key: str = "") -> dict[str, Any]:
+    """What counts of a section, or of one of its keys."""
+    found = {field: _content(f"{name}.{field}", inner) for field, inner in section if key in ("", field)}
+    found.pop("resources", None)
+    return found
 
 
 def _content(name: str, value: Any) -> Any:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kard.artifacts.files import Log, read_json, write_json, write_jsonl
+from kard.data.passage import read_passages
+from kard.data.passages import make_passages
 from kard.data.question import Question
 from kard.evaluation.ranking import ranked_by_likelihood
 from kard.evaluation.relevant import first_rationales, first_silver
@@ -18,6 +20,8 @@ from kard.machine.processes import process_count, rank, wait_until
 from kard.methods import Method, TrainedOn
 from kard.progress import progress, say
 from kard.prompt import examples_in, holds_question, same_answer, with_rationale
+from kard.recipe.sections import KnowledgeSection
+from kard.retrieval.index import build_retriever
 from kard.run import Run
 
 
@@ -39,7 +43,7 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
         )
     kard = Kard(methods[0], student, Finder.of(run, methods, student))
     considered = {method.name: _considered(kard, method, run, questions) for method in methods}
-    if kard.finder.query_likelihood is not None and rank() == 0:
+    if kard.finder.query_likelihood is not None and rank() == 0 and not run.over:
         write_json(folder / "retrieval.json", ranked_by_likelihood(run, questions, considered["kard_reranker"]))
     found = {name: [row[: recipe.evaluation.passages] for row in rows] for name, rows in considered.items()}
     # An oracle that has nothing to read for any question cannot be run; results.json says so.
@@ -72,6 +76,16 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
         shown = given if method.reads == "teacher_rationale" else {}
         answers = (_prediction(kard, method, q, p, written[prompt], shown.get(q.id, "")) for q, p, prompt in rows)
         write_jsonl(folder / f"{method.name}.jsonl", answers)
+
+
+def make_other_knowledge(run: Run, section: KnowledgeSection, folder: Path) -> None:
+    """Cut and index another knowledge base, over which the same questions are answered."""
+    for part in ("knowledge", "index"):
+        (folder / part).mkdir(exist_ok=True)
+    report = make_passages(section, folder / "knowledge")
+    say(f"  {report['passages']:,} passages from {report['documents']:,} documents")
+    texts = read_passages(folder / "knowledge" / "passages.jsonl").texts
+    build_retriever(run.recipe.retriever, texts, folder / "index")
 
 
 def _say_what_is_left_out(

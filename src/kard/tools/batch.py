@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from kard.artifacts.files import Log
 from kard.artifacts.folders import disk_full_explained, locked
+from kard.data.filters import EVERYTHING, Restriction, condition_of
 from kard.data.question import Question, check_choices
 from kard.data.readers.foreign import check_keys, say_unread
 from kard.data.readers.jsonl import choices_of, read_user_jsonl, text_of
@@ -17,6 +19,19 @@ from kard.kard import Answer, Kard, answerer
 from kard.progress import progress
 
 QUESTIONS_AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A line of a file: a question, and which documents may be read for it."""
+
+    question: Question
+    restriction: Restriction = EVERYTHING
+
+    def row(self) -> dict[str, Any]:
+        """As it stands beside its answer."""
+        asked = {"id": self.question.id, "question": self.question.question, "choices": list(self.question.choices)}
+        return {**asked, "filter": json.loads(self.restriction.filter)} if self.restriction.filter else asked
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,8 @@ def answer_file(run: Path, source: Path, output: Path, method: str | None = None
 
     Args:
         run: The run's folder.
-        source: Objects with ``question`` and, where there are any, ``id`` (default: the line number) and ``choices``.
+        source: Objects with ``question`` and, where there are any, ``id`` (default: the line number), ``choices`` and
+            ``filter``, a condition on the metadata of the documents that may be read for the question.
         output: JSONL that answers are appended to; questions that are there are not answered again.
         method: One of the run's methods; by default its best one that is no oracle.
 
@@ -47,33 +63,34 @@ def answer_file(run: Path, source: Path, output: Path, method: str | None = None
 
 
 def _answer_file(run: Path, source: Path, output: Path, method: str | None) -> Counts:
-    questions = asked_in(source)
+    every = asked_in(source)
     log = Log(output)
     by = answerer(run, method)
-    there = _answered(log, by, {question.id: _asked(question) for question in questions})
-    todo = [question for question in questions if question.id not in there]
+    there = _answered(log, by, {asked.question.id: asked.row() for asked in every})
+    todo = [asked for asked in every if asked.question.id not in there]
     if todo:
         kard = Kard.load(run, method)
         _check(source, todo, kard)
         with progress("answer", len(todo), "questions") as advance, disk_full_explained(output):
             for begin in range(0, len(todo), QUESTIONS_AT_ONCE):
                 block = todo[begin : begin + QUESTIONS_AT_ONCE]
-                answers = zip(block, kard.answer_many(block), strict=True)
-                log.append({**_asked(question), **by, **answer_row(answer)} for question, answer in answers)
+                questions, filters = [(one.question, kard.method) for one in block], [one.restriction for one in block]
+                answers = zip(block, kard.answer_each(questions, restrictions=filters), strict=True)
+                log.append({**asked.row(), **by, **answer_row(answer)} for asked, answer in answers)
                 advance(len(block))
     log.close()
-    if not questions:
+    if not every:
         output.touch()  # so that what comes next finds its file
-    return Counts(len(todo), len(questions) - len(todo))
+    return Counts(len(todo), len(every) - len(todo))
 
 
-def _check(source: Path, questions: Sequence[Question], kard: Kard) -> None:
+def _check(source: Path, every: Sequence[Asked], kard: Kard) -> None:
     """Find a question that cannot be put to the student before hours have gone into those above it."""
-    for question in questions:
+    for asked in every:
         try:
-            kard.check(question)
+            kard.check(asked.question, restriction=asked.restriction)
         except UserError as error:
-            raise UserError(f"{source}: id '{question.id}': {error}") from error
+            raise UserError(f"{source}: id '{asked.question.id}': {error}") from error
 
 
 def answer_row(answer: Answer) -> dict[str, Any]:
@@ -109,10 +126,6 @@ def answer_lines(answer: Answer) -> Iterator[str]:
         yield f"Confidence: {answer.confidence:.0%} ({sure})"
 
 
-def _asked(question: Question) -> dict[str, Any]:
-    return {"id": question.id, "question": question.question, "choices": list(question.choices)}
-
-
 def _answered(log: Log, by: dict[str, str], asked: dict[str, dict[str, Any]]) -> set[str]:
     """Ids of the answers that are there, all of them by the same answerer and to what is asked now."""
     rows = log.read()
@@ -124,7 +137,10 @@ def _answered(log: Log, by: dict[str, str], asked: dict[str, dict[str, Any]]) ->
                 f"{log.path}: holds answers of another run, or of this one before it was changed, by {row['method']}. "
                 "Name another file."
             )
-        if any(row[name] != value for name, value in asked.get(row["id"], {}).items()):
+        wanted = asked.get(row["id"], {})
+        if any(row[name] != value for name, value in wanted.items() if name != "filter") or (
+            wanted and row.get("filter") != wanted.get("filter")
+        ):
             raise UserError(
                 f"{log.path}: holds the answer to another question of the id '{row['id']}'. Name another file, or give "
                 "every question an id of its own."
@@ -132,18 +148,19 @@ def _answered(log: Log, by: dict[str, str], asked: dict[str, dict[str, Any]]) ->
     return {row["id"] for row in rows}
 
 
-def asked_in(source: Path) -> list[Question]:
+def asked_in(source: Path) -> list[Asked]:
     """The questions of a file, without their answers; an id that is not given is the line's number."""
-    questions: dict[str, Question] = {}
+    every: dict[str, Asked] = {}
     keys: set[str] = set()
     for number, row in read_user_jsonl(source):
         where = f"{source}:{number}"
         check_keys(row, ("question", "choices"), where)
         identity = text_of(row, "id", where) if "id" in row else str(number)
-        if identity in questions:
+        if identity in every:
             raise UserError(f"{where}: id '{identity}' is there twice. Give every question its own id.")
-        questions[identity] = Question(identity, text_of(row, "question", where), choices_of(row, where))
-        check_choices(questions[identity].choices, where)
-        keys |= row.keys()
+        question = Question(identity, text_of(row, "question", where), choices_of(row, where))
+        check_choices(question.choices, where)
+        every[identity] = Asked(question, Restriction.of(condition_of(row.get("filter"), where)))
+        keys |= row.keys() - {"filter"}
     say_unread(source, keys)
-    return list(questions.values())
+    return list(every.values())

@@ -146,7 +146,7 @@ def _without_paths(recipe: Recipe, kard: Kard) -> Recipe:
 
     names = [kard.method.name, *(name for name in kard.methods() if name in METHODS and name != kard.method.name)]
     sections = {name: named(section) for name, section in recipe if name in _SECTIONS_WITH_PATHS}
-    evaluation = recipe.evaluation.model_copy(update={"methods": tuple(names)})
+    evaluation = recipe.evaluation.model_copy(update={"methods": tuple(names), "knowledge": {}})
     return recipe.model_copy(update={**sections, "evaluation": evaluation, "output": None})
 
 

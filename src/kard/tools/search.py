@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kard.data.filters import Access, Restriction, condition_of
 from kard.data.passage import Passage
 from kard.run import Run
 
@@ -33,15 +34,16 @@ class FoundPassage:
         return asdict(self.passage) | {"score": self.score, "words": shared}
 
 
-def search_run(run: Path, query: str, count: int) -> list[FoundPassage]:
-    """The best passages of a run's index for a query.
+def search_run(run: Path, query: str, count: int, only: str | None = None) -> list[FoundPassage]:
+    """The best passages of a run's index for a query, of those that a filter leaves (as JSON text).
 
     Raises:
-        UserError: The folder is no run, or its index is not built.
+        UserError: The folder is no run, its index is not built, or the filter fits no document's metadata.
     """
     opened = Run.open(run)
     passages, retriever = opened.passages(), opened.retriever()
-    [hits] = retriever.search([query], count)
+    allowed = Access(passages.path.parent).allowed(Restriction.of(condition_of(only)))
+    [hits] = retriever.search([query], count, allowed)
     found = [(passages[int(place)], float(score)) for place, score in zip(hits.positions, hits.scores, strict=True)]
     return [
         FoundPassage(passage, score, tuple(retriever.analysis.shared(passage.text, query))) for passage, score in found

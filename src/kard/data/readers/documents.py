@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from kard.data.metadata import Metadata
 from kard.data.textfile import PACKED, cleaned
@@ -61,17 +62,29 @@ class LeftOut:
 
 
 Parts = Iterator[tuple[str, str]]  # texts, and where they stand
+
+
+class Content(NamedTuple):
+    """What a file of one document holds."""
+
+    title: str
+    parts: Parts
+    metadata: Metadata = MappingProxyType({})
+
+
 Read = Callable[[Path, LeftOut], Iterable[Document]]
 
 
-def from_parts(identity: str, title: str, source: str, parts: Parts) -> Document:
+def from_parts(
+    identity: str, title: str, source: str, parts: Parts, metadata: Metadata = MappingProxyType({})
+) -> Document:
     """A document of texts and the places where they stand, in their order."""
     kept = [(text, place) for text, place in parts if text.strip()]
     places, offset = [], 0
     for text, place in kept:
         places.append((offset, place))
         offset += len(text) + 1
-    return Document(identity, title, "\n".join(text for text, _ in kept), source, tuple(places))
+    return Document(identity, title, "\n".join(text for text, _ in kept), source, tuple(places), metadata)
 
 
 def read_each(paths: list[Path], read: Read, left_out: LeftOut) -> Iterator[Document]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from kard.data.metadata import FOLDER, checked_metadata
 from kard.data.question import Question
 from kard.data.readers.documents import Document, LeftOut, Read, files_below, read_each
 from kard.data.splits import split_by_text
@@ -58,8 +60,29 @@ def documents_of(section: KnowledgeSection, left_out: LeftOut) -> Iterator[Docum
     elif section.kind == "mediawiki":
         suffixes, read = mediawiki.SUFFIXES, mediawiki.mediawiki_documents
     else:
-        suffixes, read = tables.SUFFIXES[section.kind], partial(tables.READERS[section.kind], columns=section.columns)
+        suffixes, read = tables.SUFFIXES[section.kind], _rows(section.kind, section)
+    read = partial(_described, read, section.path, section.metadata)
     return read_each(files_below(section.path, suffixes, left_out), read, left_out)
+
+
+def _rows(kind: str, section: KnowledgeSection) -> Read:
+    from kard.data.readers import tables
+
+    columns = section.columns if kind == section.kind else {}
+    if kind == "parquet":  # other columns are not read from the disk
+        return partial(tables.parquet_documents, columns=columns, wanted=section.metadata)
+    return partial(tables.READERS[kind], columns=columns)
+
+
+def _described(
+    read: Read, root: Path, wanted: Collection[str] | None, path: Path, left_out: LeftOut
+) -> Iterator[Document]:
+    """Documents of a file with their metadata checked, and the folder below the root that it lies in."""
+    below = path.parent.relative_to(root).as_posix() if path != root else "."
+    folder = {} if below == "." else {FOLDER: below}
+    for document in read(path, left_out):
+        metadata = checked_metadata({**folder, **document.metadata}, document.source, wanted)
+        yield replace(document, metadata=metadata)
 
 
 def documents_at(section: KnowledgeSection, path: Path, left_out: LeftOut) -> Iterator[Document]:
@@ -85,12 +108,13 @@ def documents_at(section: KnowledgeSection, path: Path, left_out: LeftOut) -> It
             return files.file_documents(file, left_out, root)
         if kind == "mediawiki":
             return mediawiki.mediawiki_documents(file, left_out)
-        return tables.READERS[kind](file, left_out, section.columns if kind == section.kind else {})
+        return _rows(kind, section)(file, left_out)
 
     suffixes = tuple(end for ends in kinds.values() for end in ends)
     if path.is_file() and not path.name.lower().endswith(suffixes):
         raise UserError(f"{path}: no format that is read. Name a file that ends in one of: {', '.join(suffixes)}.")
-    return read_each(files_below(path, suffixes, left_out), read, left_out)
+    described = partial(_described, read, root, section.metadata)
+    return read_each(files_below(path, suffixes, left_out), described, left_out)
 
 
 def version_of(kind: str) -> str:

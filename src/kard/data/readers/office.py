@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, is_zipfile
 
-from kard.data.readers.documents import LeftOut, Parts
+from kard.data.readers.documents import Content, LeftOut, Parts
 from kard.data.textfile import DOCUMENT_BYTES, MARKUP_BYTES, too_large
 from kard.errors import UserError
 
@@ -20,7 +20,7 @@ _NO_TEXT = {"del", "moveFrom", "delText", "instrText", "Fallback", "pPr", "rPr",
 _MARKS = {"tab": " ", "br": "\n", "cr": "\n", "noBreakHyphen": "-", "softHyphen": "\u00ad"}
 
 
-def pdf_parts(path: Path, left_out: LeftOut) -> tuple[str, Parts]:
+def pdf_parts(path: Path, left_out: LeftOut) -> Content:
     """A PDF's title and its pages; pages without text and pages that cannot be read are noted.
 
     Raises:
@@ -36,7 +36,7 @@ def pdf_parts(path: Path, left_out: LeftOut) -> tuple[str, Parts]:
     if reader.is_encrypted and not reader.decrypt(""):
         raise UserError(f"{path}: has a password. Save it without one.")
     title = reader.metadata.title if reader.metadata else ""
-    return title or "", _pages(reader, path, left_out)
+    return Content(title or "", _pages(reader, path, left_out))
 
 
 def _pages(reader: Any, path: Path, left_out: LeftOut) -> Parts:
@@ -70,7 +70,7 @@ def _unwrapped(page: str) -> str:
     return text.strip()
 
 
-def docx_parts(path: Path, left_out: LeftOut) -> tuple[str, Parts]:
+def docx_parts(path: Path, left_out: LeftOut) -> Content:
     """A DOCX's title (its own, or its first heading), its paragraphs, tables, text boxes and notes.
 
     Headers and footers of its pages, comments and deleted text are left out.
@@ -97,7 +97,7 @@ def docx_parts(path: Path, left_out: LeftOut) -> tuple[str, Parts]:
         for style, text, place in blocks
         if text.strip() != title.strip() or not style.startswith(("title", "heading"))
     ]
-    return title, iter([*parts, *_notes(document.part)])
+    return Content(title, iter([*parts, *_notes(document.part)]))
 
 
 def _check_package(path: Path) -> None:

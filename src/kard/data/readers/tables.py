@@ -9,9 +9,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from kard.data.metadata import GROUPS
 from kard.data.readers.documents import Document, LeftOut
 from kard.data.textfile import DOCUMENT_BYTES, PACKED, json_rows, numbered_lines
-from kard.errors import UserError, missing_package, nearest
+from kard.errors import UserError, missing_package, nearest, printable
 
 SUFFIXES = {
     "jsonl": tuple(end + packed for end in (".jsonl", ".ndjson", ".json") for packed in ("", *PACKED)),
@@ -83,7 +84,9 @@ def _form(path: Path, separator: str, before: int) -> _Form:
     return forms[0]
 
 
-def _csv_rows(path: Path, form: _Form, before: int, columns: Columns) -> Iterator[tuple[str, str, dict[str, str]]]:
+def _csv_rows(
+    path: Path, form: _Form, before: int, columns: Columns
+) -> Iterator[tuple[str, str, dict[str, str | None]]]:
     names: list[str] = []
     number = before
     try:
@@ -99,7 +102,9 @@ def _csv_rows(path: Path, form: _Form, before: int, columns: Columns) -> Iterato
                     f"{path}:{number}: {len(row)} cells, and {len(names)} columns. Put quotes around a cell that holds "
                     f"{form.separator!r}."
                 )
-            cells = dict(zip_longest(names, row[: len(names)], fillvalue=""))
+            cells = {
+                name: cell if cell and cell.strip() else None for name, cell in zip_longest(names, row[: len(names)])
+            }
             yield f"{path.name}:{number}", f"{path}:{number}", cells
     except csv.Error as error:
         raise UserError(
@@ -116,12 +121,15 @@ def _check_names(names: list[str], where: str, columns: Columns) -> None:
                 f"{where}: no column '{name}'{_found(name, names)}. Name your columns in knowledge.columns; where the file "
                 f"has no line of names, put one first: {' '.join(wanted)}, separated like the rest."
             )
+    for name in (*wanted, GROUPS):
         if names.count(name) > 1:
             raise UserError(f"{where}: column '{name}' is there twice. Rename one of them.")
 
 
-def parquet_documents(path: Path, left_out: LeftOut, columns: Columns) -> Iterator[Document]:
-    """Rows of a parquet file, read a few at a time."""
+def parquet_documents(
+    path: Path, left_out: LeftOut, columns: Columns, wanted: Collection[str] | None = None
+) -> Iterator[Document]:
+    """Rows of a parquet file, read a few at a time; of metadata the columns that are wanted (None: all)."""
     try:
         from pyarrow import parquet
     except ImportError as error:
@@ -131,12 +139,16 @@ def parquet_documents(path: Path, left_out: LeftOut, columns: Columns) -> Iterat
         number = 0
         with parquet.ParquetFile(path) as file:
             names = dict.fromkeys(file.schema_arrow.names)
-            wanted = {key: _key(names, columns.get(key, key)) for key in ("id", "url", "title", "text")}
+            url_column, *read = (_key(names, columns.get(key, key)) for key in ("url", "id", "title", "text"))
             _check_names(list(names), str(path), columns)
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=[name for name in wanted.values() if name]):
+            others = (name for name in names if wanted is None or name in wanted or name.casefold() == GROUPS)
+            chosen = {
+                name for name in (url_column, *read, "metadata" if "metadata" in names else None, *others) if name
+            }
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=list(chosen)):
                 for row in batch.to_pylist():
                     number += 1
-                    url = row.get(wanted["url"])
+                    url = row.pop(url_column, None)  # it is in the source
                     yield f"{path.name}, row {number}{f', {url}' if url else ''}", f"{path}, row {number}", row
 
     yield from _documents(rows(), path, columns)
@@ -150,9 +162,22 @@ def _documents(rows: Iterator[tuple[str, str, Mapping[str, Any]]], path: Path, c
         identity, title, text = (_text(row, key, where, columns) for key in ("id", "title", "text"))
         if text.strip() and not identity.strip():
             raise UserError(f"{where}: 'id' is empty. Give it a text.")
-        yield Document(identity, title, text, source)
+        yield Document(identity, title, text, source, metadata=_metadata(row, where, columns))
     if not found:
         raise UserError(f"{path}: holds no document. Add one a line or row.")
+
+
+def _metadata(row: Mapping[str, Any], where: str, columns: Columns) -> dict[str, Any]:
+    """What a row holds beside id, title and text; an object `metadata` is a part of it."""
+    read = {_key(row, columns.get(key, key)) for key in ("id", "title", "text")}
+    others = {name: value for name, value in row.items() if name and name not in read}
+    inside = others.get("metadata")
+    if not isinstance(inside, dict):
+        return others
+    del others["metadata"]
+    if twice := others.keys() & inside.keys():
+        raise UserError(f"{where}: '{printable(min(twice)[:30])}' is there twice, in 'metadata' too. Keep one of them.")
+    return {**others, **inside}
 
 
 def _text(row: Mapping[str, Any], key: str, where: str, columns: Columns) -> str:
