@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -75,8 +77,35 @@ def compared(passage: Passage) -> tuple[str, bool]:
 
 def similarity(one: str, other: str) -> float:
     """Jaccard's: stretches of nine characters that both have, as a share of all that either has."""
-    first, second = ({text[i : i + _STRETCH] for i in range(max(1, len(text) - _STRETCH + 1))} for text in (one, other))
-    return len(first & second) / len(first | second)
+    return _jaccard(stretches(one), stretches(other))
+
+
+def stretches(text: str) -> set[str]:
+    """All stretches of nine characters; of a shorter text itself."""
+    return {text[i : i + _STRETCH] for i in range(max(1, len(text) - _STRETCH + 1))}
+
+
+def _jaccard(one: set[str], other: set[str]) -> float:
+    return len(one & other) / len(one | other)
+
+
+def similar_earlier(every: Sequence[set[str]], similar: float) -> list[dict[int, float]]:
+    """For each set, none of them empty, the places of earlier ones that have this share in common (Jaccard's), with the share.
+
+    Two sets with so much in common share one of their few rarest members: no others are compared.
+    """
+    frequency = Counter(member for own in every for member in own)
+    holders: dict[str, list[int]] = {}
+    found: list[dict[int, float]] = []
+    for place, own in enumerate(every):
+        rarest = sorted(own, key=lambda member: (frequency[member], member))
+        some = rarest[: len(own) - ceil(similar * len(own)) + 1]
+        earlier = sorted({holder for member in some for holder in holders.get(member, ())})
+        pairs = ((one, _jaccard(every[one], own)) for one in earlier)
+        found.append({one: share for one, share in pairs if share >= similar})
+        for member in some:
+            holders.setdefault(member, []).append(place)
+    return found
 
 
 def _digest(text: str) -> int:
