@@ -12,14 +12,18 @@ import resource
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import resources
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
+from kard.artifacts.files import read_json
 from kard.artifacts.folders import RUN_FORMAT
 from tests import forks
 from tests.conftest import make_project, write_rows
+
+METHODS = "[distill, kard_bm25, kard_reranker]"
 
 
 @dataclass
@@ -65,7 +69,7 @@ def wide_terminal(monkeypatch):
 def run(tmp_path_factory, decoder_folder, encoder_folder) -> Path:
     """A finished run with few methods, made by the program itself, in a folder with a space and an umlaut."""
     recipe = make_project(tmp_path_factory.mktemp("cli") / "größe 1", decoder_folder, encoder_folder)
-    methods = "evaluation.methods=[distill, kard_bm25, kard_reranker]"
+    methods = f"evaluation.methods={METHODS}"
     result = kard("run", recipe.name, "--set", methods, cwd=recipe.parent)
     assert result.returncode == 0, result.stderr
     assert "index.html" in result.stdout
@@ -140,6 +144,68 @@ def test_report_of_one_and_of_several(run):
     assert "index.html" in kard("report", run).stdout
     assert json.loads(kard("report", run, "--json").stdout)["methods"]
     assert "distill" in kard("report", run, run.parent / "." / "run").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [
+        (["run", "RECIPE", "--dry-run", "-o", "RUN"], {"stage", "state", "about", "seconds", "is_estimate"}),
+        (["run", "RECIPE", "-o", "RUN", "--set", f"evaluation.methods={METHODS}"], {"methods", "comparisons"}),
+        (["sweep", "RECIPE", "--seeds", "2", "--dry-run"], {"run", "there", "shared", "to_make"}),
+        (["show", "RUN", "mistakes", "-n", "1"], {"report/mistakes.jsonl"}),
+        (["show", "RUN", "students"], {"students/rationales/training.json"}),
+        (["report", "RUN", "RUN"], {"settings", "changes", "notes"}),
+        (["search", "RUN", "ship", "-k", "1"], {"id", "text", "score", "words"}),
+        (["batch", "RUN", "EMPTY", "OUT"], {"answered", "there", "output"}),
+        (["doctor", "RUN"], {"index", "report"}),
+        (["schema"], {"properties", "$schema"}),
+    ],
+)
+def test_programs_get_one_json_value(run, tmp_path, monkeypatch, command, keys):
+    from typer.testing import CliRunner
+
+    from kard.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").touch()
+    places = {"RUN": run, "RECIPE": run.parent / "recipe.yaml", "EMPTY": "empty.jsonl", "OUT": "out.jsonl"}
+    arguments = [str(places.get(part, part)) for part in command]
+    result = CliRunner().invoke(app, arguments if command == ["schema"] else [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    value = json.loads(result.stdout)
+    assert keys <= (value[0] if isinstance(value, list) else value).keys()
+
+
+def test_the_schema_takes_what_the_recipe_takes(project):
+    jsonschema = pytest.importorskip("jsonschema")  # comes with mcp
+    import yaml
+
+    from kard.recipe.file import recipe_schema, shipped_recipes
+
+    check = jsonschema.Draft202012Validator(recipe_schema())
+    package = resources.files("kard") / "recipes"
+    texts = [(package / f"{name}.yaml").read_text(encoding="utf-8") for name in shipped_recipes()]
+    for text in (*texts, project.read_text(encoding="utf-8")):
+        content = yaml.safe_load(text)
+        assert list(check.iter_errors(content)) == []
+    content["student"] |= {"epochs": -1, "epoch": 2}
+    assert {error.validator for error in check.iter_errors(content)} == {"exclusiveMinimum", "additionalProperties"}
+
+
+def test_predictions_are_a_frame(run, monkeypatch):
+    from kard import Run, UserError
+
+    opened = Run.open(str(run))
+    frame = opened.frame("kard_reranker")
+    assert len(frame) == 12
+    assert frame["correct"].mean() == pytest.approx(
+        next(row["accuracy"] for row in read_json(run / "results.json")["methods"] if row["name"] == "kard_reranker")
+    )
+    with pytest.raises(UserError, match=r"has no predictions of 'kard_rerank' \(did you mean 'kard_reranker'\?\)"):
+        opened.frame("kard_rerank")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match=r"Run\.frame needs pandas\. Install it"):
+        opened.frame("distill")
 
 
 def test_kard_load_answers(run):

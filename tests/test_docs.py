@@ -181,9 +181,9 @@ def test_jsonl_is_read_as_it_stands(page, content, tmp_path):
 
 @pytest.mark.parametrize(("page", "content"), list(fences("python")))
 def test_python_runs_against_the_real_interface(page, content, monkeypatch, capsys):
-    from kard import Answer, Kard
-    from kard.data.passage import Passage
-    from kard.kard import Found
+    from pandas import DataFrame
+
+    from kard import Answer, Found, Kard, Passage, Run
 
     passage = Passage("p1", "Giraffe", "A tall animal.", "p1", "animals.jsonl:1")
     answer = Answer("q", "Giraffe", 0, "It is tall.", (Found(passage, 1.0, 0.5),), "prompt", "text", False, 0.1)
@@ -191,6 +191,9 @@ def test_python_runs_against_the_real_interface(page, content, monkeypatch, caps
     loaded.answer.return_value = answer
     loaded.answer_many.return_value = [answer]
     monkeypatch.setattr(Kard, "load", create_autospec(Kard.load, return_value=loaded))
+    run = create_autospec(Run, instance=True)
+    run.frame.return_value = DataFrame({"question": ["q"], "answer": ["Giraffe"], "correct": [True]})
+    monkeypatch.setattr(Run, "open", create_autospec(Run.open, return_value=run))
     exec(compile(content, page, "exec"), {})
     assert "Giraffe" in capsys.readouterr().out
 

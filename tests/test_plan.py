@@ -15,12 +15,18 @@ from kard.stages.plan import Step, plan
 
 # What a key holds as something that was worked out from the recipe, and what only decides whether there is an error.
 WORKED_OUT = {
-    "questions": {"evaluation.split", "student.long_questions"},  # errors
+    "questions": {"evaluation.split", "student.long_questions", "evaluation.abstain"},  # errors
     "rationales": {"evaluation.split", "student.early_stopping", "student.train_questions", "reranker.train_questions"},
     "candidates": {"student.passages", "evaluation.passages"},  # as `depth`
     "students": {"evaluation.methods", "student.early_stopping", "reranker.likelihood_weight"},  # as `asks`
-    # As `methods`; a line on the screen; how many passages of none; a step for each.
-    "predictions": {"evaluation.methods", "evaluation.shots", "evaluation.passages", "evaluation.knowledge"},
+    # As `methods`; a line on the screen; how many passages of none; a step for each; as `calibrated`, and a line.
+    "predictions": {
+        "evaluation.methods",
+        "evaluation.shots",
+        "evaluation.passages",
+        "evaluation.knowledge",
+        "evaluation.abstain",
+    },
 }
 METHODS = (
     "[few_shot, ka_few_shot_cot, finetune, ka_finetune, distill, kard_bm25, kard_reranker, kard_silver, teacher_cot]"
@@ -39,7 +45,12 @@ def held(step: Step, steps: dict[str, Step]) -> set[str]:
     "changes",
     [
         [],
-        ["student.train_passages=mixed", "reranker.likelihood_weight=1", "evaluation.samples=2"],
+        [
+            "student.train_passages=mixed",
+            "reranker.likelihood_weight=1",
+            "evaluation.samples=2",
+            "evaluation.abstain.risk=0.6",
+        ],
         ["retriever.kind=hybrid", "reranker.title_weight=0.1", "student.trim_vocabulary=false"],
     ],
 )

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from kard.commands.arguments import (
+    CandidateFile,
+    Filter,
+    MethodName,
+    Output,
+    Overrides,
+    RecipeName,
+    RunFolder,
+    RunOrExport,
+)
 from kard.commands.documents import docs
+from kard.commands.output import AsJson, print_json, show
 from kard.errors import UserError, printable
 
 app = typer.Typer(
@@ -27,19 +37,6 @@ rerank = typer.Typer(
 )
 app.add_typer(rerank, name="rerank")
 app.add_typer(docs, name="docs")
-
-CandidateFile = Annotated[Path, typer.Argument(help="JSONL: query or queries, passages, scores; maybe relevant.")]
-RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (e.g. quickstart).")]
-RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key. May be repeated."),
-]
-Filter = Annotated[
-    str | None, typer.Option("--filter", metavar="JSON", help="""Documents to read, as '{"year": {"$gte": 2020}}'.""")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder (default: runs/NAME).")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -77,6 +74,14 @@ def init(
 
 
 @app.command()
+def schema() -> None:
+    """Print the JSON schema of recipe.yaml, with which editors complete and check recipes."""
+    from kard.recipe.file import recipe_schema
+
+    print_json(recipe_schema())
+
+
+@app.command()
 def run(
     recipe: RecipeName,
     dry_run: Annotated[
@@ -85,6 +90,7 @@ def run(
     until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
     override: Overrides = None,
     output: Output = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run a recipe, or go on where an earlier run stopped."""
     from kard.recipe.file import load_recipe
@@ -96,15 +102,14 @@ def run(
 
     check_stage(until)
     if dry_run:
-        _show_states(loaded, folder, until)
+        _show_states(loaded, folder, until, as_json)
         return
     results = run_recipe(loaded, folder, until)
     if results is not None:
+        from kard.report.table import summary_table
         from kard.tools.show import last_lines
 
-        _show_results(results)
-        for line in last_lines(folder):
-            typer.echo(line)
+        show(as_json, results, [summary_table(results), *last_lines(folder)])
 
 
 @app.command()
@@ -123,6 +128,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show runs and what they share; run nothing.")] = False,
     override: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The folder (default: sweeps/NAME).")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run a recipe under several settings and seeds.
 
@@ -133,16 +139,16 @@ def sweep(
     typed = sweep_command(recipe, vary or [], seeds, override or [], output)
     planned = plan_sweep(recipe, vary or [], seeds, override or [], output, typed)
     if dry_run:
-        from rich.console import Console
+        from kard.tools.dryrun import sweep_rows, sweep_table
 
-        from kard.tools.dryrun import sweep_table
-
-        Console().print(sweep_table(planned))
+        rows = sweep_rows(planned)
+        show(as_json, rows, [sweep_table(planned.folder, rows)])
         return
     results = run_sweep(planned)
     if results is not None:
-        _show_several(results)
-        typer.echo(f"Report: {planned.folder / 'index.html'}")
+        from kard.report.table import comparison_tables
+
+        show(as_json, results, [*comparison_tables(results), f"Report: {planned.folder / 'index.html'}"])
 
 
 @app.command()
@@ -157,21 +163,21 @@ def status(run: RunFolder, as_json: AsJson = False) -> None:
     warn_of_changes(run, questions=True)
 
 
-@app.command()
-def show(
+@app.command("show")
+def show_stage(
     run: RunFolder,
     stage: Annotated[str, typer.Argument(help="A stage, e.g. rationales, candidates, predictions; or mistakes.")],
     count: Annotated[int, typer.Option("--count", "-n", help="How many samples.")] = 5,
     seed: Annotated[int, typer.Option(help="Which samples.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Read samples of what a stage wrote.
 
     Also of one that is not finished, as far as it has written anything: rationales with the reason why each was rejected.
     """
-    from kard.tools.show import sample_lines
+    from kard.tools.show import sample_lines, sample_rows
 
-    for line in sample_lines(run, stage, count, seed):
-        typer.echo(printable(line))
+    show(as_json, sample_rows(run, stage, count, seed) if as_json else None, sample_lines(run, stage, count, seed))
 
 
 @app.command()
@@ -184,20 +190,19 @@ def report(
     RUNS are folders: one run, several to put side by side (seeds of a recipe together), or one sweep.
     """
     from kard.evaluation.several import read_results, side_by_side
+    from kard.report.table import comparison_tables, summary_table
     from kard.tools.sweep import is_sweep, read_sweep
 
-    if as_json:
-        swept = len(runs) == 1 and is_sweep(runs[0])
-        _print_json(side_by_side(runs) if len(runs) > 1 else read_sweep(runs[0]) if swept else read_results(runs[0]))
-    elif len(runs) > 1:
-        _show_several(side_by_side(runs))
+    if len(runs) > 1:
+        several = side_by_side(runs)
+        show(as_json, several, comparison_tables(several))
     elif is_sweep(runs[0]):
-        _show_several(read_sweep(runs[0]))
-        typer.echo(f"Report: {runs[0] / 'index.html'}")
+        swept = read_sweep(runs[0])
+        show(as_json, swept, [*comparison_tables(swept), f"Report: {runs[0] / 'index.html'}"])
     else:
-        _show_results(read_results(runs[0]))
-        page = runs[0] / "report" / "index.html"
-        typer.echo(f"Report: {page}" if page.exists() else f"Model card: {runs[0] / 'README.md'}")
+        results, page = read_results(runs[0]), runs[0] / "report" / "index.html"
+        where = f"Report: {page}" if page.exists() else f"Model card: {runs[0] / 'README.md'}"
+        show(as_json, results, [summary_table(results), where])
 
 
 @app.command()
@@ -207,9 +212,7 @@ def answer(
     choice: Annotated[
         list[str] | None, typer.Option("--choice", "-c", metavar="TEXT", help="An option; repeat for each.")
     ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="One of the run's methods (default: its best that is no oracle).")
-    ] = None,
+    method: MethodName = None,
     only: Filter = None,
     as_json: AsJson = False,
 ) -> None:
@@ -227,15 +230,11 @@ def answer(
     warn_of_changes(run)
     with waiting("finding passages and writing the answer …"):
         result = loaded.answer(question, choice, readable)
-    if as_json:
-        _print_json(answer_row(result))
-        return
-    for line in answer_lines(result):
-        typer.echo(printable(line))
+    show(as_json, answer_row(result), answer_lines(result))
 
 
 @app.command()
-def index(recipe: RecipeName, override: Overrides = None, output: Output = None) -> None:
+def index(recipe: RecipeName, override: Overrides = None, output: Output = None, as_json: AsJson = False) -> None:
     """Build a recipe's passages and index alone."""
     from kard.data.passages import described, report_of
     from kard.pipeline import index_recipe
@@ -245,12 +244,11 @@ def index(recipe: RecipeName, override: Overrides = None, output: Output = None)
     folder = output or loaded.output or Path("runs") / loaded.name
     index_recipe(loaded, folder)
     report = report_of(folder / "knowledge")
-    typer.echo(f"{report['passages']:,} passages from {report['documents']:,} documents in {folder}")
-    for line in described(report):
-        typer.echo(f"  {line}")
+    lines = [f"{report['passages']:,} passages from {report['documents']:,} documents in {folder}"]
+    lines += [f"  {line}" for line in described(report)]
     if report["left_out"]:
-        typer.echo(f"  all that was left out: {folder / 'knowledge' / 'left_out.jsonl'}")
-    typer.echo(f'Next: kard search {folder} "a few words"')
+        lines.append(f"  all that was left out: {folder / 'knowledge' / 'left_out.jsonl'}")
+    show(as_json, {"folder": folder, **report}, [*lines, f'Next: kard search {folder} "a few words"'])
 
 
 @app.command()
@@ -271,14 +269,13 @@ def search(
     found = search_run(run, query, count, only)
     warn_of_changes(run)
     if as_json:
-        _print_json([row.as_json() for row in found])
+        print_json([row.as_json() for row in found])
         return
     if not found:
         typer.echo(f"Nothing found: no passage{' that the filter leaves' if only else ''} has a word of the query.")
     for number, row in enumerate(found, start=1):
-        typer.echo(
-            printable(f"{number}. [{row.passage.id}] {row.passage.title} ({row.score:.3f}; {row.passage.source})")
-        )
+        passage = row.passage
+        typer.echo(printable(f"{number}. [{passage.id}] {passage.title} ({row.score:.3f}; {passage.source})"))
         typer.echo(f"   {row.marked(lambda word: typer.style(word, bold=True))}")
 
 
@@ -289,7 +286,8 @@ def batch(
     output: Annotated[
         Path, typer.Argument(help="JSONL to write; lines that are there already are not answered again.")
     ],
-    method: Annotated[str | None, typer.Option(help="One of the run's methods.")] = None,
+    method: MethodName = None,
+    as_json: AsJson = False,
 ) -> None:
     """Answer a file of questions."""
     from kard.data.sources import warn_of_changes
@@ -297,7 +295,8 @@ def batch(
 
     counts = answer_file(run, questions, output, method)
     warn_of_changes(run)
-    typer.echo(f"{output}: {counts.answered:,} answered, {counts.there:,} were there")
+    said = f"{output}: {counts.answered:,} answered, {counts.there:,} were there"
+    show(as_json, {"output": output, "answered": counts.answered, "there": counts.there}, [said])
 
 
 @rerank.command("train")
@@ -310,6 +309,7 @@ def rerank_train(
         typer.Option("--set", metavar="KEY=VALUE", help="A key of the recipe's section reranker. May be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Order of the examples.", min=0, max=2**32 - 1)] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Train a reranker on candidates with target scores.
 
@@ -321,11 +321,10 @@ def rerank_train(
     from kard.tools.show import ranking_lines
 
     train_file(candidates, output, reranker_section(setting or []), seed, dev)
-    for line in ranking_lines(read_json(output / "retrieval.json")):
-        typer.echo(line)
-    if dev is None:
-        typer.echo("Nothing was measured: name a file of candidates with --dev, or see 'kard rerank eval'.")
-    typer.echo(f"Model: {output / 'model'}")
+    rows = read_json(output / "retrieval.json")
+    nothing = "Nothing was measured: name a file of candidates with --dev, or see 'kard rerank eval'."
+    lines = [*ranking_lines(rows), *([nothing] if dev is None else []), f"Model: {output / 'model'}"]
+    show(as_json, {"model": output / "model", "retrieval": rows}, lines)
 
 
 @rerank.command("eval")
@@ -333,19 +332,20 @@ def rerank_eval(
     model: Annotated[str, typer.Argument(help="What train wrote, or any reranker of sentence-transformers.")],
     candidates: CandidateFile,
     queries: Annotated[Path | None, typer.Option(help="A file for each query's result, JSONL.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Rank candidates, and show how often the right passage comes first."""
     from kard.tools.rerank import evaluate_file
     from kard.tools.show import ranking_lines
 
-    for line in ranking_lines(evaluate_file(model, candidates, queries)):
-        typer.echo(line)
+    rows = evaluate_file(model, candidates, queries)
+    show(as_json, {"model": model, "retrieval": rows}, ranking_lines(rows))
 
 
 @app.command()
 def serve(
-    run: Annotated[Path, typer.Argument(help="The folder of a run or of an export.")],
-    method: Annotated[str | None, typer.Option(help="One of the run's methods.")] = None,
+    run: RunOrExport,
+    method: MethodName = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     keys: Annotated[
@@ -373,7 +373,6 @@ def serve(
 
     check_run(run)
     warn_of_changes(run)
-
     admins = tuple(read_keys(admin_keys, None)) if admin_keys else ()
     settings = Settings(
         batch_size=batch_size, queue=queue, timeout=timeout, most_bytes=max_bytes, keys=known, admin_keys=admins
@@ -382,10 +381,32 @@ def serve(
 
 
 @app.command()
+def mcp(
+    run: RunOrExport,
+    method: MethodName = None,
+) -> None:
+    """Offer answers, search and documents to assistants.
+
+    A server of the Model Context Protocol on standard input and output; an assistant's settings name this command.
+    """
+    from importlib.util import find_spec
+
+    if not find_spec("mcp"):
+        raise UserError("kard mcp: its package is not installed. Run: pip install 'kard[mcp]'.")
+    from kard.data.sources import warn_of_changes
+    from kard.kard import Kard
+    from kard.tools.mcp import create_server
+
+    loaded = Kard.load(run, method)
+    warn_of_changes(run)
+    create_server(loaded, run).run()
+
+
+@app.command()
 def export(
     run: RunFolder,
     folder: Annotated[Path, typer.Argument(help="A new folder for the export.")],
-    method: Annotated[str | None, typer.Option(help="One of the run's methods.")] = None,
+    method: MethodName = None,
     vectors: Annotated[
         str, typer.Option(help="Passage vectors to ship: all (then nothing is written later), or computed so far.")
     ] = "all",
@@ -416,48 +437,20 @@ def doctor(
     from kard.tools.doctor import check_files, findings, index_needs
 
     if recipe and Path(recipe).is_dir():
-        for name, value in check_files(Path(recipe)):
-            typer.echo(f"{name:<32} {value}")
+        checked: dict[str, str] = {}
+        try:
+            for name, value in check_files(Path(recipe)):
+                checked[name] = value
+        finally:  # also where it ends in an error, because something is damaged
+            show(as_json, checked, [f"{name:<32} {value}" for name, value in checked.items()])
         return
     needs = index_needs(load_recipe(recipe, override, without_questions=True)) if recipe else []
     found = [*needs, *findings()]
-    if as_json:
-        _print_json(dict(found))
-        return
-    for name, value in found:
-        typer.echo(f"{name:<24} {value}")
+    show(as_json, dict(found), [f"{name:<24} {value}" for name, value in found])
 
 
 def _show_states(recipe: Any, folder: Path, until: str | None = None, as_json: bool = False) -> None:
-    from rich.console import Console
-
     from kard.tools.dryrun import state_rows, states_table, teacher_lines
 
     rows = state_rows(recipe, folder, until)
-    if as_json:
-        _print_json(rows)
-        return
-    Console().print(states_table(recipe, folder, rows))
-    for line in teacher_lines(recipe, folder):
-        typer.echo(line)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=1, default=str))
-
-
-def _show_results(results: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from kard.report.table import summary_table
-
-    Console().print(summary_table(results))
-
-
-def _show_several(several: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from kard.report.table import comparison_tables
-
-    for part in comparison_tables(several):
-        Console().print(part)
+    show(as_json, rows, [] if as_json else [states_table(recipe, folder, rows), *teacher_lines(recipe, folder)])

@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 class Found:
     """A passage that was considered for a question, with the scores that brought it there (None where there is none).
 
-    `reranker` has the score features in it; `likelihood` is log p(question | passage) by the student, of those it was asked for.
+    `reranker` has the score features in it; `likelihood` is log p(question | passage) by the student, of those it was asked for;
+    `information` is log p(question | passage) − log p(question), of a first one where confidences are calibrated.
     """
 
     passage: Passage
     retriever: float | None = None
     reranker: float | None = None
     likelihood: float | None = None
+    information: float | None = None
 
     def row(self) -> dict[str, Any]:
         """As predictions, reports and the command line show it."""
@@ -79,6 +81,20 @@ class QueryLikelihood:
         likely = iter(self.student.question_likelihoods(pairs))
         looked = [[replace(item, likelihood=next(likely)) for item in row] for row in close]
         return [[*sorted(some, key=self._place), *row[len(some) :]] for some, row in zip(looked, rows, strict=True)]
+
+    def informed(self, questions: Sequence[Question], rows: Sequence[list[Found]]) -> list[list[Found]]:
+        """The candidates, the first one of each question with its `information`."""
+        asked = [(question.question, row) for question, row in zip(questions, rows, strict=True) if row]
+        pairs = [(question, row[0].passage.full_text) for question, row in asked]
+        read = self.student.question_likelihoods([*pairs, *((question, "") for question, _ in pairs)])
+        gains = iter([given - alone for given, alone in zip(read[: len(pairs)], read[len(pairs) :], strict=True)])
+        return [[replace(row[0], information=next(gains)), *row[1:]] if row else [] for row in rows]
+
+    def ahead(self, first: Found, other: Found) -> float:
+        """Log-odds of a passage against another one."""
+        looks = [item.likelihood for item in (first, other) if item.likelihood is not None]
+        by_look = self.weight * (looks[0] - looks[1]) if len(looks) == 2 else 0.0
+        return (_score(first) - _score(other)) / self.temperature + by_look
 
     def _place(self, item: Found) -> float:
         return -(_score(item) / self.temperature + self.weight * (item.likelihood or 0.0))
@@ -169,6 +185,8 @@ class Finder:
         rows = [self._found(hit, row, row) for hit, row in zip(hits, self.scores(questions, hits), strict=True)]
         if self.query_likelihood is not None:
             rows = self.query_likelihood.ordered(questions, rows)
+            if self.recipe.evaluation.abstain.risk is not None:
+                rows = self.query_likelihood.informed(questions, rows)
         steps["rerank"] = steps.get("rerank", 0.0) + monotonic() - start
         return rows
 
@@ -212,6 +230,29 @@ class Finder:
         features = score_features(section, questions, hits, self.passages)
         return [row + feature for row, feature in zip(scores, features, strict=True)]
 
+    def signals(self, considered: Sequence[Found]) -> dict[str, float]:
+        """What speaks for the first of the passages that were considered.
+
+        Returns:
+            Nothing where there are none; ``score``: its score; ``lead``: log-odds of its document against all others by the
+            scores, each document counting by its best passage; ``information``: where there is a second look.
+        """
+        if not considered:
+            return {}
+        first, behind = considered[0], dict[str, float]()
+        for item in considered[1:]:
+            if item.passage.document != first.passage.document:
+                ahead = self._ahead(first, item)
+                behind[item.passage.document] = min(behind.get(item.passage.document, ahead), ahead)
+        nothing = Found(first.passage, 0.0, 0.0)
+        lead = -float(np.logaddexp.reduce([-ahead for ahead in behind.values() or [self._ahead(first, nothing)]]))
+        known = {} if first.information is None else {"information": first.information}
+        return {"score": _score(first), "lead": lead, **known}
+
+    def _ahead(self, first: Found, other: Found) -> float:
+        second_look = self.query_likelihood
+        return second_look.ahead(first, other) if second_look is not None else _score(first) - _score(other)
+
     def _found(self, hit: Hits, by: np.ndarray, reranked: np.ndarray | None) -> list[Found]:
         # Equal scores keep the retriever's order: Python's sort is stable.
         order = sorted(range(len(by)), key=lambda place: -by[place])
@@ -226,5 +267,5 @@ class Finder:
 
 
 def _score(item: Found) -> float:
-    assert item.reranker is not None
-    return item.reranker
+    """The score that a passage is ranked by."""
+    return item.reranker if item.reranker is not None else item.retriever or 0.0

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kard.artifacts.files import hash_of
+from kard.calibration import Calibration, log_odds, read_calibrations
 from kard.data.filters import EVERYTHING, Restriction
 from kard.data.question import Question, check_asked
 from kard.data.textfile import cleaned
@@ -31,7 +32,7 @@ class Answer:
 
     Attributes:
         question: The question's id.
-        answer: The answer in words, or None where no choice could be read off the text.
+        answer: The answer in words, or None where no choice could be read off the text, or it is not sure enough to be given.
         choice: Its index into the choices, or None.
         rationale: The explanation that it wrote.
         passages: What it read, best first.
@@ -39,10 +40,12 @@ class Answer:
         text: The whole text that it wrote.
         cut: The explanation ended without ``Answer:``, which was written for it.
         seconds: Its share of the time of writing.
-        confidence: How probable the student finds its answer among the choices, after its own explanation (0 to 1; None for
-            open questions and where no answer was read off). Of several samples, the share that came to this one.
+        confidence: Calibrated (see `threshold`): how often an answer like this one is right, 0 to 1. Else how probable the
+            student finds its answer among the choices, after its own explanation (None for open questions); of several samples,
+            the share that came to this one. None where no answer was read off.
         question_cut: The question did not fit into ``student.max_input_tokens``: only its end was read.
         candidates: All that was considered, best first; `passages` are its first ones.
+        threshold: From which confidence on answers are given, where confidences are calibrated; else None.
         steps: Seconds that finding, reranking and writing took, for all questions that were answered together.
         documents: The version of the documents that was read (`kard docs history`); None where nothing is read.
     """
@@ -61,6 +64,12 @@ class Answer:
     candidates: tuple[Found, ...] = ()
     steps: Mapping[str, float] = field(default_factory=dict)
     documents: int | None = None
+    threshold: float | None = None
+
+    @property
+    def abstained(self) -> bool:
+        """Whether an answer was withheld, because it is not sure enough; `text` has it."""
+        return self.threshold is not None and self.confidence is not None and self.confidence < self.threshold
 
     def _repr_html_(self) -> str:
         """The answer as notebooks show it: what it is, how sure, why, and what was read."""
@@ -87,6 +96,7 @@ class Kard:
     method: Method
     student: Student
     finder: Finder
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
 
     @classmethod
     def load(cls, run: str | Path, method: str | None = None) -> Kard:
@@ -102,7 +112,8 @@ class Kard:
         opened = Run.open(Path(run))
         chosen = _method_for(opened.recipe, method)
         student = opened.student(chosen.trained_on)
-        return cls(chosen, student, Finder.of(opened, [chosen], student))
+        calibrations = _calibrations(opened, chosen)
+        return cls(chosen, student, Finder.of(opened, [chosen], student), calibrations)
 
     @property
     def recipe(self) -> Recipe:
@@ -163,10 +174,26 @@ class Kard:
         written = self.write(asked, prompts, on_text=on_text)
         steps["write"] = monotonic() - start
         rows = zip(asked, read, prompts, candidates, strict=True)
-        return [
+        answers = [
             replace(self.parse(*pair, passages, written[prompt]), candidates=tuple(considered), steps=steps)
             for pair, passages, prompt, considered in rows
         ]
+        return [self._calibrated(answer, method) for answer, (_, method) in zip(answers, asked, strict=True)]
+
+    def signals(self, answer: Answer) -> dict[str, float]:
+        """What speaks for an answer: ``student``, the log-odds of its confidence before it is calibrated, and what speaks for the
+        passage that it stands on (`Finder.signals`)."""
+        own = {} if answer.confidence is None else {"student": log_odds(answer.confidence)}
+        return own | self.finder.signals(answer.candidates)
+
+    def _calibrated(self, answer: Answer, method: Method) -> Answer:
+        """The answer with its calibrated confidence, withheld where that is too low."""
+        calibration = self.calibrations.get(method.name)
+        if calibration is None or answer.answer is None:
+            return answer
+        confidence, threshold = calibration.confidence(self.signals(answer)), calibration.threshold.confidence
+        sure = replace(answer, confidence=confidence, threshold=threshold)
+        return replace(sure, answer=None, choice=None) if sure.abstained else sure
 
     def methods(self) -> dict[str, Method]:
         """What this student can be asked under, by name: the run's methods that share it and need no oracle, and one
@@ -233,6 +260,7 @@ class Kard:
                 answer_by=self.recipe.student.answer_by,
                 sampling=drawn,
                 share=share,
+                weigh_open=section.abstain.risk is not None and section.engine == "transformers",
             )
             written |= self.student.write(by_prompt, how, done, known, on_text)
         return written
@@ -259,7 +287,7 @@ class Kard:
             question_cut=not holds_question(written.prompt, question.question),
             seconds=written.seconds,
             documents=self.finder.documents if method.reads_passages else None,
-            confidence=votes / len(texts) if written.samples else written.confidence if choice is not None else None,
+            confidence=votes / len(texts) if written.samples else written.confidence if answer is not None else None,
         )
 
 
@@ -308,10 +336,17 @@ def answerer(run: Path, name: str | None) -> dict[str, str]:
     evaluation = recipe.evaluation.model_dump(
         mode="json", include={"passages", "samples", "temperature", "top_k", "top_p"}
     )
+    if (risk := recipe.evaluation.abstain.risk) is not None:
+        keys += [opened.key(f"predictions/{method.trained_on}"), str(risk)]
     retriever, reranker = recipe.retriever, recipe.reranker
     searched = (retriever.query, retriever.candidates, reranker.choices, reranker.likelihood_weight)
     settings = [evaluation, recipe.student.answer_by, searched if method.reads_passages else None, recipe.seed]
     return {"method": method.name, "run": hash_of([method.name, keys, settings])[:16]}
+
+
+def _calibrations(run: Run, method: Method) -> dict[str, Calibration]:
+    risk = run.recipe.evaluation.abstain.risk
+    return {} if risk is None else read_calibrations(run.finished(f"predictions/{method.trained_on}"), risk)
 
 
 def _method_for(recipe: Recipe, name: str | None) -> Method:

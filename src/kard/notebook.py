@@ -15,8 +15,8 @@ ADDRESS = re.compile(r"""(https?://[^\s<>"]*[^\s<>",])""")  # in a source, which
 
 def answer_html(answer: Answer) -> str:
     """Answer, confidence, rationale and passages as HTML; every text of theirs is escaped, and addresses of sources are links."""
-    said = "no answer could be read off" if answer.answer is None else answer.answer
-    sure = "" if answer.confidence is None else f"{percent(answer.confidence)} sure (not calibrated)"
+    said = "not sure enough to answer" if answer.abstained else answer.answer or "no answer could be read off"
+    sure = "" if answer.confidence is None else f"{percent(answer.confidence)} sure ({meaning(answer)})"
     row = Markup("<li><b>{}</b> {}<br><small>{}</small></li>")
     read = [(found.passage.title, found.passage.text, linked(found.passage.source)) for found in answer.passages]
     passages = Markup("<ol>{}</ol>").format(Markup("").join(row.format(*parts) for parts in read)) if read else ""
@@ -26,6 +26,19 @@ def answer_html(answer: Answer) -> str:
 def percent(confidence: float) -> str:
     """A confidence in words; it is never called certain."""
     return "over 99 %" if confidence > 0.99 else f"{100 * confidence:.0f} %"
+
+
+def meaning(answer: Answer) -> str:
+    """What an answer's confidence is worth, in words."""
+    if answer.threshold is None:
+        return "not calibrated"
+    if not answer.abstained:
+        return "calibrated"
+    return (
+        f"answers are given from {percent(answer.threshold)} on"
+        if answer.threshold <= 1
+        else "no answer is sure enough"
+    )
 
 
 def linked(source: str) -> Markup:

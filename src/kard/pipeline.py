@@ -30,6 +30,7 @@ from kard.preflight.timetable import Timetable
 from kard.progress import say
 from kard.recipe.file import dump_recipe
 from kard.recipe.recipe import Recipe
+from kard.report.tracking import track
 from kard.run import Run
 from kard.stages.plan import STAGES, VERSIONS, Step, check_stage, passage_steps, plan, stages_of
 from kard.stages.report import make_report
@@ -158,6 +159,7 @@ def _report(recipe: Recipe, folder: Path, done: list[Artifact], table: Timetable
         "inputs": {artifact.name: artifact.key for artifact in done},
         "recipe": recipe.name,
         "seed": recipe.seed,
+        **({"risk": risk} if (risk := recipe.evaluation.abstain.risk) is not None else {}),
     }
     results_path = folder / "results.json"
     run = Run(folder, recipe, online=True)
@@ -165,6 +167,8 @@ def _report(recipe: Recipe, folder: Path, done: list[Artifact], table: Timetable
     artifact = build("report", folder / "report", key, lambda target: make_report(run, done, target), results_path)
     table.over("report", artifact.seconds, artifact.skipped)
     results: dict[str, Any] = read_json(results_path)
+    if recipe.tracker is not None and not artifact.skipped:
+        track(run, results)
     return results
 
 

@@ -13,6 +13,7 @@ from kard.artifacts.folders import check_run, finished, manifest_of
 from kard.artifacts.versions import current_version, version_folder
 from kard.data.passage import Passages, positions_of, read_passages
 from kard.data.question import Question, read_questions
+from kard.errors import UserError, nearest
 from kard.methods import METHODS
 from kard.progress import say
 from kard.recipe.file import recipe_from_run
@@ -21,6 +22,8 @@ from kard.teacher.generated import Generated, read_generated
 from kard.teacher.rationale import Rationale, read_rationales
 
 if TYPE_CHECKING:
+    import pandas
+
     from kard.reranker.cross import CrossReranker
     from kard.reranker.model import Reranker
     from kard.retrieval.retriever import Retriever
@@ -69,7 +72,7 @@ class Run:
     over: str = ""
 
     @classmethod
-    def open(cls, folder: Path, documents: int | None = None) -> Run:
+    def open(cls, folder: str | Path, documents: int | None = None) -> Run:
         """A run that was made earlier.
 
         Args:
@@ -79,10 +82,9 @@ class Run:
         Raises:
             UserError: The folder is no run, or its documents were changed before it was run again.
         """
-        check_run(folder)
-        return cls(
-            folder, recipe_from_run(folder), documents=current_version(folder) if documents is None else documents
-        )
+        place = Path(folder)
+        check_run(place)
+        return cls(place, recipe_from_run(place), documents=current_version(place) if documents is None else documents)
 
     def questions(self, split: str) -> list[Question]:
         """The questions of ``train``, ``dev`` or ``test``."""
@@ -126,6 +128,21 @@ class Run:
         over = f"_over_{self.over}" if self.over else ""
         path = self.folder / "predictions" / f"{METHODS[method].trained_on}{over}" / f"{method}.jsonl"
         return list(read_jsonl(path)) if path.exists() else []
+
+    def frame(self, method: str) -> pandas.DataFrame:
+        """A method's predictions as a frame, a row a question, with the columns of its JSONL.
+
+        Raises:
+            UserError: An unknown method, or one that the run has no predictions of; pandas is not installed.
+        """
+        rows = self.predictions(method) if method in METHODS else []
+        if not rows:
+            raise UserError(f"{self.folder}: has no predictions of '{method}'{nearest(method, METHODS)}. Name another.")
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError("Run.frame needs pandas. Install it, or make a frame of Run.predictions.") from error
+        return pandas.DataFrame(rows)
 
     def rankings(self) -> list[dict[str, Any]]:
         """How well candidates are ranked, by the retriever, the reranker, and after the query likelihood where it is asked."""

@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx2 as httpx
 import pytest
 import uvicorn
 
+from kard.calibration import Calibration
 from kard.data.question import Question, read_questions
 from kard.kard import Kard
 from kard.serving.app import create_app
@@ -67,6 +69,12 @@ def client(address) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def unsure(kard) -> Kard:
+    """A run that is half sure of every answer, and gives those alone of which it is surer."""
+    return replace(kard, calibrations={"kard_reranker": Calibration({}, 0.0, [0.9] * 40, [True] * 40, risk=0.1)})
+
+
 class SlowStudent:
     """Stands in for a loaded run's student: each batch takes until the test lets it go on, and one with `POISON` in it fails."""
 
@@ -89,8 +97,6 @@ class SlowStudent:
 @pytest.fixture
 def slow(kard) -> Iterator[tuple[Kard, SlowStudent]]:
     """A run whose first batch (the server's warm-up) goes through, and whose others wait for `may_go_on`."""
-    from dataclasses import replace
-
     student = SlowStudent(kard.student)
     student.may_go_on.set()
     yield replace(kard, student=student), student

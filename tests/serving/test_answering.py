@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
+import httpx2 as httpx
 import pytest
 
 from kard.data.question import Question
@@ -16,7 +17,7 @@ from kard.kard import Kard, Listener
 from kard.methods import without_passages
 from kard.tools.batch import answer_file
 from tests.conftest import write_rows
-from tests.serving.conftest import ASKED, COLOURS, sse
+from tests.serving.conftest import ASKED, COLOURS, serving, sse
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,29 @@ def test_without_passages_the_same_student_reads_the_question_alone(client, kard
     direct = replace(kard, method=without_passages(kard.method)).answer(ASKED, COLOURS)
     assert reply["text"] == direct.text
     assert "Passage:" not in direct.prompt
+
+
+def test_an_answer_that_is_not_sure_enough_is_withheld_with_its_passages(unsure, client):
+    asked = {"question": ASKED, "choices": COLOURS}
+    given = client.post("/v1/answer", json=asked).json()
+    assert (given["calibrated"], given["abstained"]) == (False, False)
+    chat = {"model": "kard_reranker", "messages": [{"role": "user", "content": ASKED}], "choices": COLOURS}
+    with serving(unsure) as url, httpx.Client(base_url=url, timeout=60) as other:
+        reply = other.post("/v1/answer", json=asked).json()
+        whole = other.post("/v1/chat/completions", json=chat).json()
+        streamed = sse(other.post("/v1/chat/completions", json={**chat, "stream": True}))
+        unread = other.post("/v1/answer", json={**asked, "model": "no_passages"}).json()
+    assert (reply["answer"], reply["choice"], reply["confidence"]) == (None, None, 0.5)
+    assert (reply["calibrated"], reply["abstained"]) == (True, True)
+    assert [reply["passages"], reply["text"], reply["rationale"]] == [
+        given[k] for k in ("passages", "text", "rationale")
+    ]
+    content = f"{reply['text']}\n\nNot sure enough to answer: 50 % (answers are given from 90 % on)."
+    assert whole["choices"][0]["message"]["content"] == content
+    assert whole["kard"]["abstained"]
+    pieces = [data["choices"][0]["delta"].get("content") or "" for _, data in streamed if data != "[DONE]"]
+    assert "".join(pieces) == content
+    assert (unread["calibrated"], unread["abstained"]) == (False, False)
 
 
 def test_an_open_question_has_no_confidence(client):

@@ -99,6 +99,7 @@ def test_words_that_the_rationale_took_are_marked_in_both(page, address):
     ]
     reply = {
         "model": "kard_reranker", "answer": "green", "choice": 1, "confidence": 0.75, "passages": passages, "question_cut": False,
+        "calibrated": False, "abstained": False,
         "rationale": "It is a green ship, 船舶, not a lamp.", "text": "", "milliseconds": {"write": 1.0},
     }  # fmt: skip
     events = [("passages", passages), ("text", "It is a green"), ("answer", reply)]
@@ -121,6 +122,19 @@ def test_words_that_the_rationale_took_are_marked_in_both(page, address):
     assert address.inner_text() == "https://example.org/lamp?a=1, line 3"
     page.locator(".sources a").click()
     assert page.locator(":target .text").inner_text() == passages[0]["text"]
+
+
+def test_an_answer_that_is_not_sure_enough_is_withheld_with_its_passages(page, unsure):
+    with serving(unsure) as address:
+        page.goto(address)
+        ask(page)
+        cards(page)
+        card = page.locator(".card")
+        assert card.locator(".answer strong").inner_text() == "not sure enough to answer"
+        assert card.locator(".evidence > .passages > li").count() == 1
+        assert card.locator(".sure").inner_text() == "50 %: how often an answer like this one is right, calibrated"
+        assert page.locator("#status").inner_text().endswith("not sure enough to answer")
+        assert barriers(page) == []
 
 
 @pytest.mark.parametrize("way", ["button", "Escape", "another question"])

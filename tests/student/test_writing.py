@@ -200,6 +200,25 @@ def test_confidence_is_the_choices_probability_and_counts_each_token_once(studen
     assert {written.confidence for written in sampled.values()} == {None}
 
 
+def test_an_open_answers_confidence_is_the_mean_probability_of_its_tokens(student):
+    """The geometric mean, against the model's own; where nobody asks for it there is none."""
+    asked = dict.fromkeys(PROMPTS, ())
+    assert {one.confidence for one in student.write(asked, Writing("rationale", 8)).values()} == {None}
+    written = student.write(asked, Writing("rationale", 8, weigh_open=True))
+    read = {prompt: extract(one.text, (), "rationale") for prompt, one in written.items()}
+    assert any(one.answer for one in read.values())
+    for prompt, one in read.items():
+        if one.answer is None:
+            assert written[prompt].confidence is None
+            continue
+        begun, said = (
+            student.tokenizer(text, add_special_tokens=False).input_ids
+            for text in (f" {one.rationale}\nAnswer:", f" {one.answer}")
+        )
+        expected = math.exp(log_probability(student, prompt, begun, one.answer) / (len(said) + 1))
+        assert written[prompt].confidence == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize("answer_by", ["choices", "likelihood"])
 def test_one_text_is_heard_on_the_way_and_samples_are_not(student, answer_by):
     heard: list[str] = []

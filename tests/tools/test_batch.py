@@ -182,6 +182,8 @@ def test_an_answer_as_json():
         "answer": "Iron",
         "choice": 1,
         "confidence": None,
+        "calibrated": False,
+        "abstained": False,
         "question_cut": False,
         "rationale": "It rusts.",
         "passages": [

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kard.commands.output import AsJson, print_json, show
 from kard.errors import printable
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ _NAMED = 5
 Target = Annotated[Path, typer.Argument(help="The folder of a run or of an export.")]
 Paths = Annotated[list[Path], typer.Argument(help="Files or folders, in any format that a recipe reads.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @docs.command("list")
@@ -37,11 +36,8 @@ def list_documents(
     from kard.documents import documents_of_run
 
     rows = documents_of_run(target, version)
-    if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=1))
-        return
-    for row in rows:
-        typer.echo(printable(f"{row.id}  {row.passages} passages  {row.title}  ({row.source})"))
+    lines = (f"{row.id}  {row.passages} passages  {row.title}  ({row.source})" for row in rows)
+    show(as_json, [asdict(row) for row in rows] if as_json else None, lines)
 
 
 @docs.command()
@@ -80,7 +76,7 @@ def history(target: Target, as_json: AsJson = False) -> None:
 
     rows = rows_of(target)
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+        print_json(rows)
         return
     for row in rows:
         counts = ", ".join(f"{row[name]} {name}" for name in ("added", "replaced", "removed") if row[name])
@@ -118,7 +114,7 @@ def prune(
 
 def _show(change: Change, dry_run: bool, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(asdict(change), ensure_ascii=False, indent=1))
+        print_json(asdict(change))
         return
     named = {
         "added": change.added,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from kard.calibration import read_calibrations
 from kard.data.passages import report_of
 from kard.data.question import Question
 from kard.evaluation.statistics import paired_tests, wilson
@@ -26,8 +27,9 @@ def knowledge_results(run: Run, answered: Iterable[str]) -> list[dict[str, Any]]
     Returns:
         One object a knowledge base, the run's own first: ``name, documents, passages, methods``; a method has ``name, n,
         accuracy, ci95, gold_read`` (share of the questions of which a gold passage was read, of those that name one that is
-        there; null without any) and, for the others, ``difference, difference_ci95, p_value`` against the run's own: exact
-        McNemar, Holm-corrected over all. Empty where the recipe names no other.
+        there; null without any), ``given`` and ``wrong`` (how many answers were not withheld, and how many of these are wrong;
+        where confidences are calibrated) and, for the others, ``difference, difference_ci95, p_value`` against the run's own:
+        exact McNemar, Holm-corrected over all. Empty where the recipe names no other.
     """
     others = run.recipe.evaluation.knowledge
     if not others:
@@ -51,10 +53,19 @@ def knowledge_results(run: Run, answered: Iterable[str]) -> list[dict[str, Any]]
 def _measured(run: Run, name: str, rows: Rows, test: Mapping[str, Any] | None) -> dict[str, Any]:
     right = sum(row["correct"] for row in rows)
     own = {"name": name, "n": len(rows), "accuracy": right / len(rows), "ci95": list(wilson(right, len(rows)))}
-    own["gold_read"] = _gold_read(run, run.evaluated(), rows)
+    own |= {"gold_read": _gold_read(run, run.evaluated(), rows), **_given(run, name, rows)}
     if test is None:
         return own
     return {**own, "difference": test["difference"], "difference_ci95": test["ci95"], "p_value": test["p_value"]}
+
+
+def _given(run: Run, name: str, rows: Rows) -> dict[str, int]:
+    risk = run.recipe.evaluation.abstain.risk
+    if risk is None:
+        return {}
+    calibrations = read_calibrations(run.finished(f"predictions/{METHODS[name].trained_on}"), risk)
+    given = [row for row in rows if (row["calibrated_confidence"] or 0.0) >= calibrations[name].threshold.confidence]
+    return {"given": len(given), "wrong": sum(not row["correct"] for row in given)}
 
 
 def _gold_read(run: Run, questions: Sequence[Question], rows: Rows) -> float | None:

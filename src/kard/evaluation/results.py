@@ -16,6 +16,7 @@ from kard.evaluation.cost import costs
 from kard.evaluation.diagnosis import diagnose
 from kard.evaluation.knowledge import knowledge_results
 from kard.evaluation.leaks import find_leaks
+from kard.evaluation.selective import selective_results
 from kard.evaluation.statistics import paired_tests, wilson
 from kard.methods import METHODS, Method, methods_named
 from kard.progress import progress, say
@@ -60,6 +61,7 @@ def build_results(run: Run, done: Sequence[Artifact]) -> tuple[dict[str, Any], l
         "retrieval": sorted(found, key=lambda row: str(row["against"])),  # gold first
         "comparisons": paired_tests(right, pairs_to_compare(list(right)), recipe.seed),
         "knowledge_bases": knowledge_results(run, answered),
+        **({"confidence": selective} if (selective := selective_results(run, answered)) else {}),
         "diagnosis": diagnosis,
         "leaks": leaks_of(run, answered),
         "costs": costs(run, answered),

@@ -22,7 +22,7 @@ from kard.recipe.recipe import Recipe
 from kard.run import Run
 
 Axes = dict[str, list[Any]]
-_APART = {"seed", "data_seed", "name", "output"}  # what runs of one recipe may differ in
+_APART = {"seed", "data_seed", "name", "output", "tracker"}  # what runs of one recipe may differ in
 
 
 @dataclass(frozen=True)

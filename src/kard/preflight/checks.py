@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ def check_before(recipe: Recipe, folder: Path, to_do: set[str]) -> None:
 
         check_endpoint(recipe.teacher)
     check_models(recipe, to_do)
+    if recipe.tracker is not None and find_spec(recipe.tracker) is None:
+        raise UserError(f"tracker: {recipe.tracker} is not installed. Run: pip install {recipe.tracker}.")
 
 
 def _asks(recipe: Recipe, to_do: set[str]) -> bool:

@@ -272,13 +272,15 @@ def _predictions(recipe: Recipe, folder: Path, work: Work, methods: Sequence[Met
     section = recipe.evaluation
     if section.engine == "vllm":
         return None
-    evaluated, looks = work.questions[section.split], any(method.reads == "reranker" for method in methods)
+    dev = work.questions["dev"] if section.abstain.risk is not None else 0
+    looks = any(method.reads == "reranker" for method in methods)
     total = _LITTLE * 2 + _IMPORTS * looks
     shown = 1 + section.shots * any(method.trained_on == "nothing" for method in methods)
     seen: set[tuple[str, int]] = set()
     for method in methods:
         passages = section.passages if method.reads_passages else 0
         written = work.answer + (method.writes == "rationale") * work.rationale
+        evaluated = work.questions[section.split] + dev * (not method.is_oracle)
         prompts = evaluated * (_DISTINCT if (method.writes, passages) in seen else 1.0)
         seen.add((method.writes, passages))
         read, texts = _read(recipe, work, passages, shown), prompts * section.samples

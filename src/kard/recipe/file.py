@@ -54,6 +54,11 @@ def recipe_content(name_or_path: str, overrides: list[str] | None = None) -> tup
     return content, where, folder
 
 
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+
 def reranker_section(settings: list[str]) -> RerankerSection:
     """The recipe's ``reranker`` alone, from ``key=value`` settings, for candidates from a file.
 

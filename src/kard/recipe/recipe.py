@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from kard.recipe.base import PathIn, Section, Seed
@@ -32,6 +34,11 @@ class Recipe(Section):
         None,
         description="decides the split, the order of choices and the teacher's requests in place of seed, so that "
         "runs with other seeds have the same questions and rationales; null: seed",
+    )
+    tracker: Literal["trackio", "tensorboard", "wandb", "mlflow"] | None = Field(
+        None,
+        description="hand the finished run to this experiment tracker: losses, measures, recipe, report; it must be "
+        "installed, and stays offline unless its own environment variables say otherwise; null: none",
     )
     output: PathIn | None = Field(None, description="run folder; null: runs/NAME in the current folder")
 

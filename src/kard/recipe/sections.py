@@ -279,6 +279,17 @@ class EvaluationResources(Section):
     batch_size: Size = Field(64, description="texts written at once")
 
 
+class AbstainSection(Section):
+    """Calibrated confidence, and when no answer is given."""
+
+    risk: Share | None = Field(
+        None,
+        description="share of the given answers that may be wrong: dev questions are answered as well, and say from which "
+        "calibrated confidence on this holds (with 95 % confidence); less sure answers are withheld. 1: calibrate alone; "
+        "null: neither",
+    )
+
+
 class EvaluationSection(Section):
     """What is measured."""
 
@@ -306,10 +317,17 @@ class EvaluationSection(Section):
         description="other documents by names of your own, each with the keys of knowledge: the same students and reranker "
         "answer the same questions over them as well",
     )
+    abstain: AbstainSection = AbstainSection()
     resources: EvaluationResources = EvaluationResources()
 
     @model_validator(mode="after")
     def _names_are_free(self) -> EvaluationSection:
         if OWN in self.knowledge:
             raise ValueError(f"knowledge: '{OWN}' is the name of the run's own documents. Choose another")
+        return self
+
+    @model_validator(mode="after")
+    def _split_fits(self) -> EvaluationSection:
+        if self.abstain.risk is not None and self.split == "dev":
+            raise ValueError("abstain learns from the dev questions, which split: dev measures. Take split: test")
         return self

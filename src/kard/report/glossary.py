@@ -50,9 +50,12 @@ GLOSSARY: dict[str, str] = {
     "Hits@k": "The share of the questions for which a gold (or silver) passage is among the first k.",
     "MRR, nDCG@10": "Measures of an order that count a right passage for less the later it stands; 100 % if it is always "
     "first.",
-    "confidence": "How sure the student is of its choice, among the choices. It is not calibrated: of the answers with 90 % "
-    "far more or fewer than 90 % may be right. With `evaluation.samples`: the share of the samples that came "
-    "to the answer.",
+    "confidence": "How sure an answer is. With `evaluation.abstain` it is calibrated on the dev questions: of the answers with "
+    "90 % about 90 % are right. Without, it is how sure the student is of its choice, among the choices, or the share of the "
+    "samples that came to the answer (`evaluation.samples`), and of the answers with 90 % far more or fewer may be right.",
+    "abstain": "To give no answer because the calibrated confidence is below the threshold that keeps the risk "
+    "(`evaluation.abstain`); the passages are shown all the same.",
+    "risk, coverage": "The share of wrong answers among those that are given, and the share of the questions that are answered.",
     "cut": "The rationale ended without an answer; `Answer:` was written for the student, and it chose then.",
     "leak": "A test question that shares a run of words with a training question or a passage, so that memory may "
     "answer it.",

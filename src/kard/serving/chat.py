@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kard.errors import UserError
 from kard.kard import Answer
-from kard.notebook import ADDRESS
+from kard.notebook import ADDRESS, meaning, percent
 from kard.serving.schema import AnswerRequest, Choices, Filter, answer_reply
 from kard.serving.worker import Done
 
@@ -151,7 +151,7 @@ class Completion:
     def whole(self, done: Done) -> dict[str, Any]:
         """The completion of a request that does not stream."""
         answer = _answer(done)
-        content = self.cut(answer.text) + self._listed(answer)
+        content = self.cut(answer.text) + self._behind(answer)
         message = {"role": "assistant", "content": content, "refusal": None, "annotations": self._annotations(answer)}
         return {
             **self._head("chat.completion"),
@@ -167,7 +167,7 @@ class Completion:
     def end(self, done: Done) -> list[dict[str, Any]]:
         """The last chunks of a stream: why it ended with the whole answer beside it, and the usage where it was asked for."""
         answer = _answer(done)
-        chunks = [self.piece(text, first=False)] if (text := self._listed(answer)) else []
+        chunks = [self.piece(text, first=False)] if (text := self._behind(answer)) else []
         last = self._chunk({"annotations": self._annotations(answer)}, self._reason(answer))
         chunks.append({**last, "kard": answer_reply(done, self.request.model, None)})
         if self.request.stream_options and self.request.stream_options.include_usage:
@@ -179,11 +179,13 @@ class Completion:
         read, written = done.prompt_tokens, min(done.completion_tokens, self.request.limit or done.completion_tokens)
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
-    def _listed(self, answer: Answer) -> str:
-        """The passages that were read as text, where they were asked for."""
+    def _behind(self, answer: Answer) -> str:
+        """What stands behind the text: that the answer is not sure enough to count as one, for clients that keep nothing but
+        the text; and the passages that were read, where they were asked for."""
+        unsure = f"\n\nNot sure enough to answer: {percent(answer.confidence or 0.0)} ({meaning(answer)})."
         found = [item.passage for item in answer.passages] if self.request.sources else []
         lines = [f"[{number}] {passage.full_text} ({passage.source})" for number, passage in enumerate(found, start=1)]
-        return "\n\nSources:\n" + "\n".join(lines) if lines else ""
+        return unsure * answer.abstained + ("\n\nSources:\n" + "\n".join(lines) if lines else "")
 
     def _annotations(self, answer: Answer) -> list[dict[str, Any]]:
         """The passages that were read as OpenAI cites sources; a passage without an address has its id for one."""

@@ -262,9 +262,14 @@ def _predictions_step(run: Run, keys: dict[str, str], methods: list[Method]) -> 
         inputs += ["rationales"]
     names = [method.name for method in methods]
     about = f"{', '.join(names)} on {recipe.evaluated_size or 'all'} {section.split} questions"
+    more: dict[str, Any] = {"methods": names}
+    if section.abstain.risk is not None:  # how large it is changes no prediction
+        more |= {"calibrated": 1}
+        about += "" if run.over else " and the dev questions"
+        inputs += [f"predictions/{trained_on}"] if run.over else []
     make = partial(make_predictions, run, trained_on, methods)
     name = f"predictions/{trained_on}{f'_over_{run.over}' if run.over else ''}"
-    return _step(run, keys, name, reads, inputs, make, about, {"methods": names}, shared=True)
+    return _step(run, keys, name, reads, inputs, make, about, more, shared=True)
 
 
 def _step(

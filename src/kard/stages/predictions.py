@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kard.artifacts.files import Log, read_json, write_json, write_jsonl
+from kard.calibration import Calibration, check_dev, fit, read_calibrations, write_calibrations
 from kard.data.passage import read_passages
 from kard.data.passages import make_passages
 from kard.data.question import Question
@@ -26,7 +27,7 @@ from kard.run import Run
 
 
 def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method], folder: Path) -> None:
-    """Answer the evaluated questions.
+    """Answer the evaluated questions, and the dev questions where confidences are to be calibrated.
 
     Prompts that are the same under several methods are written once. The batches depend on the prompts alone, and each is
     logged: a run that was killed goes on with the same batches.
@@ -35,27 +36,29 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
 
     if rank() > 0 and _is_written(folder, rank()):  # by an earlier attempt: the first process may be done at any moment
         return
-    recipe, questions = run.recipe, run.evaluated()
+    recipe, questions, dev = run.recipe, run.evaluated(), _dev_questions(run)
     student = run.student(trained_on)
     if alike := sum(student.takes_for_one(question.choices) for question in questions):
         say(
             f"  {alike:,} questions have choices that are the same to the student. Set student.answer_as: letter or both"
         )
     kard = Kard(methods[0], student, Finder.of(run, methods, student))
-    considered = {method.name: _considered(kard, method, run, questions) for method in methods}
+    asked = {method.name: [*questions, *(() if method.is_oracle else dev)] for method in methods}
+    considered = {method.name: _considered(kard, method, run, asked[method.name]) for method in methods}
     if kard.finder.query_likelihood is not None and rank() == 0 and not run.over:
-        write_json(folder / "retrieval.json", ranked_by_likelihood(run, questions, considered["kard_reranker"]))
+        measured = considered["kard_reranker"][: len(questions)]
+        write_json(folder / "retrieval.json", ranked_by_likelihood(run, questions, measured))
     found = {name: [row[: recipe.evaluation.passages] for row in rows] for name, rows in considered.items()}
     # An oracle that has nothing to read for any question cannot be run; results.json says so.
     given = first_rationales(run) if any(method.reads == "teacher_rationale" for method in methods) else {}
     given = {question.id: given[question.id] for question in questions if question.id in given}
     read = {method.name: given if method.reads == "teacher_rationale" else found[method.name] for method in methods}
     methods = [method for method in methods if not method.is_oracle or any(read[method.name])]
-    prompts = {method.name: _prompts(kard, method, questions, found[method.name], given) for method in methods}
-    _say_what_is_left_out(recipe.evaluation.shots, questions, prompts, trained_on)
+    prompts = {m.name: _prompts(kard, m, asked[m.name], found[m.name], given) for m in methods}
+    _say_what_is_left_out(recipe.evaluation.shots, asked, prompts, trained_on)
     log = Log(_written_log(folder, rank()))
     known = {row["prompt"]: Written(**row) for row in log.read()}
-    asked = [(question, method) for method in methods for question in questions]
+    pairs = [(question, method) for method in methods for question in asked[method.name]]
     texts = [prompt for method in methods for prompt in prompts[method.name]]
     with progress(f"answer as {trained_on}", -(-len(set(texts)) // process_count()), "prompts") as advance:
 
@@ -63,7 +66,7 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
             log.append(asdict(item) for item in batch if item.prompt not in known)
             advance(len(batch))
 
-        written = kard.write(asked, texts, keep, known, (rank(), process_count()))
+        written = kard.write(pairs, texts, keep, known, (rank(), process_count()))
     log.close()
     if rank() > 0:
         write_json(_share_done(folder, rank()), {"processes": process_count()})
@@ -71,11 +74,57 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
     for other in range(1, process_count()):
         wait_until(partial(_is_written, folder, other))
         written |= {row["prompt"]: Written(**row) for row in Log(_written_log(folder, other)).read()}
-    for method in methods:
-        rows = zip(questions, found[method.name], prompts[method.name], strict=True)
+
+    def answers_of(method: Method) -> list[dict[str, Any]]:
+        rows = zip(asked[method.name], considered[method.name], prompts[method.name], strict=True)
         shown = given if method.reads == "teacher_rationale" else {}
-        answers = (_prediction(kard, method, q, p, written[prompt], shown.get(q.id, "")) for q, p, prompt in rows)
-        write_jsonl(folder / f"{method.name}.jsonl", answers)
+        return [_prediction(kard, method, q, p, written[prompt], shown.get(q.id, "")) for q, p, prompt in rows]
+
+    _write_answers(run, trained_on, {method.name: answers_of(method) for method in methods}, len(questions), folder)
+
+
+def _dev_questions(run: Run) -> list[Question]:
+    """The questions that confidences are calibrated on, where they are; not again over another knowledge base."""
+    risk = run.recipe.evaluation.abstain.risk
+    if risk is None or run.over:
+        return []
+    questions = run.questions("dev")
+    check_dev(len(questions), risk)
+    return questions
+
+
+def _write_answers(
+    run: Run, trained_on: TrainedOn, answers: Mapping[str, list[dict[str, Any]]], evaluated: int, folder: Path
+) -> None:
+    """Write each method's answers, with calibrated confidences where there are any; those behind the first `evaluated` ones are
+    dev answers, which they are learned from."""
+    risk = run.recipe.evaluation.abstain.risk
+    over_own = read_calibrations(run.finished(f"predictions/{trained_on}"), risk) if run.over and risk else {}
+    learned: dict[str, Calibration] = {}
+    for name, rows in answers.items():
+        if on_dev := rows[evaluated:]:
+            learned[name] = _learned(name, on_dev, risk or 1.0)
+        if calibration := learned.get(name) or over_own.get(name):
+            for row in rows[:evaluated]:
+                row["calibrated_confidence"] = calibration.confidence(row["signals"]) if row["parsed"] else None
+        write_jsonl(folder / f"{name}.jsonl", rows[:evaluated])
+        if on_dev:
+            write_jsonl(folder / f"{name}.dev.jsonl", on_dev)
+    if learned:
+        write_calibrations(folder, learned)
+
+
+def _learned(name: str, on_dev: Sequence[dict[str, Any]], risk: float) -> Calibration:
+    """Learn from the dev answers, and put each one's confidence into its row; what could not be read off is no answer, and has
+    none."""
+    parsed = [row for row in on_dev if row["parsed"]]
+    found = fit([row["signals"] for row in parsed], [row["correct"] for row in parsed])
+    confidences = iter(found.confidences)
+    for row in on_dev:
+        row["calibrated_confidence"] = next(confidences) if row["parsed"] else None
+    if replace(found, risk=risk).threshold.given == 0:
+        say(f"  {name}: no confidence on dev keeps the risk of {risk:g}, so it will give no answer. Raise the risk")
+    return found
 
 
 def make_other_knowledge(run: Run, section: KnowledgeSection, folder: Path) -> None:
@@ -89,10 +138,13 @@ def make_other_knowledge(run: Run, section: KnowledgeSection, folder: Path) -> N
 
 
 def _say_what_is_left_out(
-    shots: int, questions: Sequence[Question], prompts: Mapping[str, Sequence[str]], trained_on: TrainedOn
+    shots: int,
+    asked: Mapping[str, Sequence[Question]],
+    prompts: Mapping[str, Sequence[str]],
+    trained_on: TrainedOn,
 ) -> None:
     for name, texts in prompts.items():
-        if cut := sum(not holds_question(text, q.question) for q, text in zip(questions, texts, strict=True)):
+        if cut := sum(not holds_question(text, q.question) for q, text in zip(asked[name], texts, strict=True)):
             say(
                 f"  {name}: {cut:,} of {len(texts):,} questions do not fit into student.max_input_tokens: cut at the front"
             )
@@ -146,9 +198,13 @@ def _considered(kard: Kard, method: Method, run: Run, questions: Sequence[Questi
 
 
 def _prediction(
-    kard: Kard, method: Method, question: Question, found: Sequence[Found], written: Any, given: str
+    kard: Kard, method: Method, question: Question, considered: Sequence[Found], written: Any, given: str
 ) -> dict[str, Any]:
-    answer = kard.parse(question, method, found, written)
+    section = kard.recipe.evaluation
+    answer = replace(
+        kard.parse(question, method, considered[: section.passages], written), candidates=tuple(considered)
+    )
+    signals = {} if section.abstain.risk is None or method.is_oracle else {"signals": kard.signals(answer)}
     assert question.answer is not None
     said = answer.choice if question.choices else answer.answer
     return {
@@ -166,4 +222,5 @@ def _prediction(
         "question_cut": answer.question_cut,
         "confidence": answer.confidence,
         "seconds": round(answer.seconds, 4),
+        **signals,
     }

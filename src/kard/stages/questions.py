@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from kard.calibration import check_dev
 from kard.data.question import Question, write_questions
 from kard.data.questions import load_splits
 from kard.data.sources import remember_sources
@@ -39,6 +40,8 @@ def make_questions(run: Run, folder: Path) -> None:
         raise UserError(
             "evaluation.split: dev asked for, and there is no dev question. Give questions.dev or dev_size."
         )
+    if recipe.evaluation.abstain.risk is not None:
+        check_dev(len(splits["dev"]), recipe.evaluation.abstain.risk)
     say("  " + ", ".join(f"{name} {len(splits[name]):,}" for name in SPLITS))
 
 

@@ -18,10 +18,12 @@ from kard.methods import Writes
 from kard.progress import say
 from kard.prompt import (
     AnswerAs,
+    extract,
     render,
     shorten_passages,
     shorten_question,
     shown_answer,
+    target,
     with_examples,
     without_rationale,
 )
@@ -51,7 +53,8 @@ class Written:
         cut: The rationale ended without ``Answer:`` (most often at ``max_output_tokens``), which was written for it.
         seconds: Its share of the batch's time.
         samples: All that was written, where several samples were drawn.
-        confidence: How probable the answer was among the choices; None where any may follow, and of several samples.
+        confidence: How probable the answer was among the choices; of an open answer the geometric mean of its tokens'
+            probabilities, where that was asked for. None otherwise, and of several samples.
     """
 
     prompt: str
@@ -76,6 +79,7 @@ class Writing:
         answer_by: choices: only a choice can follow ``Answer:``; generate: anything; likelihood: the likeliest whole choice.
         sampling: How several texts are drawn for each prompt; None: one, always the likeliest token.
         share: Which batches are written here: (2, 3) means the third of every three.
+        weigh_open: Whether open answers have a confidence.
     """
 
     writes: Writes
@@ -83,6 +87,7 @@ class Writing:
     answer_by: AnswerBy = "choices"
     sampling: Sampling | None = None
     share: tuple[int, int] = (0, 1)
+    weigh_open: bool = False
 
 
 def local_writer(model: PreTrainedModel) -> Writer:
@@ -253,6 +258,8 @@ class Student:
             answer = f" {answers[row][which]}" if which is not None else ""
             texts.append((self.tokenizer.decode(own, skip_special_tokens=True) + answer).strip())
         cut = {owner[place] for place in constraint.cut}
+        if how.weigh_open and not how.sampling:
+            self._weigh_open(inputs, texts, writes, confidence)
         if how.sampling:
             drawn = [tuple(texts[place : place + samples]) for place in range(0, len(texts), samples)]
             return [Written(p, drawn[row][0], row in cut, 0.0, drawn[row]) for row, p in enumerate(prompts)]
@@ -321,6 +328,27 @@ class Student:
                 chosen[place] = best
                 confidence[place] = 1 / sum(math.exp(score - scores[best]) for score in scores)
         return chosen, confidence
+
+    def _weigh_open(
+        self,
+        inputs: Batch,
+        texts: list[str],
+        writes: list[Writes],
+        confidence: list[float | None],
+    ) -> None:
+        """Give each answer a confidence that has none: any might have followed."""
+        for row, text in enumerate(texts):
+            read = extract(text, (), writes[row])
+            if confidence[row] is not None or not isinstance(read.answer, str):
+                continue
+            before = target(read.rationale, "", writes[row]).rstrip() if writes[row] == "rationale" else ""
+            begun, path = (
+                text_tokens(self.tokenizer, [before]),
+                answer_paths(self.tokenizer, [read.answer], writes[row]),
+            )
+            own = slice(row, row + 1)
+            [[score]] = likelihoods(self.model, inputs["input_ids"][own], inputs["attention_mask"][own], begun, [path])
+            confidence[row] = math.exp(score / len(path[0]))
 
 
 def batches(lengths: Mapping[str, int], size: int) -> Iterator[list[str]]:

@@ -16,6 +16,7 @@ from kard.data.readers.foreign import check_keys, say_unread
 from kard.data.readers.jsonl import choices_of, read_user_jsonl, text_of
 from kard.errors import UserError
 from kard.kard import Answer, Kard, answerer
+from kard.notebook import meaning
 from kard.progress import progress
 
 QUESTIONS_AT_ONCE = 128
@@ -100,6 +101,8 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         "answer": answer.answer,
         "choice": answer.choice,
         "confidence": answer.confidence,
+        "calibrated": answer.threshold is not None,
+        "abstained": answer.abstained,
         "question_cut": answer.question_cut,
         "rationale": answer.rationale,
         "passages": [item.row() for item in answer.passages],
@@ -118,12 +121,13 @@ def answer_lines(answer: Answer) -> Iterator[str]:
         yield "The question does not fit into student.max_input_tokens: only its end was read."
     if answer.rationale:
         yield f"Rationale: {answer.rationale}"
-    yield f"Answer: {answer.answer if answer.answer is not None else f'(no answer could be read off: {answer.text})'}"
+    why = "not sure enough to give one; it wrote" if answer.abstained else "no answer could be read off"
+    yield f"Answer: {answer.answer if answer.answer is not None else f'({why}: {answer.text})'}"
     if answer.documents:
         yield f"Documents: version {answer.documents}"
     if answer.confidence is not None:
-        sure = "not calibrated: how sure the student is, not how often it is right"
-        yield f"Confidence: {answer.confidence:.0%} ({sure})"
+        sure = ": how sure the student is, not how often it is right" if answer.threshold is None else ""
+        yield f"Confidence: {answer.confidence:.0%} ({meaning(answer)}{sure})"
 
 
 def _answered(log: Log, by: dict[str, str], asked: dict[str, dict[str, Any]]) -> set[str]:

@@ -110,21 +110,30 @@ def states_table(recipe: Recipe, folder: Path, rows: Sequence[dict[str, Any]]) -
     return table
 
 
-def sweep_table(sweep: Sweep) -> Table:
-    """Runs of a sweep with the stages that they have, share and still need, and the time that these may take."""
-    from rich.table import Table
-
-    table = Table(title=f"{len(sweep.cells)} runs in {sweep.folder}", caption_justify="left")
-    for column in ("run", "there", "shared", "to make", "time"):
-        table.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
-    every: list[float | None] = []
+def sweep_rows(sweep: Sweep) -> list[dict[str, Any]]:
+    """Runs of a sweep with the stages that are ``there``, that are ``shared`` with runs before, and ``to_make``, with the
+    seconds that each of these may take (None where nobody knows)."""
+    rows = []
     for row in sweep_states(sweep):
         names = [step.name for step in row.to_make]
-        times = list(estimates(row.cell.recipe, row.cell.folder, names).values()) if names else []
-        every += times
-        counts = [str(len(part)) for part in (row.there, row.shared, row.to_make)]
-        table.add_row(row.cell.folder.name, *counts, _shown(sum(filter(None, times)), True) if names else "–")
-    table.caption = _still_to_do(every)
+        seconds = estimates(row.cell.recipe, row.cell.folder, names) if names else {}
+        parts = {"there": [step.name for step in row.there], "shared": [step.name for step in row.shared]}
+        rows.append({"run": row.cell.folder.name, **parts, "to_make": seconds})
+    return rows
+
+
+def sweep_table(folder: Path, rows: Sequence[dict[str, Any]]) -> Table:
+    """What `sweep_rows` returned, for people."""
+    from rich.table import Table
+
+    table = Table(title=f"{len(rows)} runs in {folder}", caption_justify="left")
+    for column in ("run", "there", "shared", "to make", "time"):
+        table.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
+    for row in rows:
+        times = row["to_make"].values()
+        counts = [str(len(row[part])) for part in ("there", "shared", "to_make")]
+        table.add_row(row["run"], *counts, _shown(sum(filter(None, times)), True) if times else "–")
+    table.caption = _still_to_do([seconds for row in rows for seconds in row["to_make"].values()])
     return table
 
 

@@ -83,14 +83,16 @@ def _parts(kard: Kard) -> list[str]:
     """Folders of the run that the export takes."""
     readers = ["knowledge", "index"] if kard.finder.retriever is not None else []
     reranker = ["reranker"] if kard.finder.reranker is not None else []
-    return [*readers, *reranker, f"students/{kard.method.trained_on}"]
+    calibrated = [f"predictions/{kard.method.trained_on}"] if kard.calibrations else []
+    return [*readers, *reranker, *calibrated, f"students/{kard.method.trained_on}"]
 
 
 def _write(opened: Run, kard: Kard, parts: Sequence[str], folder: Path, vectors: str) -> None:
     run = opened.folder
     for part in parts[:-1]:
         source = opened.searched(part) if part in ("knowledge", "index") else run / part
-        shutil.copytree(source, folder / part, dirs_exist_ok=True, ignore=_LEFT_OUT)
+        left_out = shutil.ignore_patterns("*.jsonl", "retrieval.json") if part.startswith("predictions/") else _LEFT_OUT
+        shutil.copytree(source, folder / part, dirs_exist_ok=True, ignore=left_out)
     _write_student(kard, folder / parts[-1])
     if kard.finder.reranker is not None:
         _write_vectors(kard, folder, vectors)

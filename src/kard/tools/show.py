@@ -29,10 +29,30 @@ def sample_lines(run: Path, stage: str, count: int, seed: int) -> Iterator[str]:
     Raises:
         UserError: An unknown stage, or one that is not finished.
     """
+    _check(run, stage)
+    yield from SHOWN[stage](run, count, seed)
+
+
+def sample_rows(run: Path, stage: str, count: int, seed: int) -> dict[str, list[Any]]:
+    """Some rows of each file of a stage, by the file's path in the run, as they stand there: for programs.
+
+    Raises:
+        UserError: As `sample_lines`.
+    """
+    _check(run, stage)
+    folder = _written(run, stage).parent if stage == "rationales" else run / {"mistakes": "report"}.get(stage, stage)
+    paths = sorted(path for path in folder.rglob("*.jsonl") if not path.name.startswith("written"))
+    found = {path: _some(list(read_jsonl(path)), count, seed) for path in paths}
+    found |= {path: [read_json(path)] for path in sorted(folder.rglob("training.json"))}
+    if not found:
+        raise UserError(f"{folder}: nothing there yet. Run the recipe up to this stage.")
+    return {path.relative_to(run).as_posix(): rows for path, rows in found.items()}
+
+
+def _check(run: Path, stage: str) -> None:
     check_stages(run)
     if stage not in SHOWN:
         raise UserError(f"show {stage}: nothing to show{nearest(stage, SHOWN)}. Choose from: {', '.join(SHOWN)}.")
-    yield from SHOWN[stage](run, count, seed)
 
 
 def _questions(run: Path, count: int, seed: int) -> Iterator[str]:

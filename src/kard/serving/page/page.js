@@ -168,12 +168,17 @@ function quiet(card) {
   card.removeAttribute("aria-busy");
 }
 
+function said(reply) {
+  if (reply.abstained) return "not sure enough to answer";
+  return reply.answer === null ? "none could be read off" : reply.answer;
+}
+
 function showAnswer(card, question, reply) {
   quiet(card);
   at(".wait", card).hidden = true;
   at(".cut", card).hidden = !reply.question_cut;
   const answer = at(".answer strong", card);
-  answer.textContent = reply.answer === null ? "none could be read off" : reply.answer;
+  answer.textContent = said(reply);
   answer.classList.toggle("none", reply.answer === null);
   showPassages(card, reply.passages, reply.rationale || (reply.answer === null ? reply.text : ""));
   if (!reply.rationale && reply.answer !== null) at(".rationale", card).textContent = "This student writes no explanation.";
@@ -181,8 +186,11 @@ function showAnswer(card, question, reply) {
   if (reply.confidence !== null) {
     const percent = reply.confidence > 0.99 ? "over 99 %" : `${Math.round(100 * reply.confidence)} %`;
     at("meter", card).value = Math.min(reply.confidence, 0.99);
-    at("meter", card).setAttribute("aria-label", `Confidence ${percent}, not calibrated`);
-    at(".percent", card).textContent = `${percent}: how sure the student is of this choice,`;
+    const kind = reply.calibrated ? "calibrated" : "not calibrated";
+    at("meter", card).setAttribute("aria-label", `Confidence ${percent}, ${kind}`);
+    const meaning = reply.calibrated ? "how often an answer like this one is right" : "how sure the student is of this choice";
+    at(".percent", card).textContent = `${percent}: ${meaning},`;
+    at(".sure a", card).textContent = kind;
   }
   const times = Object.entries(reply.milliseconds).map(([step, time]) => `${step} ${inWords(time)}`);
   at(".times", card).textContent = times.join(" · ");
@@ -273,7 +281,7 @@ async function ask(question) {
       const reply = state.answers.get(model.id) || (await answer(question, model, cards[place], stop.signal));
       if (state.asked === question) state.answers.set(model.id, reply);
       showAnswer(cards[place], question, reply);
-      return `${nameOf(model)}: ${reply.answer === null ? "no answer could be read off" : reply.answer}`;
+      return `${nameOf(model)}: ${said(reply)}`;
     })
   );
   clearInterval(clock);
