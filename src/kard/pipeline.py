@@ -31,7 +31,7 @@ from kard.progress import say
 from kard.recipe.file import dump_recipe
 from kard.recipe.recipe import Recipe
 from kard.run import Run
-from kard.stages.plan import STAGES, VERSIONS, Step, check_stage, passage_steps, plan
+from kard.stages.plan import STAGES, VERSIONS, Step, check_stage, passage_steps, plan, stages_of
 from kard.stages.report import make_report
 
 
@@ -50,9 +50,8 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
         UserError: Something that the user can mend.
     """
     check_stage(until)
-    last = STAGES.index(until or STAGES[-1])
-    steps = plan(recipe, folder)
-    wanted = [step for step in steps if STAGES.index(step.stage) <= last]
+    steps, order = plan(recipe, folder), stages_of(recipe)
+    wanted = [step for step in steps if order.index(step.stage) <= order.index(until or order[-1])]
     if rank() > 0:
         for step in wanted:
             _join(step, folder)
@@ -113,7 +112,8 @@ def timetable(recipe: Recipe, folder: Path, steps: Sequence[Step], until: str | 
         names.append("report")
         to_do += ["report"] if to_do or manifest_of(folder / "report") is None else []
     if until is not None:
-        to_do = [name for name in to_do if STAGES.index(name.split("/")[0]) <= STAGES.index(until)]
+        order = stages_of(recipe)
+        to_do = [name for name in to_do if order.index(name.split("/")[0]) <= order.index(until)]
     begun = {name: seconds_so_far(folder / name) for name in to_do}
     found = estimates(recipe, folder, to_do) if to_do else {}
     left = {name: None if all_ is None else max(all_ - begun[name], 0.1 * all_) for name, all_ in found.items()}

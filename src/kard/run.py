@@ -17,6 +17,7 @@ from kard.methods import METHODS
 from kard.progress import say
 from kard.recipe.file import recipe_from_run
 from kard.recipe.recipe import Recipe
+from kard.teacher.generated import Generated, read_generated
 from kard.teacher.rationale import Rationale, read_rationales
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ class Run:
     def evaluated(self) -> list[Question]:
         """The questions that are answered to measure the methods: test, or dev where the recipe says so."""
         return self.questions(self.recipe.evaluation.split)
+
+    def generated(self) -> list[Generated]:
+        """The questions that the teacher was asked for, whatever became of them; none where questions came from elsewhere."""
+        path = self.folder / "questions" / "generated.jsonl"
+        return read_generated(path) if path.exists() else []
 
     def passages(self) -> Passages:
         """The knowledge base."""

@@ -72,6 +72,12 @@ def cut(text: str, words: int) -> list[tuple[int, str]]:
     return [(start, " ".join(piece)) for start, piece in pieces]
 
 
+def word_count(text: str) -> int:
+    """How many words a text has, counted as for `cut`."""
+    word = _SPACELESS_WORD if _HAS_SPACELESS.search(text) else _WORD
+    return sum(1 for _ in word.finditer(text))
+
+
 def _windows(text: str, start: int, end: int, words: int, word: re.Pattern[str]) -> list[tuple[int, int, int]]:
     """First and last character and number of words of a sentence, or of its parts where it is too long."""
     found, windows = word.finditer(text, start, end), []

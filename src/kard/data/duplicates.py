@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -75,8 +77,34 @@ def compared(passage: Passage) -> tuple[str, bool]:
 
 def similarity(one: str, other: str) -> float:
     """Jaccard's: stretches of nine characters that both have, as a share of all that either has."""
-    first, second = ({text[i : i + _STRETCH] for i in range(max(1, len(text) - _STRETCH + 1))} for text in (one, other))
-    return len(first & second) / len(first | second)
+    return _jaccard(_stretches(one), _stretches(other))
+
+
+def _stretches(text: str) -> set[str]:
+    return {text[i : i + _STRETCH] for i in range(max(1, len(text) - _STRETCH + 1))}
+
+
+def _jaccard(one: set[str], other: set[str]) -> float:
+    return len(one & other) / len(one | other)
+
+
+def similar_earlier(texts: Sequence[str], similar: float) -> list[int | None]:
+    """For each short text the first earlier one that is as similar (`similarity`), or None.
+
+    Two sets with so much in common share one of their few rarest stretches: no others are compared.
+    """
+    every = [_stretches(text) for text in texts]
+    frequency = Counter(stretch for own in every for stretch in own)
+    holders: dict[str, list[int]] = {}
+    found: list[int | None] = []
+    for place, own in enumerate(every):
+        rarest = sorted(own, key=lambda stretch: (frequency[stretch], stretch))
+        some = rarest[: len(own) - ceil(similar * len(own)) + 1]
+        earlier = sorted({holder for stretch in some for holder in holders.get(stretch, ())})
+        found.append(next((one for one in earlier if _jaccard(every[one], own) >= similar), None))
+        for stretch in some:
+            holders.setdefault(stretch, []).append(place)
+    return found
 
 
 def _digest(text: str) -> int:

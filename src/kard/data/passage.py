@@ -166,7 +166,7 @@ def positions_of(folder: Path, names: Iterable[str]) -> dict[str, list[int]]:
 
     Args:
         folder: The knowledge stage's.
-        names: Those that are wanted.
+        names: Those that are wanted; ``NAME#1`` is the first passage of a document alone.
     """
     found: dict[str, list[int]] = {name: [] for name in names}
     if not found:
@@ -177,11 +177,13 @@ def positions_of(folder: Path, names: Iterable[str]) -> dict[str, list[int]]:
         if "of" in row:
             for name in {row["id"], row["document"]} & found.keys():
                 originals.setdefault(row["of"], []).append(name)
+    firsts = {name.removesuffix("#1"): name for name in found if name.endswith("#1")}
     passages = read_passages(folder / "passages.jsonl")
-    wanted = digests((*found, *originals))
+    wanted = digests((*found, *originals, *firsts))
     for position in np.flatnonzero(np.isin(names_of(passages.path), wanted).any(axis=1)).tolist():
         passage = passages[position]
-        for name in ({passage.id, passage.document} & found.keys()).union(originals.get(passage.id, ())):
+        first = {firsts[passage.id]} if passage.id in firsts else set[str]()
+        for name in ({passage.id, passage.document} & found.keys()).union(originals.get(passage.id, ()), first):
             found[name].append(position)
     return {name: positions for name, positions in found.items() if positions}
 

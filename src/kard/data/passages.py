@@ -43,7 +43,7 @@ def make_passages(section: KnowledgeSection, folder: Path) -> dict[str, Any]:
         raise UserError(
             f"knowledge: no document in {section.path} has an id that begins with '{section.id_prefix}'. Mend id_prefix."
             if section.id_prefix
-            else f"knowledge: no document in {section.path} has text. Mend knowledge.path."
+            else f"knowledge: no document in {section.path} has text{_why_empty(left_out)}. Mend knowledge.path."
         )
     check_ids(names_of(path)[:, 0], stored)
     if section.duplicates is not None:
@@ -74,6 +74,13 @@ def cut_documents(documents: Iterable[Document], words: int, folder: Path) -> Co
 
         write_passages(folder / "passages.jsonl", passages())
     return replaced
+
+
+def _why_empty(left_out: LeftOut) -> str:
+    """What was left out for lack of text, in words: scanned pages, above all."""
+    first = left_out.first
+    said = [first[reason] for reason in ("pages_without_text", "broken", "empty") if reason in first]
+    return f" (left out: {said[0]})" if said else ""
 
 
 def passages_of(document: Document, words: int) -> Iterator[Passage]:

@@ -83,7 +83,8 @@ def answer_tokens(folder: Path, rows: Sequence[dict[str, Any]], samples: int) ->
 
 
 def teacher_spent(run: Run, method: Method) -> Spent:
-    """Tokens of the rationales that a method's student learned from, and of those that it is told at test time.
+    """Tokens of the rationales that a method's student learned from, and of those that it is told at test time; and of the
+    training questions, where the teacher made them.
 
     Worked examples of prompted methods are a handful, and not counted.
     """
@@ -92,7 +93,9 @@ def teacher_spent(run: Run, method: Method) -> Spent:
     of = {question.id for split in splits for question in run.questions(split)}
     usages = [one.usage for one in run.rationales() if one.question in of]
     tokens = [sum(usage.get(name) or 0 for usage in usages) for name in ("prompt_tokens", "completion_tokens")]
-    return Spent(len(usages), *tokens)
+    own = [one.usage for one in run.generated() if one.split == "train" and method.trained_on != "nothing"]
+    asked = [sum(usage.get(name) or 0 for usage in own) for name in ("requests", "prompt_tokens", "completion_tokens")]
+    return Spent(len(usages), *tokens) + Spent(*asked)
 
 
 def _training(folder: Path, size: StudentSize, frozen: bool) -> dict[str, Any]:

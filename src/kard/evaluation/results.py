@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kard.artifacts.files import read_json
 from kard.artifacts.folders import Artifact, manifest_of
 from kard.data.passages import report_of
 from kard.evaluation.cost import costs
@@ -46,11 +47,12 @@ def build_results(run: Run, done: Sequence[Artifact]) -> tuple[dict[str, Any], l
     diagnosis, mistakes = diagnose(run, answered)
     results = {
         "recipe": recipe.name,
-        "dataset": f"{file.parent.name}/{file.name}" if file else recipe.questions.kind,
+        "dataset": f"{file.parent.name}/{file.name}" if file else _source_of(recipe),
         "split": recipe.evaluation.split,
         "seed": recipe.seed,
         "environment": environment(recipe),
         "knowledge": report_of(run.folder / "knowledge"),
+        **({"generated": generated_of(run)} if recipe.questions.kind == "generated" else {}),
         "methods": [_method_row(run, METHODS[name], rows) for name, rows in answered.items()],
         "skipped_methods": [
             {"name": method.name, "why": why_skipped(method)} for method in methods if method.name not in answered
@@ -64,6 +66,27 @@ def build_results(run: Run, done: Sequence[Artifact]) -> tuple[dict[str, Any], l
         "stages": [{"name": a.name, "seconds": round(a.seconds, 2), "skipped": a.skipped} for a in done],
     }
     return results, mistakes
+
+
+def _source_of(recipe: Recipe) -> str:
+    """What questions without a file of their own come from."""
+    section = recipe.knowledge
+    made_from = section.path.name if section.path else section.kind
+    return f"generated from {made_from}" if recipe.questions.kind == "generated" else recipe.questions.kind
+
+
+def generated_of(run: Run) -> dict[str, Any]:
+    """What became of the questions that the teacher was asked for, how they were split, how many of those that are evaluated
+    nobody has read (``unread``), and what to say of that wherever an accuracy is shown (``warning``)."""
+    reviewer = {one.id: one.reviewer for one in run.generated()}
+    evaluated = run.evaluated()
+    unread = sum(not reviewer[question.id] for question in evaluated)
+    warning = (
+        f"{unread:,} of {len(evaluated):,} {run.recipe.evaluation.split} questions were made by a machine and read by nobody: an "
+        "accuracy on them says how often the teacher's answer is met. Read them with kard review."
+    )
+    found: dict[str, Any] = read_json(run.folder / "questions" / "generated.json")
+    return {**found, "unread": unread, "warning": warning if unread else ""}
 
 
 def leaks_of(run: Run, predictions: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:

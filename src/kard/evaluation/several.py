@@ -135,6 +135,8 @@ def _settings(values: Sequence[dict[str, Any]], groups: Sequence[Sequence[Outcom
 def _notes(groups: Sequence[Sequence[Outcome]], settings: Sequence[dict[str, Any]]) -> Iterator[str]:
     names = [", ".join(setting["runs"]) for setting in settings]
     for name, setting in zip(names, settings, strict=True):
+        if setting["warning"]:
+            yield f"{name}: {setting['warning']}"
         if not setting["same_questions"]:
             yield (
                 f"{name}: each seed has test questions of its own, so there are mean and spread, but no "
@@ -176,7 +178,7 @@ def summarise(seeds: Sequence[Outcome]) -> dict[str, Any]:
     """The numbers of one setting over its seeds.
 
     Returns:
-        ``runs, seeds, n, same_questions, methods, retrieval, comparisons, environment``; accuracies and differences are
+        ``runs, seeds, n, same_questions, methods, retrieval, comparisons, warning, environment``; accuracies and differences are
         fractions. Where the seeds have other test questions, spreads are given, but no interval and no test: `same_questions`.
     """
     same = len({outcome.questions for outcome in seeds}) == 1
@@ -195,6 +197,7 @@ def summarise(seeds: Sequence[Outcome]) -> dict[str, Any]:
         "retrieval": _retrieval(seeds),
         "comparisons": corrected(comparisons),
         "passages": first["knowledge"].get("passages"),
+        "warning": first.get("generated", {}).get("warning", ""),
         "environment": first["environment"],
         "environment_differs": any(outcome.results["environment"] != first["environment"] for outcome in seeds),
     }

@@ -62,11 +62,16 @@ def check_before(recipe: Recipe, folder: Path, to_do: set[str]) -> None:
     """
     check_room(recipe, folder, to_do)
     # Where replies are there, the stages before are done: what is still to be asked is found out at once.
-    if recipe.teacher.kind == "openai" and "rationales" in to_do and not (folder / "teacher.sqlite").exists():
+    if recipe.teacher.kind == "openai" and _asks(recipe, to_do) and not (folder / "teacher.sqlite").exists():
         from kard.teacher.endpoint import check_endpoint
 
         check_endpoint(recipe.teacher)
     check_models(recipe, to_do)
+
+
+def _asks(recipe: Recipe, to_do: set[str]) -> bool:
+    """Whether the teacher will be asked."""
+    return "rationales" in to_do or ("questions" in to_do and recipe.questions.kind == "generated")
 
 
 def check_models(recipe: Recipe, to_do: set[str]) -> None:
@@ -77,7 +82,7 @@ def check_models(recipe: Recipe, to_do: set[str]) -> None:
     """
     if recipe.teacher.verifier is not None and "rationales" in to_do:
         _check_verifier(_check_writer(recipe.teacher.verifier, "teacher.verifier"), recipe.teacher)
-    if recipe.teacher.kind == "transformers" and recipe.teacher.model is not None and "rationales" in to_do:
+    if recipe.teacher.kind == "transformers" and recipe.teacher.model is not None and _asks(recipe, to_do):
         _check_writer(recipe.teacher.model, "teacher.model")
     if recipe.retriever.kind in ("dense", "hybrid") and "index" in to_do:
         check_model(recipe.retriever.encoder, "retriever.encoder")

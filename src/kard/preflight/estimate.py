@@ -26,6 +26,7 @@ from kard.models.weights import PACKAGE, downloaded_folder, model_config
 from kard.preflight.checks import passages_of
 from kard.progress import say
 from kard.recipe.recipe import Recipe
+from kard.recipe.teacher import TeacherSection
 
 if TYPE_CHECKING:
     from kard.preflight.trial import StudentSpeed
@@ -103,7 +104,7 @@ def counted(recipe: Recipe, folder: Path) -> Work:
     sizes, sample = _questions(recipe, folder)
     kept = _rows(folder / "rationales", "rationales.jsonl")
     texts = [row["text"] for row in kept if row["status"] == "kept"] or [text for q in sample for text in q.rationales]
-    section, limit = recipe.teacher, recipe.teacher.rationales
+    section, limit = recipe.explainer, recipe.teacher.rationales
     each = 1.0 if section.kind == "extractive" else float(limit or 1)
     if section.kind == "recorded" and sample:
         each = mean(min(len(question.rationales), limit or len(question.rationales)) for question in sample)
@@ -139,6 +140,8 @@ def _questions(recipe: Recipe, folder: Path) -> tuple[dict[str, int], list[Quest
     section, done = recipe.questions, folder / "questions"
     if manifest_of(done) is not None:
         splits = {name: read_questions(done / f"{name}.jsonl") for name in ("train", "dev", "test")}
+    elif section.kind == "generated":
+        return {"train": section.train_size or 0, "dev": section.dev_size or 0, "test": section.test_size or 0}, []
     elif section.kind in SIZES:
         wanted = (section.train_size, section.dev_size, section.test_size)
         there = list(SIZES[section.kind])
@@ -162,6 +165,8 @@ def _seconds(name: str, recipe: Recipe, folder: Path, work: Work) -> float | Non
         return _LITTLE + _PER_PASSAGE[name] * work.passages + converts * _CONVERSION
     if not work.questions:
         return None
+    if stage == "questions" and recipe.questions.kind == "generated":
+        return _asked(recipe.teacher, (3 - recipe.questions.keep_known) * sum(work.questions.values()))
     if stage in _PER_RATIONALE:
         return _rationales(stage, recipe, work)
     if stage == "reranker":
@@ -180,16 +185,19 @@ def _seconds(name: str, recipe: Recipe, folder: Path, work: Work) -> float | Non
 
 
 def _rationales(stage: str, recipe: Recipe, work: Work) -> float | None:
-    section = recipe.teacher
+    section = recipe.explainer
     explained = min(recipe.explained_count or work.questions["train"], work.questions["train"])
     if stage == "candidates" or not section.asks:
         evaluated = work.questions[recipe.evaluation.split]
         return _LITTLE + _PER_RATIONALE[stage] * (explained + evaluated) * work.rationales
+    return _asked(section, explained * section.asked_for)
+
+
+def _asked(section: TeacherSection, requests: int) -> float | None:
     if section.kind != "openai" or section.mode == "batch":
         return None
     resources = section.resources
-    a_request = max(2.0 / resources.concurrency, 60 / (resources.requests_per_minute or 1e9))
-    return explained * section.asked_for * a_request
+    return requests * max(2.0 / resources.concurrency, 60 / (resources.requests_per_minute or 1e9))
 
 
 def _reranker(recipe: Recipe, work: Work) -> float | None:

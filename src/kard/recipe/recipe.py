@@ -51,6 +51,25 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _generation_fits(self) -> Recipe:
+        if self.questions.kind != "generated":
+            return self
+        if not self.teacher.asks:
+            raise ValueError(
+                f"questions.kind generated needs a teacher that can be asked, kind {self.teacher.kind} cannot: set teacher.kind: "
+                "openai, llama_cpp or transformers"
+            )
+        if self.questions.rationales and self.teacher.rewrite == "ask":
+            raise ValueError(
+                "teacher.rewrite: ask needs explanations that are asked for: set questions.rationales: false"
+            )
+        if self.student.answer_as != "text" and "short" in self.questions.kinds:
+            raise ValueError(
+                "student.answer_as: letters need choices: take short out of questions.kinds, or set it to text"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _engine_fits(self) -> Recipe:
         if self.evaluation.engine == "vllm" and self.reranker.likelihood_weight:
             raise ValueError(
@@ -64,6 +83,12 @@ class Recipe(Section):
     def seed_of_data(self) -> int:
         """What decides questions and rationales; ``seed`` alone decides what training draws."""
         return self.seed if self.data_seed is None else self.data_seed
+
+    @property
+    def explainer(self) -> TeacherSection:
+        """The teacher as it explains answers: not asked where explanations came with generated questions."""
+        came_along = self.questions.kind == "generated" and self.questions.rationales
+        return self.teacher.model_copy(update={"kind": "recorded"}) if came_along else self.teacher
 
     @property
     def evaluated_size(self) -> int | None:

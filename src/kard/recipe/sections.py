@@ -2,29 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from kard.recipe.base import NotNegative, PathIn, Positive, Schedule, Section, Share, Size, WarmUp
 
 OWN = "own"  # the knowledge base of the run itself, among others
+GeneratedKind = Literal["multiple_choice", "yes_no", "short", "comparison", "unanswerable"]
+GENERATED_KINDS: tuple[GeneratedKind, ...] = get_args(GeneratedKind)
+# Keys of `questions` that only kind generated reads.
+GENERATION = ("kinds", "rationales", "keep_known", "reviewed")
 
 
 class QuestionsSection(Section):
     """Where questions come from and how many are used."""
 
-    kind: Literal["jsonl", "wikivital", "medqa", "strategyqa", "openbookqa", "arc", "pubmedqa"] = "jsonl"
+    kind: Literal["jsonl", "wikivital", "medqa", "strategyqa", "openbookqa", "arc", "pubmedqa", "generated"] = "jsonl"
     path: PathIn | None = Field(None, description="jsonl: one file, split into train, dev and test by the seed")
     train: PathIn | None = Field(None, description="jsonl: training questions (with dev and test instead of path)")
     dev: PathIn | None = None
     test: PathIn | None = None
-    train_size: Size | None = Field(None, description="how many are used; null means all")
+    train_size: Size | None = Field(
+        None,
+        description="how many are used; null means all. generated: how many are asked for, of which filters keep fewer",
+    )
     dev_size: Size | None = None
     test_size: Size | None = None
     shuffle_choices: bool = Field(
         False, description="reorder the choices by the seed, where the order leaks the answer"
     )
+    kinds: tuple[GeneratedKind, ...] = Field(
+        GENERATED_KINDS[:3],
+        description="generated: what is asked for, about as often each; a kind that stands twice, twice",
+    )
+    rationales: bool = Field(
+        True,
+        description="generated: the teacher explains an answer in the same reply; false: in a request of its own, later",
+    )
+    keep_known: bool = Field(
+        False,
+        description="generated: use questions that the teacher answers without their passage too; it isn't asked then",
+    )
+    reviewed: PathIn | None = Field(None, description="generated: what people decided about questions, as JSONL")
+
+    @model_validator(mode="after")
+    def _generation_fits(self) -> QuestionsSection:
+        if self.kind != "generated":
+            known = type(self).model_fields
+            if given := [name for name, value in self if name in GENERATION and value != known[name].default]:
+                raise ValueError(f"kind {self.kind} has no {', '.join(given)}: remove it")
+        elif not (self.train_size and self.test_size):
+            raise ValueError(
+                "kind generated needs train_size and test_size: how many questions the teacher is asked for"
+            )
+        elif self.shuffle_choices:
+            raise ValueError("kind generated puts the right choices into all places alike: remove shuffle_choices")
+        elif not set(self.kinds) - {"unanswerable"}:
+            raise ValueError("kinds names none that has an answer: add one, as short")
+        return self
 
     @model_validator(mode="after")
     def _files_fit(self) -> QuestionsSection:

@@ -135,9 +135,9 @@ def headline(results: dict[str, Any]) -> tuple[str, str]:
     Where distillation was not compared with (or is the best), the next best method that was takes its place.
     """
     best = best_method(results["methods"])
-    title = (
-        f"{percent(best['accuracy'])} of {best['n']:,} {results['split']} questions right with {label(best['name'])}."
-    )
+    made = "machine-made " if results.get("generated", {}).get("warning") else ""
+    asked = f"{best['n']:,} {made}{results['split']} questions"
+    title = f"{percent(best['accuracy'])} of {asked} right with {label(best['name'])}."
     detail = f"The 95{_NO_BREAK}% interval is {percent_interval(best['ci95'])}."
     gain = _gain(best["name"], results)
     if gain is None:

@@ -18,7 +18,7 @@ from kard.report.card import render_card
 from kard.report.data import MistakeSample, ReportData, Sample
 from kard.report.page import render_page
 from kard.run import Run
-from kard.teacher.collect import describe_teacher, spent_so_far
+from kard.teacher.collect import describe_teacher, spent_so_far, writer
 from kard.teacher.limits import spending
 
 SAMPLES = 20
@@ -54,7 +54,9 @@ def write_report(folder: Path, data: ReportData) -> None:
 def _teacher(run: Run) -> str:
     """Who explained, and what it cost."""
     section = run.recipe.teacher
-    sentence = describe_teacher(section)
+    sentence = describe_teacher(run.recipe.explainer)
+    if run.recipe.questions.kind == "generated":
+        sentence = f"The questions were made from the documents by {writer(section)}. {sentence}"
     if not section.asks:
         return sentence
     spent = spent_so_far(run.folder / "teacher.sqlite")

@@ -34,7 +34,8 @@ def summary_table(results: dict[str, Any]) -> Table:
             duration(row["train_seconds"]),
             duration(row["predict_seconds"]),
         )
-    return _noted(table, [row["name"] for row in results["methods"]])
+    warning = results.get("generated", {}).get("warning", "")
+    return _noted(table, [row["name"] for row in results["methods"]], warning)
 
 
 def comparison_tables(several: dict[str, Any]) -> list[Table | Text]:
@@ -105,7 +106,7 @@ def _name(name: str) -> Text:
     return Text(f"{name} *", style="dim") if is_oracle(name) else Text(name)
 
 
-def _noted(table: Table, names: list[str]) -> Table:
-    if any(is_oracle(name) for name in names):
-        table.caption = "* oracle: told at test time what no user could know"
+def _noted(table: Table, names: list[str], warning: str = "") -> Table:
+    oracle = "* oracle: told at test time what no user could know" if any(map(is_oracle, names)) else ""
+    table.caption = Text("\n".join(filter(None, (oracle, warning)))) if oracle or warning else None
     return table

@@ -1,6 +1,7 @@
 """The stages of a run: what of the recipe each reads, from which stages, and the key that says whether it is still right.
 
 questions → knowledge → index → rationales → candidates → reranker → students → predictions → report
+(knowledge → questions → index … where questions are made from the documents)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kard.methods import TRAINING_SETS, Method, TrainedOn, methods_named
 from kard.models.weights import model_identity
 from kard.recipe.base import Section
 from kard.recipe.recipe import Recipe
-from kard.recipe.sections import QuestionsSection, RetrieverSection
+from kard.recipe.sections import GENERATION, QuestionsSection, RetrieverSection
 from kard.run import Run
 from kard.stages.candidates import make_candidates, silver_depth
 from kard.stages.index import make_index
@@ -69,6 +70,8 @@ _PROMPTED = (
     *("answer_as", "dtype", "max_output_tokens", "long_questions", "passages", "rationales", "train_questions"),
     "trim_vocabulary",
 )
+# Of the teacher, what decides the questions that it makes.
+_ASKED = ("kind", "model", "base_url", "mode", "endpoint", "temperature", "max_tokens", "extra_body")
 _SAMPLES = ("temperature", "top_k", "top_p")
 _MODELS = ("student.model", "reranker.model", "retriever.encoder", "teacher.model", "teacher.verifier")
 _KINDS = ("questions.kind", "knowledge.kind")
@@ -111,9 +114,12 @@ def plan(recipe: Recipe, folder: Path) -> list[Step]:
     if not methods:
         raise UserError("evaluation.methods: no method is named. Name at least one, e.g. kard_reranker.")
     run, keys = Run(folder, recipe, online=True), dict[str, str]()
-    reads, about = ("questions", "data_seed", "student.answer_as"), _sizes(recipe.questions)
-    questions = _step(run, keys, "questions", reads, (), partial(make_questions, run), about)
-    steps = [questions, *_passage_steps(run, keys), *_search_steps(run, keys, methods)]
+    if recipe.questions.kind == "generated":
+        knowledge = _knowledge_step(run, keys)
+        first = [knowledge, _questions_step(run, keys), _index_step(run, keys)]
+    else:
+        first = [_questions_step(run, keys), *_passage_steps(run, keys)]
+    steps = [*first, *_search_steps(run, keys, methods)]
     trained = list(dict.fromkeys(method.trained_on for method in methods))
     steps += _student_steps(run, keys, trained)
     own = ([method for method in methods if method.trained_on == trained_on] for trained_on in trained)
@@ -130,17 +136,37 @@ def plan(recipe: Recipe, folder: Path) -> list[Step]:
     return steps
 
 
-def _passage_steps(run: Run, keys: dict[str, str]) -> Iterator[Step]:
-    section, kind = run.recipe.knowledge, run.recipe.retriever.kind
-    about = f"passages of at most {section.passage_words} words"
-    yield _step(run, keys, "knowledge", ("knowledge",), (), partial(make_knowledge, run), about)
-    reads = _index_reads(run.recipe.retriever)
-    yield _step(run, keys, "index", reads, ("knowledge",), partial(make_index, run), kind)
+def stages_of(recipe: Recipe) -> tuple[str, ...]:
+    """The stages in the order in which a recipe's run has them."""
+    first = ("knowledge", "questions") if recipe.questions.kind == "generated" else STAGES[:2]
+    return (*first, *STAGES[2:])
+
+
+def _questions_step(run: Run, keys: dict[str, str]) -> Step:
+    reads, about = ("questions", "data_seed", "student.answer_as"), _sizes(run.recipe.questions)
+    inputs: tuple[str, ...] = ()
+    if run.recipe.questions.kind == "generated":
+        reads, inputs = (*reads, *_named("teacher", _ASKED)), ("knowledge",)
+    return _step(run, keys, "questions", reads, inputs, partial(make_questions, run), about)
+
+
+def _passage_steps(run: Run, keys: dict[str, str]) -> list[Step]:
+    return [_knowledge_step(run, keys), _index_step(run, keys)]
+
+
+def _knowledge_step(run: Run, keys: dict[str, str]) -> Step:
+    about = f"passages of at most {run.recipe.knowledge.passage_words} words"
+    return _step(run, keys, "knowledge", ("knowledge",), (), partial(make_knowledge, run), about)
+
+
+def _index_step(run: Run, keys: dict[str, str]) -> Step:
+    section = run.recipe.retriever
+    return _step(run, keys, "index", _index_reads(section), ("knowledge",), partial(make_index, run), section.kind)
 
 
 def passage_steps(recipe: Recipe, folder: Path) -> list[Step]:
     """The steps that make passages and index alone."""
-    return list(_passage_steps(Run(folder, recipe, online=True), {}))
+    return _passage_steps(Run(folder, recipe, online=True), {})
 
 
 def _index_reads(section: RetrieverSection) -> list[str]:
@@ -154,7 +180,7 @@ def _index_reads(section: RetrieverSection) -> list[str]:
 def _search_steps(run: Run, keys: dict[str, str], methods: Sequence[Method]) -> Iterator[Step]:
     """rationales, candidates, and the reranker where a method reads what it finds."""
     recipe = run.recipe
-    with_test = not recipe.teacher.asks or any(method.needs_test_rationales for method in methods)
+    with_test = not recipe.explainer.asks or any(method.needs_test_rationales for method in methods)
     more = {
         "explained": recipe.explained_count,
         "split": recipe.evaluation.split if with_test else None,
@@ -294,6 +320,8 @@ def value_of(recipe: Recipe, name: str) -> Any:
     if not isinstance(value, Section):
         return value
     found = _of_section(section, value, key)
+    if section == "questions" and recipe.questions.kind != "generated":
+        found = {field: own for field, own in found.items() if field not in GENERATION}
     return found[key] if key else found
 
 

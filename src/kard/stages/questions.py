@@ -14,16 +14,20 @@ from kard.progress import say
 from kard.prompt import check_letters
 from kard.recipe.recipe import Recipe
 from kard.run import Run
+from kard.stages.generated import make_generated
 
 
 def make_questions(run: Run, folder: Path) -> None:
-    """Read, split and check the recipe's questions.
+    """Read, split and check the recipe's questions, or let the teacher make them.
 
     Raises:
         UserError: A file or a question is wrong, or there are too few.
     """
     recipe = run.recipe
-    splits = load_splits(recipe.questions, recipe.seed_of_data)
+    if recipe.questions.kind == "generated":
+        splits = make_generated(run, folder)
+    else:
+        splits = load_splits(recipe.questions, recipe.seed_of_data)
     for name in SPLITS:
         for question in splits[name]:
             check_letters(question.choices, recipe.student.answer_as, f"question '{question.id}' ({name})")

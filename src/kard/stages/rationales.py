@@ -33,7 +33,7 @@ def make_rationales(run: Run, with_test: bool, folder: Path) -> None:
     rationales = collect_rationales(
         questions,
         lambda question: [passages[p] for name in question.gold_passages for p in gold.get(name, [])],
-        recipe.teacher,
+        recipe.explainer,
         recipe.seed_of_data,
         run.folder / "teacher.sqlite",
         teacher_models(recipe),
@@ -48,8 +48,8 @@ def make_rationales(run: Run, with_test: bool, folder: Path) -> None:
     if unknown := unknown_gold(run, questions, gold):
         say(f"  {unknown}")
     if not kept:
-        extractive = recipe.teacher.kind == "extractive"
-        why = unknown if extractive and unknown else why_none_is_kept(rationales, recipe.teacher)
+        extractive = recipe.explainer.kind == "extractive"
+        why = unknown if extractive and unknown else why_none_is_kept(rationales, recipe.explainer)
         raise UserError(f"rationales: none was kept. {why}")
 
 

@@ -126,12 +126,8 @@ def _asked(
             keys[question.id] = [request.key for request in group]
             yield from [group] if section.at_once else ([request] for request in group)
 
-    with closing(ReplyCache(path)) as cache, _asker(section, cache, write) as ask:
-        failures = ask(groups(), len(questions) * section.asked_for)
-
-        def draft(key: str) -> Draft:
-            return cache.reply(key) or Draft("", failure=failures.get(key, ""))
-
+    with closing(ReplyCache(path)) as cache, asker(section, cache, write) as ask:
+        draft = drafts(ask(groups(), len(questions) * section.asked_for), cache)
         source = model_name(section)
         rationales = [
             one for question in questions for one in judged(question, map(draft, keys[question.id]), section, source)
@@ -141,8 +137,13 @@ def _asked(
     return rationales
 
 
+def drafts(failures: Mapping[str, str], cache: ReplyCache) -> Callable[[str], Draft]:
+    """What was replied to each request that was asked, by its key: a text, or why there is none."""
+    return lambda key: cache.reply(key) or Draft("", failure=failures.get(key, ""))
+
+
 @contextmanager
-def _asker(section: TeacherSection, cache: ReplyCache, write: Write | None) -> Iterator[Ask]:
+def asker(section: TeacherSection, cache: ReplyCache, write: Write | None) -> Iterator[Ask]:
     """The way to ask this kind of teacher; a llama.cpp server is started when the first reply is missing."""
     from kard.teacher import batches, client, local
 
@@ -213,9 +214,14 @@ def describe_teacher(section: TeacherSection) -> str:
         return f"A rationale is the {taken} of the gold passages that {support} the answer; no LLM was asked."
     shows = (("the gold answer", section.sees_answer), ("the gold passages", section.sees_gold_passages))
     seen = " and ".join(name for name, is_shown in shows if is_shown) or "the question alone"
-    where = section.base_url or "OpenAI" if section.kind == "openai" else f"on this machine, {section.kind}"
     verified = f" The verifier was {section.verifier}." if section.verifier else ""
-    return f"The rationales were written by {model_name(section)} ({where}), which saw {seen}.{verified}"
+    return f"The rationales were written by {writer(section)}, which saw {seen}.{verified}"
+
+
+def writer(section: TeacherSection) -> str:
+    """The model that is asked, and where it runs."""
+    where = section.base_url or "OpenAI" if section.kind == "openai" else f"on this machine, {section.kind}"
+    return f"{model_name(section)} ({where})"
 
 
 def estimate(

@@ -72,13 +72,13 @@ def _best(passages: Sequence[Passage], count: int, answer: str, support: Callabl
 
 def _support(sentence: str, question: str, answer: str) -> float:
     """Shared words with the question and the answer; naming the whole answer counts as much as two more."""
-    shared = _content_words(sentence) & (_content_words(question) | _content_words(answer))
+    shared = content_words(sentence) & (content_words(question) | content_words(answer))
     return len(shared) + 2 * _names(sentence, answer)
 
 
 def _step_support(sentence: str, title: str, conclusion: str) -> float:
     """Shared words with the conclusion, but for the title's, which any sentence may name; a number counts as three words."""
-    shared = _content_words(sentence) & _content_words(conclusion) - _content_words(title)
+    shared = content_words(sentence) & content_words(conclusion) - content_words(title)
     numbers = set(re.findall(r"\d+", sentence)) & set(re.findall(r"\d+", conclusion))
     return len(shared) + 3 * len(numbers)
 
@@ -95,7 +95,8 @@ def _names(text: str, name: str) -> bool:
     return bool(wanted) and wanted <= _stems(text)
 
 
-def _content_words(text: str) -> set[str]:
+def content_words(text: str) -> set[str]:
+    """Stems of a text's words that say what it is about."""
     words = words_of(text)
     return {_stem(word) for word in words if len(word) > 2 and word not in _EMPTY}
 

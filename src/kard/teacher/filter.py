@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from string import ascii_uppercase
+from typing import Literal
 
 from kard.data.cutting import sentences
 from kard.data.normal import normalised
@@ -17,6 +18,8 @@ from kard.teacher.rationale import Draft, Rationale, Status
 from kard.teacher.replies import REASONING_ONLY, TOOL_CALLS, readable, without_thinking
 
 Verdict = tuple[Status, str]
+# What is no whole reply, whatever was asked for.
+Unusable = tuple[Literal["too_long", "refused", "truncated", "error"], str]
 
 # A shorter text explains nothing.
 MIN_WORDS = 3
@@ -80,7 +83,7 @@ def judged(question: Question, drafts: Iterable[Draft], section: TeacherSection,
     """
     rationales = []
     for number, draft in enumerate(drafts):
-        text = without_thinking(readable(draft.text))
+        text = said(draft)
         status, reason = _verdict(question, draft, text, section)
         rationale = Rationale(
             f"{question.id}/{number}", question.id, text[:LONGEST_TEXT], status, reason, source, draft.usage
@@ -119,26 +122,39 @@ def without_repetitions(rationales: Iterable[Rationale], section: TeacherSection
     return found
 
 
-def _verdict(question: Question, draft: Draft, text: str, section: TeacherSection) -> Verdict:
-    if draft.failure:
-        return "error", draft.failure
+def said(draft: Draft) -> str:
+    """What a draft says: readable, without what the model thought aloud."""
+    return without_thinking(readable(draft.text))
+
+
+def why_ended(draft: Draft, text: str) -> str:
+    """Why the model stopped; of a draft that says nothing, as it holds thoughts alone, so much."""
     only_thought = draft.text.strip() and not text.strip() and draft.finish_reason != "length"
-    return judge(question, text, REASONING_ONLY if only_thought else draft.finish_reason, section)
+    return REASONING_ONLY if only_thought else draft.finish_reason
 
 
-def judge(question: Question, text: str, finish_reason: str, section: TeacherSection) -> Verdict:
-    """Status of one text, and the reason in words (empty where it is kept)."""
+def unusable(text: str, finish_reason: str, section: TeacherSection) -> Unusable | None:
+    """Status and reason of a text that is no whole reply: endless, empty, a refusal, cut off; None where it is one."""
     if len(text) > LONGEST_TEXT:
         return "too_long", f"{len(text):,} characters, more than {LONGEST_TEXT:,}"
-    length = len(text.split())
-    if not length:
+    if not text.split():
         return _empty(finish_reason, section)
     if finish_reason in ("content_filter", "refusal"):
         return "refused", f"the endpoint says {finish_reason}"
     if refusal := _REFUSAL.match(text.strip()):
         return "refused", f"begins with “{refusal.group()}”"
-    if finish_reason == "length":
-        return "truncated", f"cut off{_at_limit(section)}"
+    return ("truncated", f"cut off{_at_limit(section)}") if finish_reason == "length" else None
+
+
+def _verdict(question: Question, draft: Draft, text: str, section: TeacherSection) -> Verdict:
+    return ("error", draft.failure) if draft.failure else judge(question, text, why_ended(draft, text), section)
+
+
+def judge(question: Question, text: str, finish_reason: str, section: TeacherSection) -> Verdict:
+    """Status of one text, and the reason in words (empty where it is kept)."""
+    if verdict := unusable(text, finish_reason, section):
+        return verdict
+    length = len(text.split())
     if length < MIN_WORDS:
         return "too_short", f"{length} words, fewer than {MIN_WORDS}"
     if length > section.max_words:
@@ -155,7 +171,7 @@ _EMPTY = {
 }
 
 
-def _empty(finish_reason: str, section: TeacherSection) -> Verdict:
+def _empty(finish_reason: str, section: TeacherSection) -> Unusable:
     if finish_reason == "length":
         return "truncated", f"no text{_at_limit(section)}"
     return "error", _EMPTY.get(finish_reason, "the reply is empty")

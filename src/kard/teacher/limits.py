@@ -53,9 +53,14 @@ def most_of(body: Mapping[str, Any], section: TeacherSection) -> Spent:
     return Spent(1, size + TEMPLATE_TOKENS, _longest_reply(body, section))
 
 
-def likely_cost(body: Mapping[str, Any], section: TeacherSection) -> Spent:
-    """What one request is likely to cost: the prompt by its characters, and the longest reply."""
-    return Spent(1, len(_text_of(body)) // CHARACTERS_PER_TOKEN, _longest_reply(body, section))
+def likely_cost(body: Mapping[str, Any], section: TeacherSection, reply: str | None = None) -> Spent:
+    """What one request is likely to cost: the prompt by its characters, and a reply as long as this one, or the longest."""
+    written = _longest_reply(body, section) if reply is None else _tokens(reply)
+    return Spent(1, _tokens(_text_of(body)), written)
+
+
+def _tokens(text: str) -> int:
+    return len(text) // CHARACTERS_PER_TOKEN
 
 
 def _text_of(body: Mapping[str, Any]) -> str:

@@ -48,10 +48,11 @@ def requests_of(
     prompts = read_prompts(section)
     for question in questions:
         prompt = prompts.render(question, passages_of(question))
-        yield question, [_request(prompt, section, f"{seed}:{number}") for number in range(section.asked_for)]
+        yield question, [request_of(prompt, section, f"{seed}:{number}") for number in range(section.asked_for)]
 
 
-def _request(prompt: str, section: TeacherSection, seed: str) -> Request:
+def request_of(prompt: str, section: TeacherSection, seed: str) -> Request:
+    """The request that sends a prompt."""
     message = {"role": "user", "content": prompt}
     body = {
         "model": model_name(section),
@@ -91,9 +92,9 @@ def rewriting(question: Question, text: str, section: TeacherSection, seed: int)
     """The request for the sentences of a rationale that lead to the answer (``teacher.rewrite: ask``)."""
     template = Template((resources.files("kard.teacher") / "prompts" / "rewrite.txt").read_text(encoding="utf-8"))
     filled = template.substitute(
-        question=_one_line(question.question), answer=_answer(question), explanation=_one_line(text)
+        question=one_line(question.question), answer=_answer(question), explanation=one_line(text)
     )
-    return _request(filled.rstrip(), section, f"{seed}:rewrite")
+    return request_of(filled.rstrip(), section, f"{seed}:rewrite")
 
 
 def joined(requests: Sequence[Request]) -> dict[str, Any]:
@@ -124,9 +125,9 @@ class Prompts:
         """The prompt of a question: instruction, five worked examples, the question itself, "Explanation:"."""
         shown = passages if self.shows_passages else ()
         filled = self.templates[_kind(question)].substitute(
-            passages="".join(f"Passage: {_one_line(passage.full_text)}\n" for passage in shown),
-            question=_one_line(question.question),
-            choices="\n".join(_lettered(question)),
+            passages="".join(f"Passage: {one_line(passage.full_text)}\n" for passage in shown),
+            question=one_line(question.question),
+            choices="\n".join(lettered(question)),
             answer=_answer(question),
         )
         return filled.rstrip()
@@ -175,16 +176,18 @@ def _kind(question: Question) -> str:
 
 def _answer(question: Question) -> str:
     if _kind(question) == "multiple_choice" and isinstance(question.answer, int):
-        return _lettered(question)[question.answer]
-    return "" if question.answer is None else _one_line(question.answer_text)
+        return lettered(question)[question.answer]
+    return "" if question.answer is None else one_line(question.answer_text)
 
 
-def _lettered(question: Question) -> list[str]:
+def lettered(question: Question) -> list[str]:
+    """The choices as a prompt shows them: ``(A) red``."""
     count = len(question.choices)
     if count > len(ascii_uppercase):
         raise UserError(f"question {question.id}: has {count} choices, more than there are letters. Give it fewer.")
-    return [f"({ascii_uppercase[place]}) {_one_line(choice)}" for place, choice in enumerate(question.choices)]
+    return [f"({ascii_uppercase[place]}) {one_line(choice)}" for place, choice in enumerate(question.choices)]
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """The text without ends of lines, which end a part of a prompt."""
     return " ".join(text.split())

@@ -12,25 +12,57 @@ from kard.preflight.timetable import rounded
 from kard.progress import duration
 from kard.recipe.recipe import Recipe
 from kard.run import Run
-from kard.stages.plan import STAGES, plan
+from kard.stages.plan import plan, stages_of
 from kard.tools.sweep import Sweep, sweep_states
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from kard.teacher.limits import Spent
+
 
 def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
     """What asking the teacher would take: requests, tokens, money; nothing where no language model is asked."""
     from kard.artifacts.folders import manifest_of
-    from kard.methods import methods_named
-    from kard.stages.rationales import explained_questions
-    from kard.teacher.collect import estimate
-    from kard.teacher.limits import CHARACTERS_PER_TOKEN
 
     if not recipe.teacher.asks:
         return []
-    if manifest_of(folder / "knowledge") is None or manifest_of(folder / "questions") is None:
+    lines = []
+    made = manifest_of(folder / "questions") is not None
+    if manifest_of(folder / "knowledge") is None or not (made or recipe.questions.kind == "generated"):
         return ["Teacher: run '--until knowledge' first, then the dry run counts requests, tokens and money."]
+    if recipe.questions.kind == "generated":
+        lines.append(_questions_line(recipe, folder))
+    if recipe.explainer.asks:
+        later = "Teacher, explanations: run '--until questions' first, then the dry run counts them as well."
+        lines.append(_rationales_line(recipe, folder) if made else later)
+    return lines
+
+
+def _questions_line(recipe: Recipe, folder: Path) -> str:
+    from kard.stages.generated import generation_of
+    from kard.teacher.generate import estimate_questions
+
+    generation, _ = generation_of(Run(folder, recipe, online=True))
+    answered, cost = estimate_questions(generation, folder / "teacher.sqlite")
+    note = "replies as long as the worked examples', each question answered by the teacher as well"
+    return f"Teacher, questions: {_counted(answered, cost, recipe, note)}"
+
+
+def _counted(answered: int, cost: Spent, recipe: Recipe, note: str) -> str:
+    from kard.teacher.limits import CHARACTERS_PER_TOKEN
+
+    resources = recipe.teacher.resources
+    money = f"{cost.usd(resources):.2f} USD" if resources.has_prices else "no prices in the recipe"
+    counts = f"{cost.requests:,} requests ({answered:,} are answered), {cost.prompt_tokens:,} tokens in"
+    return f"{counts}, {cost.completion_tokens:,} out, {money} (estimated: {CHARACTERS_PER_TOKEN} characters a token in, {note})"
+
+
+def _rationales_line(recipe: Recipe, folder: Path) -> str:
+    from kard.methods import methods_named
+    from kard.stages.rationales import explained_questions
+    from kard.teacher.collect import estimate
+
     with_test = any(method.needs_test_rationales for method in methods_named(recipe.evaluation.methods))
     run = Run(folder, recipe, online=True)
     questions = explained_questions(run, with_test)
@@ -42,21 +74,19 @@ def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
         recipe.seed_of_data,
         folder / "teacher.sqlite",
     )
-    resources = recipe.teacher.resources
-    money = f"{cost.usd(resources):.2f} USD" if resources.has_prices else "no prices in the recipe"
-    counts = f"{cost.requests:,} requests ({answered:,} are answered), {cost.prompt_tokens:,} tokens in"
-    note = f"estimated: {CHARACTERS_PER_TOKEN} characters a token in, at most teacher.max_tokens a reply out"
+    note = "at most teacher.max_tokens a reply out"
     if recipe.teacher.rewrite == "ask":
         note += "; teacher.rewrite: ask comes on top, at most as many requests again"
-    return [f"Teacher: {counts}, {cost.completion_tokens:,} out, {money} ({note})"]
+    return f"Teacher: {_counted(answered, cost, recipe, note)}"
 
 
 def state_rows(recipe: Recipe, folder: Path, until: str | None = None) -> list[dict[str, Any]]:
     """Stages with their ``state`` and ``seconds``: measured where they are done, estimated (``is_estimate``) where they are not;
     None where nobody knows. `until` is the last stage that is asked for."""
     left = timetable(recipe, folder, plan(recipe, folder), until).seconds
-    last = STAGES.index(until or STAGES[-1])
-    return [_row(row, left) for row in states(recipe, folder) if STAGES.index(row.name.split("/")[0]) <= last]
+    order = stages_of(recipe)
+    last = order.index(until or order[-1])
+    return [_row(row, left) for row in states(recipe, folder) if order.index(row.name.split("/")[0]) <= last]
 
 
 def _row(row: StepState, left: dict[str, float | None]) -> dict[str, Any]:

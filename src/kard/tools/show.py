@@ -36,6 +36,10 @@ def sample_lines(run: Path, stage: str, count: int, seed: int) -> Iterator[str]:
 
 
 def _questions(run: Path, count: int, seed: int) -> Iterator[str]:
+    begun, whole = (run / folder / "generated.jsonl" for folder in ("questions.partial", "questions"))
+    if begun.exists() or whole.exists():
+        yield from _generated(list(read_jsonl(_written(run, "questions", whole.name))), count, seed)
+        return
     for split in ("train", "dev", "test"):
         rows = list(read_jsonl(finished(run, "questions") / f"{split}.jsonl"))
         yield f"{split}: {len(rows):,} questions"
@@ -47,22 +51,34 @@ def _questions(run: Path, count: int, seed: int) -> Iterator[str]:
                 yield f"    * {row['answer']}"
 
 
+def _generated(rows: Sequence[dict[str, Any]], count: int, seed: int) -> Iterator[str]:
+    statuses = Counter(row["status"] for row in rows)
+    yield f"{len(rows):,} questions: " + ", ".join(f"{number:,} {status}" for status, number in statuses.most_common())
+    for status, number in statuses.most_common():
+        yield f"\n{status}: {number:,}, {number / len(rows):.1%}"
+        for row in _some([row for row in rows if row["status"] == status], count, seed):
+            yield f"  [{row['id']}, {row['split']}, {', '.join(row['passages'])}] {row['question']}"
+            for number, choice in enumerate(row["choices"] or [row["answer"]]):
+                yield f"    {'*' if row['answer'] in (number, choice) else '-'} {choice}"
+            yield from (f"    {text}" for text in (row["rationale"], row["reason"] and f"({row['reason']})") if text)
+
+
 def _passages(run: Path, count: int, seed: int) -> Iterator[str]:
     rows = list(read_jsonl(finished(run, "knowledge") / "passages.jsonl"))
     yield f"{len(rows):,} passages"
     yield from (f"  [{row['id']}] {row['title']}\n    {row['text']}" for row in _some(rows, count, seed))
 
 
-def _written(run: Path, stage: str) -> Path:
+def _written(run: Path, stage: str, name: str) -> Path:
     """A stage's file, of a stage that ended in an error as well: that is when it is read."""
-    begun, whole = (run / folder / f"{stage}.jsonl" for folder in (f"{stage}.partial", stage))
+    begun, whole = (run / folder / name for folder in (f"{stage}.partial", stage))
     if begun.exists() and not (whole.exists() and whole.stat().st_mtime > begun.stat().st_mtime):
         return begun
     return finished(run, stage) / whole.name
 
 
 def _rationales(run: Path, count: int, seed: int) -> Iterator[str]:
-    rows = list(read_jsonl(_written(run, "rationales")))
+    rows = list(read_jsonl(_written(run, "rationales", "rationales.jsonl")))
     questions = _all_questions(run)
     counts = Counter(row["status"] for row in rows)
     yield f"{len(rows):,} rationales: " + ", ".join(f"{number:,} {status}" for status, number in counts.most_common())

@@ -57,7 +57,7 @@ def read_questions_jsonl(path: Path, split: str = "train") -> list[Question]:
     keys: set[str] = set()
     numbers: list[tuple[str, int, tuple[str, ...]]] = []
     for number, row in read_user_jsonl(path):
-        question = _question(row, f"{path}:{number}")
+        question = question_of(row, f"{path}:{number}")
         if question.id in lines:
             raise UserError(
                 f"{path}:{number}: id '{question.id}' is already on line {lines[question.id]}. Give every question its own id."
@@ -145,7 +145,8 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _question(row: dict[str, Any], where: str) -> Question:
+def question_of(row: dict[str, Any], where: str) -> Question:
+    """The question of a user's row, or a UserError that names line and key."""
     check_keys(row, OURS, where)
     choices = choices_of(row, where)
     answer = _answer(row, choices, where)

@@ -1,0 +1,212 @@
+"""Which passages questions are asked about: all documents have their turn, and no document serves both training and test."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from kard.data.cutting import word_count
+from kard.data.normal import words_of
+from kard.data.passage import Passages
+from kard.data.splits import DEV_SHARE, TEST_SHARE
+from kard.errors import UserError
+from kard.recipe.sections import GeneratedKind
+
+# More passages than this are not all looked at: so many of them are, drawn by the seed.
+MOST_PASSAGES = 100_000
+MIN_WORDS = 20
+# Fewer documents are cut into stretches of passages, which take the place of documents in the split.
+_FEWEST_DOCUMENTS = 10
+_STRETCHES, _LONGEST_STRETCH = 20, 20
+_PARTNERS = 30  # passages among which the one to compare with is chosen
+
+_LEADERS = re.compile(r"\.{4,}|(?:\. ){4,}|…{2,}|_{4,}")
+_LICENCE = re.compile(
+    r"\ball rights reserved\b|\bpermission is hereby granted\b|\bwithout warranty\b|\blicen[cs]ed under\b"
+    r"|\bredistributions? (?:of|in|and)\b|\bcopyright (?:©|\(c\)|\d{4})|©|\bcreative commons\b|\bterms of use\b|\bisbn\b"
+    r"|\balle rechte vorbehalten\b|\btous droits réservés\b|\btodos los derechos reservados\b",
+    re.IGNORECASE,
+)
+_LINK = re.compile(r"https?://|\bwww\.|\S@\w+\.\w|\bdoi:", re.IGNORECASE)
+_NUMBER = re.compile(r"(?<!\S)[\d.,:;/%–-]*\d[\d.,:;/%–-]*(?!\S)")
+_SENTENCE_END = re.compile(r"[^\W\d_][.!?][\"'”’)\]]*(?:\s|$)|[。！？]")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One question to ask for.
+
+    Attributes:
+        split: ``train``, ``dev`` or ``test``.
+        kind: Of the question.
+        places: Positions of the passages that it is about: one, two for a comparison.
+        others: Positions of more passages of the same document, as far as they are needed.
+        wanted: The answer that a yes/no question is to have, so that both are as frequent.
+    """
+
+    split: str
+    kind: GeneratedKind
+    places: tuple[int, ...]
+    others: tuple[int, ...] = ()
+    wanted: str = ""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """All questions to ask for, and what is said of how they were drawn.
+
+    Attributes:
+        items: In the order in which they are asked for.
+        unfit: How many passages nobody can ask about, by reason.
+        documents: How many documents (or stretches of passages) each split has.
+        stretch: Passages of a stretch; 0 where the split is by whole documents.
+    """
+
+    items: tuple[Drawn, ...]
+    unfit: Mapping[str, int]
+    documents: Mapping[str, int]
+    stretch: int
+
+
+def draw(passages: Passages, sizes: Mapping[str, int], kinds: Sequence[GeneratedKind], seed: int) -> Draw:
+    """Draw passages to ask about: one of each document in turn, documents and passages in an order by the seed.
+
+    A fifth of the documents is for test and, where `sizes` asks for any, a tenth for dev; a document that holds more than that
+    of all passages is left to training. The split and a passage's kind of question do not depend on the sizes: asking for more
+    later leaves what was asked for as it is.
+
+    Args:
+        passages: The knowledge base, read once.
+        sizes: How many questions each split is to get. Fewer are drawn where every passage has had every kind.
+        kinds: Of questions; unanswerable ones are not drawn for training.
+        seed: Decides all of it.
+
+    Raises:
+        UserError: Fewer than two documents or passages can be asked about.
+    """
+    unfit: Counter[str] = Counter()
+    documents = _by_document(passages, unfit, seed)
+    fit = sum(map(len, documents.values()))
+    if fit < 2:
+        said = ", ".join(f"{count:,} {reason}" for reason, count in unfit.most_common())
+        raise UserError(
+            f"knowledge: {fit} of {len(passages):,} passages can be asked about, two are needed ({said}). Add documents."
+        )
+    stretch = 0 if len(documents) >= _FEWEST_DOCUMENTS else max(1, min(_LONGEST_STRETCH, fit // _STRETCHES))
+    units = list(documents.values()) if not stretch else _stretches(documents, stretch)
+    parts = _split(units, fit, bool(sizes.get("dev")), seed)
+    items: list[Drawn] = []
+    for name, own in parts.items():
+        asked = [kind for kind in kinds if name != "train" or kind != "unanswerable"]
+        items += _drawn(name, own, sizes.get(name, 0), asked, passages, seed)
+    items.sort(key=lambda item: random.Random(f"{seed}:{item.kind}:{item.places}").random())
+    return Draw(tuple(items), unfit, {name: len(own) for name, own in parts.items()}, stretch)
+
+
+def unfit_for_questions(text: str) -> str:
+    """Why nothing can be asked about a passage, in words; empty where something can."""
+    words = word_count(text)
+    if words < MIN_WORDS:
+        return f"shorter than {MIN_WORDS} words"
+    if len(_LEADERS.findall(text)) > 2 or len(_NUMBER.findall(text)) > 0.3 * words:
+        return "tables of contents or of numbers"
+    if len(_LICENCE.findall(text)) > 1:
+        return "licences and imprints"
+    if (links := len(_LINK.findall(text))) > 2 and links > words / 15:
+        return "lists of links"
+    return "" if _SENTENCE_END.search(text) else "without a sentence"
+
+
+def _by_document(passages: Passages, unfit: Counter[str], seed: int) -> dict[str, list[int]]:
+    """Positions of the passages that can be asked about, by document."""
+    places: Sequence[int] = range(len(passages))
+    if len(places) > MOST_PASSAGES:
+        places = sorted(random.Random(f"{seed}:sample").sample(places, MOST_PASSAGES))
+    found: dict[str, list[int]] = {}
+    for place in places:
+        passage = passages[place]
+        if why := unfit_for_questions(passage.text):
+            unfit[why] += 1
+        else:
+            found.setdefault(passage.document, []).append(place)
+    return found
+
+
+def _stretches(documents: Mapping[str, list[int]], length: int) -> list[list[int]]:
+    """Passages that follow one another in a document, at most so many together."""
+    cut = ([own[begin : begin + length] for begin in range(0, len(own), length)] for own in documents.values())
+    return [part for parts in cut for part in parts]
+
+
+def _split(units: list[list[int]], fit: int, with_dev: bool, seed: int) -> dict[str, list[list[int]]]:
+    order = list(units)
+    random.Random(f"{seed}:split").shuffle(order)
+    order.sort(key=lambda unit: len(unit) > TEST_SHARE * fit)
+    test = max(1, round(TEST_SHARE * len(order)))
+    dev = test + (max(1, round(DEV_SHARE * len(order))) if with_dev else 0)
+    if dev >= len(order):
+        raise UserError(
+            f"knowledge: {len(order)} documents can be asked about, too few to keep training and test apart. Add documents, or "
+            "set questions.dev_size: null."
+        )
+    return {"test": order[:test], "dev": order[test:dev], "train": order[dev:]}
+
+
+def _drawn(
+    split: str, units: list[list[int]], size: int, kinds: Sequence[GeneratedKind], passages: Passages, seed: int
+) -> Iterator[Drawn]:
+    """So many questions of a split: the first round takes a passage of each document, later ones the next one."""
+    every = [place for unit in units for place in unit]
+    own = {place: unit for unit in units for place in unit}
+    taken: Counter[int] = Counter()
+    asked: set[tuple[int, GeneratedKind]] = set()
+    for place in _rounds(units, len(set(kinds)), seed):
+        if len(asked) >= size:
+            return
+        chance = random.Random(f"{seed}:{place}")
+        order = chance.sample(list(kinds), len(kinds))
+        taken[place] += 1
+        kind = list(dict.fromkeys(order))[taken[place] - 1]
+        partner = _partner(place, own, every, passages, chance) if kind == "comparison" else None
+        if kind == "comparison" and partner is None:
+            continue
+        asked.add((place, kind))
+        others = tuple(_around(place, own[place])) if kind == "unanswerable" else ()
+        places = (place,) if partner is None else (place, partner)
+        yield Drawn(split, kind, places, others, chance.choice(("yes", "no")) if kind == "yes_no" else "")
+
+
+def _rounds(units: list[list[int]], times: int, seed: int) -> Iterator[int]:
+    """Positions, a passage of each unit in turn; when all have been there, they come again."""
+    orders = [random.Random(f"{seed}:{unit[0]}:passages").sample(unit, len(unit)) for unit in units]
+    for _ in range(times):
+        left, turn = orders, 0
+        while left:
+            yield from (order[turn] for order in left)
+            turn += 1
+            left = [order for order in left if turn < len(order)]
+
+
+def _around(place: int, unit: list[int]) -> list[int]:
+    """The passages next to one, of the same document."""
+    at = unit.index(place)
+    return [*unit[max(0, at - 2) : at], *unit[at + 1 : at + 3]]
+
+
+def _partner(
+    place: int, own: Mapping[int, list[int]], every: list[int], passages: Passages, chance: random.Random
+) -> int | None:
+    """The passage to compare one with: of some of other documents, the one with most words in common."""
+    some = chance.sample(every, min(len(every), _PARTNERS))
+    apart = [other for other in some if own[other] is not own[place]]
+    others = apart or [other for other in some if other != place]
+    words = _long_words(passages[place].full_text)
+    shared = {other: len(words & _long_words(passages[other].full_text)) for other in others}
+    return max(others, key=lambda other: shared[other], default=None)
+
+
+def _long_words(text: str) -> set[str]:
+    return {word for word in words_of(text) if len(word) > 4}

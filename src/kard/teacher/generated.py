@@ -1,0 +1,183 @@
+"""Generated questions: what one is, how it stands in a file, and how it is read off a teacher's reply."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+from kard.artifacts.files import read_jsonl, write_jsonl
+from kard.data.draw import Drawn
+from kard.data.normal import words_of
+from kard.data.passage import Passage
+from kard.data.question import Question
+from kard.recipe.sections import GeneratedKind
+from kard.teacher.replies import first_words
+
+GeneratedStatus = Literal[
+    "kept",
+    "unparsable",
+    "too_long",
+    "not_self_contained",
+    "copied_sentence",
+    "two_right",
+    "gives_itself_away",
+    "near_duplicate",
+    "round_trip",
+    "known_by_heart",
+    "rejected",
+    "refused",
+    "truncated",
+    "error",
+]
+MOST_WRONG = 3
+_LABEL = re.compile(
+    r"^[\s>#*_-]*(?:\d+[.)]\s*)?[*_]*(passage|question|wanted answer|(?:right |correct )?answer|(?:wrong|incorrect|other)"
+    r"(?: answers?| choices?| options?)?|explanation|rationale)s?(?:[ #]*\d+)?[*_]*\s*[:：][*_]*[ \t]*",
+    re.IGNORECASE,
+)
+_LIST_MARK = re.compile(r"^\s*(?:[-*•]\s+|\(?[A-Da-d]\)\s*)")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A question that a teacher was asked for, with what became of it.
+
+    Attributes:
+        id: Kind, and a digest of what it asks about what: the same reply has the same id in every run.
+        kind: Of the question.
+        split: The one that it was asked for.
+        question: The text; empty where the reply held none.
+        choices: In the order in which they are shown.
+        answer: As in `kard.data.question.Question`; None where there is none.
+        passages: Ids of the passages that it was made from.
+        documents: Ids of their documents.
+        status: ``kept``, or why it is not used.
+        reason: The status in words, with what was found; empty where it was kept.
+        rationale: The explanation that came with it.
+        reviewer: Who has decided about it (``questions.reviewed``); empty where nobody has read it.
+        usage: Tokens and seconds of all requests about it.
+    """
+
+    id: str
+    kind: GeneratedKind
+    split: str
+    question: str = ""
+    choices: tuple[str, ...] = ()
+    answer: int | str | None = None
+    passages: tuple[str, ...] = ()
+    documents: tuple[str, ...] = ()
+    status: GeneratedStatus = "kept"
+    reason: str = ""
+    rationale: str = ""
+    reviewer: str = ""
+    usage: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def right(self) -> str:
+        """The answer in words; empty where there is none."""
+        return self.choices[self.answer] if isinstance(self.answer, int) else self.answer or ""
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """The choices but for the right one."""
+        return tuple(choice for place, choice in enumerate(self.choices) if place != self.answer)
+
+    def as_question(self) -> Question:
+        """What students learn from and are asked. A first piece of a document is named as ``#1``: its id means all of them."""
+        pairs = zip(self.passages, self.documents, strict=True)
+        gold = tuple(f"{name}#1" if name == document else name for name, document in pairs)
+        rationales = (self.rationale,) if self.rationale else ()
+        return Question(self.id, self.question, self.choices, self.answer, rationales, gold)
+
+    def rejected(self, status: GeneratedStatus, reason: str) -> Generated:
+        """The question with a status that isn't kept."""
+        return replace(self, status=status, reason=reason)
+
+
+def write_generated(path: Path, generated: Iterable[Generated]) -> None:
+    """Write generated questions as JSONL, kept and rejected alike."""
+    write_jsonl(path, (asdict(one) for one in generated))
+
+
+def read_generated(path: Path) -> list[Generated]:
+    """Read what `write_generated` wrote."""
+    lists = ("choices", "passages", "documents")
+    return [Generated(**row | {name: tuple(row[name]) for name in lists}) for row in read_jsonl(path)]
+
+
+def from_reply(text: str, drawn: Drawn, passages: Sequence[Passage]) -> Generated:
+    """Read a question off a reply; ``unparsable`` where something is missing.
+
+    Args:
+        text: In labelled lines, ``Question:`` (may be left out at the beginning), ``Answer:``, ``Wrong:``, ``Explanation:``.
+        drawn: What was asked for.
+        passages: Those that it is about.
+    """
+    parts = _parts(text)
+    question = " ".join(parts.get("question", ()))
+    answer = _cleaned(" ".join(parts.get("answer", ()))) or drawn.wanted
+    documents = tuple(passage.document for passage in passages)
+    made = Generated(
+        "", drawn.kind, drawn.split, question, (), answer or None, tuple(one.id for one in passages), documents
+    )
+    made = replace(made, rationale=" ".join(parts.get("explanation", ())))
+    if drawn.kind in ("multiple_choice", "comparison"):
+        every = {one.casefold(): one for one in (answer, *map(_cleaned, parts.get("wrong", ()))) if one}
+        made = replace(made, choices=tuple(every.values())[: MOST_WRONG + 1], answer=0 if answer else None)
+    elif drawn.kind == "yes_no":
+        stated = [word for word in words_of(answer)[:1] if word in ("yes", "no")]
+        made = replace(made, choices=("yes", "no"), answer=("yes", "no").index(stated[0]) if stated else None)
+    elif drawn.kind == "unanswerable":
+        made = replace(made, answer=None, rationale="")
+    made = replace(made, id=_identity(made, text))
+    lacks = "question" if not question else "answer" if made.answer is None and drawn.kind != "unanswerable" else ""
+    return made.rejected("unparsable", f"no {lacks} in “{first_words(text)}”") if lacks else made
+
+
+def _parts(text: str) -> dict[str, list[str]]:
+    """The lines behind each label, of the first question alone; what stands before any label belongs to the question."""
+    parts: dict[str, list[str]] = {}
+    label = "question"
+    for line in text.strip().splitlines():
+        if found := _LABEL.match(line):
+            word = found[1].lower()
+            label = next((name for name in ("wrong", "answer", "question") if name in word), "")
+            label = {"incorrect": "wrong", "other": "wrong"}.get(word.split()[0], label) or "explanation"
+            if word == "passage" or (label == "question" and parts.get("question")):
+                break
+            line = line[found.end() :]
+        if line.strip():
+            parts.setdefault(label, []).append(" ".join(line.split()).strip("*_ "))
+    return parts
+
+
+def _cleaned(choice: str) -> str:
+    """A choice without what marks it as one of a list, and without a full stop that closes it."""
+    plain = _LIST_MARK.sub("", choice).strip()
+    return plain.removesuffix(".") if plain.count(".") == 1 else plain
+
+
+def _identity(made: Generated, reply: str) -> str:
+    held = [made.kind, *made.passages, made.question, made.right, *sorted(made.wrong), "" if made.question else reply]
+    return f"{made.kind}-{blake2b(chr(0).join(held).encode('utf-8', 'surrogatepass'), digest_size=6).hexdigest()}"
+
+
+def counts_of(generated: Iterable[Generated]) -> list[dict[str, Any]]:
+    """How many have which status, kept ones first, each with the first one's reason: ``status, count, reason_example``."""
+    found: dict[str, list[Generated]] = {}
+    for one in generated:
+        found.setdefault(one.status, []).append(one)
+    order = sorted(found.items(), key=lambda pair: (pair[0] != "kept", -len(pair[1])))
+    return [{"status": status, "count": len(own), "reason_example": own[0].reason} for status, own in order]
+
+
+def used(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Requests, tokens and seconds of several requests together, as far as they are known."""
+    known = [usage for usage in usages if usage]
+    names = ("prompt_tokens", "completion_tokens", "seconds")
+    total = {name: sum(usage.get(name) or 0 for usage in known) for name in names}
+    return {"requests": len(known), **total} if known else {}
