@@ -75,7 +75,7 @@ def draw(passages: Passages, sizes: Mapping[str, int], kinds: Sequence[Generated
     """Draw passages to ask about: one of each document in turn, documents and passages in an order by the seed.
 
     A fifth of the documents is for test and, where `sizes` asks for any, a tenth for dev; a document that holds more than that
-    of all passages is left to training. The split and a passage's kind of question do not depend on the sizes: asking for more
+    of all passages is left to training. The split and the order do not depend on the sizes: asking for more
     later leaves what was asked for as it is.
 
     Args:
@@ -161,22 +161,21 @@ def _drawn(
     """So many questions of a split: the first round takes a passage of each document, later ones the next one."""
     every = [place for unit in units for place in unit]
     own = {place: unit for unit in units for place in unit}
-    taken: Counter[int] = Counter()
-    asked: set[tuple[int, GeneratedKind]] = set()
+    had: set[tuple[int, GeneratedKind]] = set()
+    counts: Counter[str] = Counter()
     for place in _rounds(units, len(set(kinds)), seed):
-        if len(asked) >= size:
+        if (number := counts.total()) >= size:
             return
-        chance = random.Random(f"{seed}:{place}")
-        order = chance.sample(list(kinds), len(kinds))
-        taken[place] += 1
-        kind = list(dict.fromkeys(order))[taken[place] - 1]
-        partner = _partner(place, own, every, passages, chance) if kind == "comparison" else None
+        turn = number % len(kinds)
+        kind = next(kind for kind in (*kinds[turn:], *kinds[:turn]) if (place, kind) not in had)
+        had.add((place, kind))
+        partner = _partner(place, own, every, passages, seed) if kind == "comparison" else None
         if kind == "comparison" and partner is None:
             continue
-        asked.add((place, kind))
         others = tuple(_around(place, own[place])) if kind == "unanswerable" else ()
         places = (place,) if partner is None else (place, partner)
-        yield Drawn(split, kind, places, others, chance.choice(("yes", "no")) if kind == "yes_no" else "")
+        yield Drawn(split, kind, places, others, ("yes", "no")[counts[kind] % 2] if kind == "yes_no" else "")
+        counts[kind] += 1
 
 
 def _rounds(units: list[list[int]], times: int, seed: int) -> Iterator[int]:
@@ -196,11 +195,9 @@ def _around(place: int, unit: list[int]) -> list[int]:
     return [*unit[max(0, at - 2) : at], *unit[at + 1 : at + 3]]
 
 
-def _partner(
-    place: int, own: Mapping[int, list[int]], every: list[int], passages: Passages, chance: random.Random
-) -> int | None:
+def _partner(place: int, own: Mapping[int, list[int]], every: list[int], passages: Passages, seed: int) -> int | None:
     """The passage to compare one with: of some of other documents, the one with most words in common."""
-    some = chance.sample(every, min(len(every), _PARTNERS))
+    some = random.Random(f"{seed}:{place}").sample(every, min(len(every), _PARTNERS))
     apart = [other for other in some if own[other] is not own[place]]
     others = apart or [other for other in some if other != place]
     words = _long_words(passages[place].full_text)

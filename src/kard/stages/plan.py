@@ -143,11 +143,11 @@ def stages_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _questions_step(run: Run, keys: dict[str, str]) -> Step:
-    reads, about = ("questions", "data_seed", "student.answer_as"), _sizes(run.recipe.questions)
+    reads: tuple[str, ...] = ("questions", "data_seed", "student.answer_as")
     inputs: tuple[str, ...] = ()
     if run.recipe.questions.kind == "generated":
         reads, inputs = (*reads, *_named("teacher", _ASKED)), ("knowledge",)
-    return _step(run, keys, "questions", reads, inputs, partial(make_questions, run), about)
+    return _step(run, keys, "questions", reads, inputs, partial(make_questions, run), _sizes(run.recipe.questions))
 
 
 def _passage_steps(run: Run, keys: dict[str, str]) -> list[Step]:

@@ -247,5 +247,5 @@ def estimate_questions(generation: Generation, path: Path) -> tuple[int, Spent]:
         for drawn, one in expected:
             for check in generation.checks(drawn, one):
                 answered += reply(check.key) is not None
-                spent += Spent() if reply(check.key) else likely_cost(check.body, section, one.right or "not told")
+                spent += Spent() if reply(check.key) else likely_cost(check.body, section, "(A)" if one.choices else one.right or "not told")
     return answered, spent

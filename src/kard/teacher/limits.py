@@ -60,7 +60,7 @@ def likely_cost(body: Mapping[str, Any], section: TeacherSection, reply: str | N
 
 
 def _tokens(text: str) -> int:
-    return len(text) // CHARACTERS_PER_TOKEN
+    return max(1, len(text) // CHARACTERS_PER_TOKEN)
 
 
 def _text_of(body: Mapping[str, Any]) -> str:
