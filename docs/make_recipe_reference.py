@@ -30,12 +30,13 @@ that you leave out has the default below. An unknown key or a value out of range
 
 # Meanings of the keys that carry no description in kard.recipe.
 MEANINGS = {
-    "questions.kind": "`jsonl`: your own files; `wikivital`: questions made from the text in the extra `demo`; the "
-    "others: the paper's datasets (and ARC, PubMedQA) from the dataset hub, with the extra `hub`",
+    "questions.kind": "`jsonl`: your own files; `generated`: [made by the teacher](generated-questions.md) from the documents; "
+    "`wikivital`: questions made from the text in the extra `demo`; the others: the paper's datasets (and ARC, PubMedQA) from the "
+    "dataset hub, with the extra `hub`",
     "questions.dev": "jsonl: questions kept aside for your own choices of settings",
     "questions.test": "jsonl: test questions",
-    "questions.dev_size": "null: the whole file `dev`, or a tenth of all questions",
-    "questions.test_size": "null: the whole file `test`, or a fifth of all questions",
+    "questions.dev_size": "null: the whole file `dev`, or a tenth of all questions; generated: none",
+    "questions.test_size": "null: the whole file `test`, or a fifth of all questions; generated: how many are asked for",
     "knowledge.kind": "`jsonl`, `csv`, `parquet`: rows with id, title, text; `mediawiki`: XML dumps; `files`: text, Markdown, "
     "HTML, PDF, DOCX, one document each; `wikivital`: the article summaries in the extra `demo`; "
     "`wikipedia`: all of it, streamed from the dataset hub, with the extra `hub`",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -204,3 +203,135 @@ def test_the_dry_run_says_what_is_then_spent(project, tmp_path, teacher):
     later = loaded(project, *changes, "questions.rationales=false")
     lines = teacher_lines(later, tmp_path)
     assert len(lines) == 2
+
+
+def test_the_questions_read_no_key_that_is_not_in_their_own(project, tmp_path, monkeypatch, teacher):
+    from kard.artifacts.folders import build, open_run
+    from kard.recipe.base import Section
+
+    recipe = loaded(project)
+    sections = {id(value): name for name, value in recipe if isinstance(value, Section)}
+    read: set[str] = set()
+
+    def recording(self: Section, name: str):
+        if id(self) in sections and name in type(self).model_fields:
+            read.add(f"{sections[id(self)]}.{name}")
+        return object.__getattribute__(self, name)
+
+    open_run(tmp_path / "run")
+    knowledge, questions = plan(recipe, tmp_path / "run")[:2]
+    build(knowledge.name, tmp_path / "run" / knowledge.name, knowledge.key, knowledge.make)
+    monkeypatch.setattr(Section, "__getattribute__", recording)
+    build(questions.name, tmp_path / "run" / questions.name, questions.key, questions.make)
+    known = {*questions.key["recipe"], "teacher.resources", "evaluation.split", "student.long_questions"}
+    assert {name for name in read - known if name.split(".")[0] not in known} <= {
+        "teacher.rationales"
+    }  # a buffer's size
+
+
+def test_keys_of_generation_are_in_no_other_recipes_key(project, tmp_path):
+    recipe = load_recipe("quickstart")
+    [step] = [step for step in plan(recipe, tmp_path) if step.name == "questions"]
+    assert set(step.key["recipe"]["questions"]) == {
+        *("kind", "path", "train", "dev", "test", "train_size", "dev_size", "test_size", "shuffle_choices")
+    }
+
+
+def a_folder(tmp_path: Path, files: dict[str, str]) -> str:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return f"knowledge.path={folder}"
+
+
+def until_questions(project: Path, tmp_path: Path, *changes: str) -> list[dict]:
+    run_recipe(loaded(project, *changes), tmp_path / "run", until="questions")
+    return rows(tmp_path / "run")
+
+
+def test_an_empty_folder(project, tmp_path):
+    with pytest.raises(UserError, match=r"documents: no file ends in \.txt"):
+        until_questions(project, tmp_path, a_folder(tmp_path, {}))
+
+
+def test_only_scanned_pages(project, tmp_path):
+    from pypdf import PdfWriter
+
+    folder = a_folder(tmp_path, {})
+    for name in ("a", "b"):
+        with PdfWriter() as writer:
+            writer.add_blank_page(200, 200)
+            writer.write(tmp_path / "documents" / f"{name}.pdf")
+    with pytest.raises(
+        UserError,
+        match=r"has text \(left out: .*a\.pdf \(1 of 1 pages have no text: if they are scanned, run OCR first\)",
+    ):
+        until_questions(project, tmp_path, folder)
+
+
+def test_a_document_of_three_words(project, tmp_path):
+    with pytest.raises(
+        UserError, match=r"0 of 1 passages can be asked about, two are needed \(1 shorter than 20 words\)"
+    ):
+        until_questions(project, tmp_path, a_folder(tmp_path, {"a.md": "Three words here."}))
+
+
+def test_one_huge_file_is_split_by_stretches(project, tmp_path, capsys):
+    from tests.teacher.question_teacher import documents
+
+    text = "\n\n".join(text.partition("\n\n")[2] for text in documents(72).values())
+    generated = until_questions(project, tmp_path, a_folder(tmp_path, {"all.md": text}), "knowledge.passage_words=40")
+    assert {name for row in generated for name in row["documents"]} == {"all.md"}
+    train, test = (
+        {name for row in generated if row["split"] == split for name in row["passages"]} for split in ("train", "test")
+    )
+    assert train
+    assert test
+    assert not train & test
+    assert re.search(
+        r"questions about stretches of \d passages \(test \d, dev \d, train \d+\)", capsys.readouterr().err
+    )
+
+
+def test_where_none_is_kept_the_message_says_why_and_the_rows_can_be_read(project, tmp_path):
+    with FaultServer(instead(lambda last, good: "not told" if last.endswith("Answer:") else None)) as server:
+        change = [f"teacher.base_url={server.url}", "questions.kinds=[short, yes_no]"]
+        with pytest.raises(
+            UserError, match=r"none was kept for train\. 50 round_trip: ask a larger teacher\.model\. Read them"
+        ):
+            until_questions(project, tmp_path, *change)
+    shown = CliRunner().invoke(cli.app, ["show", str(tmp_path / "run"), "questions", "-n", "1"])
+    assert "50 questions: 50 round_trip" in shown.output
+    assert "from its passage the teacher answers “not told”" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            "teacher.kind=extractive",
+            "questions.kind generated needs a teacher that can be asked, kind extractive cannot",
+        ),
+        ("questions.train_size=null", "kind generated needs train_size and test_size"),
+        ("questions.shuffle_choices=true", "remove shuffle_choices"),
+        ("questions.kinds=[unanswerable]", "kinds names none that has an answer"),
+        ("questions.kinds=[riddle]", "questions.kinds"),
+        ("student.answer_as=letter", "letters need choices: take short out of questions.kinds"),
+        ("teacher.rewrite=ask", "set questions.rationales: false"),
+        ("questions.kind=wikivital", "kind wikivital has no kinds: remove it"),
+        ("questions.path=x.jsonl", "kind generated brings its own questions"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_done(project, change, says):
+    with pytest.raises(UserError, match=says):
+        loaded(project, change)
+
+
+def test_a_teacher_is_asked_for_by_init(tmp_path):
+    write_documents(tmp_path / "handbook", 2)
+    made = CliRunner().invoke(
+        cli.app, ["init", str(tmp_path / "model"), "--documents", str(tmp_path / "handbook")], input="gpt-6-luna\n"
+    )
+    assert made.exit_code == 0
+    assert load_recipe(str(tmp_path / "model" / "recipe.yaml")).teacher.model == "gpt-6-luna"

@@ -10,7 +10,7 @@ from kard.data.questions import load_splits
 from kard.errors import UserError
 from kard.methods import methods_named
 from kard.recipe.file import load_recipe
-from kard.tools.init import write_project
+from kard.tools.init import teacher_of, write_project
 from tests.conftest import load_passages
 
 
@@ -68,3 +68,80 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     write_project(tmp_path)
     assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.fixture
+def handbook(tmp_path):
+    (tmp_path / "hand book" / "deep").mkdir(parents=True)
+    for name in ("a.md", "deep/b.PDF", "c.csv"):
+        (tmp_path / "hand book" / name).write_text("text", encoding="utf-8")
+    return tmp_path / "hand book"
+
+
+def test_a_recipe_for_documents(tmp_path, handbook):
+    assert write_project(tmp_path / "model", handbook, "qwen@http://localhost:1/v1") == ["recipe.yaml"]
+    recipe = load_recipe(str(tmp_path / "model" / "recipe.yaml"))
+    assert (recipe.name, recipe.questions.kind, recipe.output) == ("model", "generated", tmp_path / "model" / "run")
+    assert (recipe.knowledge.kind, recipe.knowledge.path.resolve()) == ("files", handbook)
+    assert (recipe.teacher.model, recipe.teacher.base_url) == ("qwen", "http://localhost:1/v1")
+    overrides, section = [], ""
+    for line in (tmp_path / "model" / "recipe.yaml").read_text(encoding="utf-8").splitlines():
+        section = found[1] if (found := re.fullmatch(r"(\w+):", line)) else section
+        if found := re.fullmatch(r"  (  )?# (\w+): ([^#]+).*", line):
+            overrides.append(f"{section}.{'resources.' if found[1] else ''}{found[2]}={found[3]}")
+    assert len(overrides) == 6
+    assert load_recipe(str(tmp_path / "model" / "recipe.yaml"), overrides).questions.keep_known
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        ("a.jsonl", "jsonl"),
+        ("a.tsv", "csv"),
+        ("a.parquet", "parquet"),
+        ("wiki.xml.bz2", "mediawiki"),
+        ("a.html", "files"),
+    ],
+)
+def test_one_file_of_any_format(tmp_path, file, kind):
+    (tmp_path / file).write_text("x", encoding="utf-8")
+    write_project(tmp_path / "model", tmp_path / file, "gpt")
+    assert load_recipe(str(tmp_path / "model" / "recipe.yaml")).knowledge.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        ("a/b@https://x.example/v1", {"kind": "openai", "model": "a/b", "base_url": "https://x.example/v1"}),
+        ("gpt-6-luna", {"kind": "openai", "model": "gpt-6-luna", "temperature": None}),
+        ("Qwen/Qwen2.5-1.5B-Instruct", {"kind": "transformers", "model": "Qwen/Qwen2.5-1.5B-Instruct"}),
+        ("package:tiny", {"kind": "transformers", "model": "package:tiny"}),
+        ("/models/x.GGUF", {"kind": "llama_cpp", "model": "/models/x.GGUF"}),
+    ],
+)
+def test_teachers_by_name(name, section):
+    assert teacher_of(name) == section
+
+
+def test_a_folder_is_a_model(tmp_path):
+    assert teacher_of(str(tmp_path)) == {"kind": "transformers", "model": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("documents", "teacher", "says"),
+    [
+        ("hand book", None, "--documents and --teacher: the teacher asks about the documents"),
+        (None, "gpt", "--documents and --teacher: the teacher asks about the documents"),
+        ("nowhere", "gpt", r"nowhere: no such file or folder \(--documents\)"),
+        ("empty", "gpt", r"empty: holds 0 files, none that can be read \(\.txt, .*\.parquet\)"),
+        ("pictures", "gpt", "pictures: holds 1 files, none that can be read"),
+        ("hand book", "http://localhost:1/v1", r"names no model\. Write MODEL@http://localhost:1/v1"),
+    ],
+)
+def test_what_no_recipe_can_be_written_for(tmp_path, handbook, documents, teacher, says):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=says):
+        write_project(tmp_path / "model", documents and tmp_path / documents, teacher)
+    assert not (tmp_path / "model").exists()

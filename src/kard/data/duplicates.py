@@ -77,10 +77,11 @@ def compared(passage: Passage) -> tuple[str, bool]:
 
 def similarity(one: str, other: str) -> float:
     """Jaccard's: stretches of nine characters that both have, as a share of all that either has."""
-    return _jaccard(_stretches(one), _stretches(other))
+    return _jaccard(stretches(one), stretches(other))
 
 
-def _stretches(text: str) -> set[str]:
+def stretches(text: str) -> set[str]:
+    """All stretches of nine characters; of a shorter text itself."""
     return {text[i : i + _STRETCH] for i in range(max(1, len(text) - _STRETCH + 1))}
 
 
@@ -88,22 +89,22 @@ def _jaccard(one: set[str], other: set[str]) -> float:
     return len(one & other) / len(one | other)
 
 
-def similar_earlier(texts: Sequence[str], similar: float) -> list[int | None]:
-    """For each short text the first earlier one that is as similar (`similarity`), or None.
+def similar_earlier(every: Sequence[set[str]], similar: float) -> list[dict[int, float]]:
+    """For each set, none of them empty, the places of earlier ones that have this share in common (Jaccard's), with the share.
 
-    Two sets with so much in common share one of their few rarest stretches: no others are compared.
+    Two sets with so much in common share one of their few rarest members: no others are compared.
     """
-    every = [_stretches(text) for text in texts]
-    frequency = Counter(stretch for own in every for stretch in own)
+    frequency = Counter(member for own in every for member in own)
     holders: dict[str, list[int]] = {}
-    found: list[int | None] = []
+    found: list[dict[int, float]] = []
     for place, own in enumerate(every):
-        rarest = sorted(own, key=lambda stretch: (frequency[stretch], stretch))
+        rarest = sorted(own, key=lambda member: (frequency[member], member))
         some = rarest[: len(own) - ceil(similar * len(own)) + 1]
-        earlier = sorted({holder for stretch in some for holder in holders.get(stretch, ())})
-        found.append(next((one for one in earlier if _jaccard(every[one], own) >= similar), None))
-        for stretch in some:
-            holders.setdefault(stretch, []).append(place)
+        earlier = sorted({holder for member in some for holder in holders.get(member, ())})
+        pairs = ((one, _jaccard(every[one], own)) for one in earlier)
+        found.append({one: share for one, share in pairs if share >= similar})
+        for member in some:
+            holders.setdefault(member, []).append(place)
     return found
 
 

@@ -8,7 +8,7 @@ from kard.progress import duration, say
 
 # What a stage does, and why one would want it.
 WHAT = {
-    "questions": "splits the questions into those to learn from and those to measure with",
+    "questions": "puts together the questions to learn from and those to measure with",
     "knowledge": "cuts the documents into passages, which every answer will name",
     "index": "makes the passages searchable",
     "rationales": "collects the teacher's explanations of the right answers, which the student learns to write",

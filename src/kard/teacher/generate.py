@@ -23,7 +23,7 @@ from kard.teacher.filter import said, unusable, why_ended
 from kard.teacher.generated import MOST_WRONG, Generated, counts_of, from_reply, used
 from kard.teacher.limits import Spent, likely_cost
 from kard.teacher.prompting import Request, Write
-from kard.teacher.question_filters import judged_alone, judged_by_answer, judged_by_memory, near_duplicates
+from kard.teacher.question_filters import faults, judged_by_answer, judged_by_memory, near_duplicates
 from kard.teacher.question_prompts import QuestionPrompts, asking
 from kard.teacher.rationale import Draft
 
@@ -131,15 +131,14 @@ def _first(generation: Generation, replies: Drafts) -> list[Generated]:
     made = [_with_choices(place, made, items, generation) for place in range(len(made))]
     for place, one in enumerate(made):
         texts = [passage.text for passage in generation.about(items[place])]
-        if one.status == "kept" and (verdict := judged_alone(one, texts)):
-            made[place] = one.rejected(*verdict)
+        if one.status == "kept" and (found := faults(one, texts)):
+            made[place] = one.rejected(*found[0])
     kept = [place for place, one in enumerate(made) if one.status == "kept"]
     examples = [
         from_reply(generation.prompts.example(kind), Drawn("", kind, ()), ())
         for kind in dict.fromkeys(generation.questions.kinds)
     ]
-    asked = [f"{one.question} {one.right}" for one in examples]
-    for number, earlier in near_duplicates([made[place] for place in kept], asked):
+    for number, earlier in near_duplicates([made[place] for place in kept], examples):
         made[kept[number]] = made[kept[number]].rejected("near_duplicate", f"similar to “{earlier}”")
     return made
 
@@ -247,5 +246,9 @@ def estimate_questions(generation: Generation, path: Path) -> tuple[int, Spent]:
         for drawn, one in expected:
             for check in generation.checks(drawn, one):
                 answered += reply(check.key) is not None
-                spent += Spent() if reply(check.key) else likely_cost(check.body, section, "(A)" if one.choices else one.right or "not told")
+                spent += (
+                    Spent()
+                    if reply(check.key)
+                    else likely_cost(check.body, section, "(A)" if one.choices else one.right or "not told")
+                )
     return answered, spent

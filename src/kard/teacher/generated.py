@@ -39,7 +39,8 @@ _LABEL = re.compile(
     r"(?: answers?| choices?| options?)?|explanation|rationale)s?(?:[ #]*\d+)?[*_]*\s*[:：][*_]*[ \t]*",
     re.IGNORECASE,
 )
-_LIST_MARK = re.compile(r"^\s*(?:[-*•]\s+|\(?[A-Da-d]\)\s*)")
+_ASKS = re.compile(r"[?？؟]|[;\u037e]$")  # as Latin, Chinese, Arabic and Greek ask
+_LIST_MARK = re.compile(r"^\s*(?:[-*•]\s+)?(?:\(?[A-Da-d]\)\s*)?")
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,9 @@ def from_reply(text: str, drawn: Drawn, passages: Sequence[Passage]) -> Generate
     )
     made = replace(made, rationale=" ".join(parts.get("explanation", ())))
     if drawn.kind in ("multiple_choice", "comparison"):
-        every = {one.casefold(): one for one in (answer, *map(_cleaned, parts.get("wrong", ()))) if one}
+        every: dict[str, str] = {}
+        for one in filter(None, (answer, *map(_cleaned, parts.get("wrong", ())))):
+            every.setdefault(one.casefold(), one)
         made = replace(made, choices=tuple(every.values())[: MOST_WRONG + 1], answer=0 if answer else None)
     elif drawn.kind == "yes_no":
         stated = [word for word in words_of(answer)[:1] if word in ("yes", "no")]
@@ -134,7 +137,13 @@ def from_reply(text: str, drawn: Drawn, passages: Sequence[Passage]) -> Generate
     elif drawn.kind == "unanswerable":
         made = replace(made, answer=None, rationale="")
     made = replace(made, id=_identity(made, text))
-    lacks = "question" if not question else "answer" if made.answer is None and drawn.kind != "unanswerable" else ""
+    lacks = (
+        "question"
+        if not _ASKS.search(question)
+        else "answer"
+        if made.answer is None and drawn.kind != "unanswerable"
+        else ""
+    )
     return made.rejected("unparsable", f"no {lacks} in “{first_words(text)}”") if lacks else made
 
 

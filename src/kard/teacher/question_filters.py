@@ -17,12 +17,11 @@ Verdict = tuple[GeneratedStatus, str]
 
 LONGEST_QUESTION, LONGEST_ANSWER = 60, 20  # words
 # A question that has so many words in a row, or this share of its own, from the passage asks by quoting it.
-COPIED_WORDS, COPIED_SHARE, _SHORTEST_COPY = 12, 0.75, 6
+COPIED_WORDS, COPIED_SHARE, _SHORTEST_COPY = 10, 0.75, 6
 # A right choice that is so much longer than each wrong one is found without reading.
 _TIMES_LONGER, _MORE_WORDS = 1.6, 3
-SIMILAR = (
-    0.8  # share of common stretches of nine characters from which questions, with their answers, are near duplicates
-)
+# Shares of common words, or stretches of letters, from which questions with the same answer are near duplicates; and any are.
+SIMILAR, NEARLY_SAME = 0.6, 0.9
 _AGREE = 0.6  # share of common words from which two open answers are the same
 
 _TEXT = r"(?:passages?|texts?|excerpts?|paragraphs?|snippets?|extracts?|contexts?)"
@@ -33,6 +32,7 @@ _SPEAKS_OF_TEXT = re.compile(
     r"|\b(?:according to|based on|(?:stated|mentioned|described|given|said|shown) in|in)\s+(?:the|this)\s+"
     rf"(?:{_TEXT}|article|document|section|chapter)\b(?!\s+(?:of|from|by|about|on)\b)"
     r"|\b(?:mentioned|described|listed|stated|shown) (?:above|below|here)\b|\b(?:all|none|both) of the (?:above|following)\b"
+    r"|\bwhich (?:one )?of the following (?:statements? )?(?:is|are) (?:not )?(?:true|false|correct|right|wrong)\b"
     r"|\b(?:im|laut|nach|in) (?:dem |diesem |obigen )*(?:text|abschnitt|artikel|dokument)\b"
     r"|\b(?:dans|selon|d'après) (?:le|ce) (?:texte|passage|document)\b|\b(?:en|según) (?:el|este) (?:texto|pasaje|documento)\b",
     re.IGNORECASE,
@@ -42,6 +42,8 @@ _DEMONSTRATIVE = re.compile(
     r"(?<!of )\b(?:this|these|those|such)\s+(?!(?:is|are|was|were|as|that|who|which|with|in|of|to|from|for|whose|by)\b)[a-z]",
     re.IGNORECASE,
 )
+_ASKED_FOR = re.compile(r"^\W*(?:what|who|which)\s+\w+", re.IGNORECASE)  # a verb, or what only the answer will name
+_NAME = re.compile(r"(?<=\W)(?:[^\W\d_a-z]\w*|\d+)")
 # "Is it true that", "when does it rain", "how long does it take to": the word stands for nothing.
 _EMPTY_IT = re.compile(
     r"\b(?:is|was|does|did|will|would|can|could|has|should|makes?|made) it (?:not )?"
@@ -62,13 +64,14 @@ _NOT_TOLD = re.compile(
     r"|\b(?:do|does|can|could)(?: not|n['’]?t) (?:know|tell|say|be answered)\b",
     re.IGNORECASE,
 )
+_ARTICLE = re.compile(r"^(?:the|an?) (?=\S)")
 _LETTERS = re.compile(r"\W*[A-Z]\b(?:\W+(?:and\W+)?[A-Z]\b)+\W*$")
 
 
-def judged_alone(one: Generated, texts: Sequence[str]) -> Verdict | None:
-    """What is wrong with a question and its choices, the passages' `texts` beside them; None where nothing is."""
+def faults(one: Generated, texts: Sequence[str]) -> list[Verdict]:
+    """All that is wrong with a question and its choices, the passages' `texts` beside them; the first one is its status."""
     checks = (_too_long(one), _not_self_contained(one), _copied(one, texts), _two_right(one), _gives_itself_away(one))
-    return next((found for found in checks if found is not None), None)
+    return [found for found in checks if found is not None]
 
 
 def _too_long(one: Generated) -> Verdict | None:
@@ -86,9 +89,11 @@ def _not_self_contained(one: Generated) -> Verdict | None:
         if found := _SPEAKS_OF_TEXT.search(text):
             return "not_self_contained", f"says “{found[0]}”"
     without = _EMPTY_IT.sub(lambda found: " " * len(found[0]), one.question)
-    for found in (_PRONOUN.search(without), _DEMONSTRATIVE.search(without)):
-        if found and not set(words_of(one.question[: found.start()])) - _EMPTY:
-            return "not_self_contained", f"nothing is named before “{found[0]}”"
+    pronoun, pointing = _PRONOUN.search(without), _DEMONSTRATIVE.search(without)
+    if pronoun and not set(words_of(_ASKED_FOR.sub("", one.question[: pronoun.start()]))) - _EMPTY:
+        return "not_self_contained", f"nothing is named before “{pronoun[0]}”"
+    if pointing and not _NAME.search(one.question, 1, pointing.start()):
+        return "not_self_contained", f"no name stands before “{pointing[0]}”"
     return None
 
 
@@ -107,14 +112,14 @@ def _two_right(one: Generated) -> Verdict | None:
     if one.kind not in ("multiple_choice", "comparison"):
         return None
     for choice in one.wrong:
-        same = content_words(choice) == content_words(one.right) and bool(content_words(choice))
+        same = _content(choice) == _content(one.right) and bool(_content(choice))
         if same or _holds(one.right, choice) or _holds(choice, one.right):
             return "two_right", f"“{choice}” and “{one.right}” say the same, or one holds the other"
     return None
 
 
 def _gives_itself_away(one: Generated) -> Verdict | None:
-    asked, right = content_words(one.question), content_words(one.right)
+    asked, right = _content(one.question), _content(one.right)
     if one.kind == "short":
         known = right and right <= asked and " or " not in one.question
         return ("gives_itself_away", f"the question holds its answer “{one.right}”") if known else None
@@ -123,13 +128,16 @@ def _gives_itself_away(one: Generated) -> Verdict | None:
     length, longest = word_count(one.right), max(map(word_count, one.wrong), default=0)
     if length >= _TIMES_LONGER * longest and length >= longest + _MORE_WORDS:
         return "gives_itself_away", f"the right choice has {length} words, no wrong one more than {longest}"
-    shared = asked & right
-    if shared and not any(asked & content_words(choice) for choice in one.wrong):
-        return (
-            "gives_itself_away",
-            f"only the right choice shares words with the question ({', '.join(sorted(shared))})",
-        )
+    others = [asked & _content(choice) for choice in one.wrong]
+    own = (asked & right).difference(*others)
+    if own and all(other <= right for other in others):
+        words = ", ".join(sorted(own))
+        return "gives_itself_away", f"only the right choice shares words with the question ({words})"
     return None
+
+
+def _content(text: str) -> set[str]:
+    return content_words(text) | set(_numbers(text))
 
 
 def judged_by_answer(one: Generated, reply: str) -> Verdict | None:
@@ -166,7 +174,9 @@ def agrees(one: Generated, said: str) -> bool:
 
 
 def _holds(text: str, part: str) -> bool:
-    return bool(plain(part)) and f" {plain(part)} " in f" {plain(text)} "
+    """Whether a text has all words of another one in a row, an article in front aside."""
+    words = _ARTICLE.sub("", plain(part))
+    return bool(words) and f" {words} " in f" {plain(text)} "
 
 
 def _numbers(text: str) -> list[str]:
@@ -180,11 +190,23 @@ def _letters_in(said: str, one: Generated) -> set[str]:
     return set(named) & set(ascii_uppercase[: len(one.choices)])
 
 
-def near_duplicates(generated: Sequence[Generated], examples: Sequence[str]) -> Iterator[tuple[int, str]]:
+def near_duplicates(generated: Sequence[Generated], examples: Sequence[Generated]) -> Iterator[tuple[int, str]]:
     """Places of questions that are similar to an earlier one, or to a worked example of the prompts, with what that asks."""
-    from kard.data.duplicates import similar_earlier
+    from kard.data.duplicates import similar_earlier, stretches
 
-    texts = [*examples, *(f"{one.question} {one.right}" for one in generated)]
-    for place, earlier in enumerate(similar_earlier(list(map(plain, texts)), SIMILAR)):
-        if place >= len(examples) and earlier is not None:
-            yield place - len(examples), texts[earlier]
+    every = [*examples, *generated]
+    by_letters = similar_earlier([stretches(plain(one.question)) for one in every], SIMILAR)
+    by_words = similar_earlier([_content(one.question) or {one.question} for one in every], SIMILAR)
+    for place, own in enumerate(generated, start=len(examples)):
+        near = sorted({**by_letters[place], **by_words[place]})
+        first = next(
+            (other for other in near if by_letters[place].get(other, 0) >= NEARLY_SAME or _agree(own, every[other])),
+            None,
+        )
+        if first is not None:
+            yield place - len(examples), every[first].question
+
+
+def _agree(one: Generated, other: Generated) -> bool:
+    """Whether two questions have the same answer; yes and no say nothing."""
+    return one.kind != "yes_no" and (_holds(one.right, other.right) or _holds(other.right, one.right))

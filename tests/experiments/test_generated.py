@@ -1,0 +1,69 @@
+"""Questions from documents: the folder, the run, the sample to label, and the filters' table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.generated import main, measured
+from kard.artifacts.files import read_jsonl
+from tests.conftest import write_rows
+from tests.teacher.fault_server import FaultServer
+from tests.teacher.question_teacher import asks_and_answers, documents
+
+LABELLED = Path(__file__).parents[1] / "data" / "questions.labelled.jsonl"
+
+
+@pytest.fixture
+def summaries(wikipedia_of, tmp_path) -> Path:
+    pad = " It is one of many, and nobody has ever counted them all." * 3
+    rows = [
+        {
+            "title": f"{name}/{number}",
+            "extract": text.partition("\n\n")[2].strip() + pad,
+            "description": "",
+            "topic": "A, b",
+        }
+        for number, (name, text) in enumerate(documents(30).items())
+    ]
+    wikipedia_of(rows)
+    main(["documents", str(tmp_path / "docs"), "--count", "20"])
+    return tmp_path / "docs"
+
+
+def test_from_summaries_to_a_sample_to_label(summaries, tmp_path, capsys):
+    files = sorted(summaries.rglob("*.md"))
+    assert len(files) == 20
+    assert {file.parent.name for file in files} == {"A-b"}
+    project, sample = tmp_path / "project", tmp_path / "sample.jsonl"
+    with FaultServer(asks_and_answers) as server:
+        few = [part for size in ("train", "test") for part in ("--set", f"questions.{size}_size=8")]
+        main(["run", str(summaries), str(project), "--teacher", f"tester@{server.url}", *few])
+    table = capsys.readouterr().out
+    assert table.splitlines()[0] == "| status | all | multiple_choice | short | yes_no |"
+    assert "| kept | 16 | " in table
+    main(["sample", str(project / "run"), str(sample), "--count", "5"])
+    rows = list(read_jsonl(sample))
+    assert len(rows) == 5
+    assert all(row["texts"][0].startswith("The ") and row["labels"] is None for row in rows)
+    write_rows(sample, [row | {"labels": []} for row in rows])
+    main(["filters", str(sample)])
+    assert "| any | 0 | – | 0 | – |" in capsys.readouterr().out
+
+
+def test_the_filters_on_labelled_questions():
+    found = {row["filter"]: row for row in measured(LABELLED)}
+    assert found["any"]["labelled"] > 40
+    assert found["any"]["precision"] >= 0.95
+    assert found["any"]["recall"] >= 0.75
+    for name in (
+        "too_long",
+        "not_self_contained",
+        "copied_sentence",
+        "two_right",
+        "gives_itself_away",
+        "near_duplicate",
+    ):
+        assert found[name]["precision"] >= 0.75, name
+        assert found[name]["recall"] >= 0.6, name
