@@ -6,8 +6,8 @@ python experiments/generated.py run data/summaries runs/generated --teacher mode
 python experiments/generated.py sample runs/generated/run to-label.jsonl
 python experiments/generated.py filters tests/data/questions.labelled.jsonl
 
-`run` makes questions, prints what became of them, and with --all goes on to the report. `sample` writes questions with the texts of
-their passages, some of each status; put into `labels` what is wrong with each (statuses; an empty list where it is good).
+`run` makes questions, prints what became of them, and with --all goes on to the report. `sample` writes questions with the texts
+of their passages, some of each status; put into `labels` what is wrong with each (statuses; an empty list where it is good).
 `filters` prints precision and recall of each filter on such a file.
 """
 
@@ -29,8 +29,9 @@ from kard.data.readers.wikivital import read_articles
 from kard.pipeline import run_recipe
 from kard.recipe.file import load_recipe
 from kard.run import Run
-from kard.teacher.generated import Generated, counts_of
+from kard.teacher.generated import Generated
 from kard.teacher.question_filters import faults, near_duplicates
+from kard.teacher.rationale import counts_of
 from kard.tools.init import write_project
 
 ALONE = ("too_long", "not_self_contained", "copied_sentence", "two_right", "gives_itself_away", "near_duplicate")

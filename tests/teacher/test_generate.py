@@ -193,8 +193,8 @@ def test_batches_are_handed_in_twice(generation, tmp_path, httpserver, asking):
     provider.answer = line
     plan = generation(section=asking(mode="batch", base_url=provider.url))
     for _ in range(2):
-        with pytest.raises(Unfinished, match="batches are under way"):
-            for _ in range(2):
+        for _ in range(2):  # the second time nothing is handed in again
+            with pytest.raises(Unfinished, match="batches are under way"):
                 generated(plan, tmp_path)
         provider.finish()
     made = generated(plan, tmp_path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kard.data.draw import Drawn
-from kard.teacher.generated import counts_of, from_reply, read_generated, used, write_generated
+from kard.teacher.generated import from_reply, read_generated, used, write_generated
+from kard.teacher.rationale import counts_of
 
 PAGE = "p"
 
@@ -14,7 +15,8 @@ def read(text, passage, kind="multiple_choice", wanted=""):
     return from_reply(text, Drawn("train", kind, (0,), (), wanted), [passage("A text.", identity=PAGE)])
 
 
-PLAIN = "Which river is it?\nAnswer: the Danube\nWrong: the Rhine\nWrong: the Elbe\nWrong: the Oder\nExplanation: It is. So it is."
+WRONG = "Wrong: the Rhine\nWrong: the Elbe\nWrong: the Oder"
+PLAIN = f"Which river is it?\nAnswer: the Danube\n{WRONG}\nExplanation: It is. So it is."
 
 
 @pytest.mark.parametrize(

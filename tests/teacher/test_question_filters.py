@@ -78,7 +78,7 @@ def test_a_choice_that_speaks_of_others():
         (open_one(CITY, "a " * 21), "too_long", "the answer has 21 words, more than 20"),
         (chosen(CITY, "Ulm", "Vienna", "a " * 30), "too_long", "a choice has 30 words"),
         (
-            open_one("Which river flows through Ulm, Regensburg, Vienna and Budapest to the Black Sea?"),
+            open_one("Which river flows through Ulm, Regensburg, Vienna and Budapest to the Black Sea?", "the Danube"),
             "copied_sentence",
             "“flows through ulm regensburg vienna and budapest to the black sea” stands in the passage",
         ),

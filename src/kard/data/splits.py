@@ -40,8 +40,7 @@ def split_by_text(questions: Sequence[Question], section: QuestionsSection, seed
 
 def sampled(splits: dict[str, list[Question]], section: QuestionsSection, seed: int) -> dict[str, list[Question]]:
     """So many of each split as the recipe says, in their order."""
-    sizes = {"train": section.train_size, "dev": section.dev_size, "test": section.test_size}
-    return {name: sample(splits[name], sizes[name], seed) for name in SPLITS}
+    return {name: sample(splits[name], section.sizes[name], seed) for name in SPLITS}
 
 
 def sample(questions: list[Question], size: int | None, seed: int) -> list[Question]:

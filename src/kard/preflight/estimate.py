@@ -141,7 +141,7 @@ def _questions(recipe: Recipe, folder: Path) -> tuple[dict[str, int], list[Quest
     if manifest_of(done) is not None:
         splits = {name: read_questions(done / f"{name}.jsonl") for name in ("train", "dev", "test")}
     elif section.kind == "generated":
-        return {"train": section.train_size or 0, "dev": section.dev_size or 0, "test": section.test_size or 0}, []
+        return {name: size or 0 for name, size in section.sizes.items()}, []
     elif section.kind in SIZES:
         wanted = (section.train_size, section.dev_size, section.test_size)
         there = list(SIZES[section.kind])

@@ -46,6 +46,11 @@ class QuestionsSection(Section):
     )
     reviewed: PathIn | None = Field(None, description="generated: what people decided about questions, as JSONL")
 
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """How many questions of each split, where the recipe says."""
+        return {"train": self.train_size, "dev": self.dev_size, "test": self.test_size}
+
     @model_validator(mode="after")
     def _generation_fits(self) -> QuestionsSection:
         if self.kind != "generated":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from kard.report.page import render_page
 from kard.run import Run
 from kard.teacher.collect import describe_teacher, spent_so_far, writer
 from kard.teacher.limits import spending
+from kard.teacher.rationale import counts_of
 
 SAMPLES = 20
 MISTAKES = 2  # of each class of each method
@@ -65,11 +65,7 @@ def _teacher(run: Run) -> str:
 
 def rationale_counts(run: Run) -> list[dict[str, Any]]:
     """How many rationales have which status, with one reason each; the kept ones first."""
-    rationales = run.rationales()
-    counts = Counter(rationale.status for rationale in rationales)
-    reasons = {rationale.status: rationale.reason for rationale in reversed(rationales)}
-    order = sorted(counts, key=lambda status: (status != "kept", -counts[status]))
-    return [{"status": status, "count": counts[status], "reason_example": reasons[status]} for status in order]
+    return counts_of(run.rationales())
 
 
 def samples(run: Run, results: dict[str, Any]) -> list[Sample]:

@@ -16,7 +16,8 @@ from kard.progress import say
 from kard.run import Run
 from kard.stages.rationales import teacher_models
 from kard.teacher.generate import Generation, balanced, generate_questions
-from kard.teacher.generated import Generated, counts_of, write_generated
+from kard.teacher.generated import Generated, write_generated
+from kard.teacher.rationale import counts_of
 from kard.teacher.reviewed import read_decisions, reviewed
 
 _ADVICE = {
@@ -31,8 +32,7 @@ _ADVICE = {
 def generation_of(run: Run) -> tuple[Generation, Draw]:
     """What the teacher is asked for questions, and how the passages were drawn."""
     section, seed, passages = run.recipe.questions, run.recipe.seed_of_data, run.passages()
-    sizes = {"train": section.train_size or 0, "dev": section.dev_size or 0, "test": section.test_size or 0}
-    drawn = draw(passages, sizes, section.kinds, seed)
+    drawn = draw(passages, {name: size or 0 for name, size in section.sizes.items()}, section.kinds, seed)
     return Generation(drawn.items, passages, section, run.recipe.teacher, seed), drawn
 
 
@@ -50,7 +50,7 @@ def make_generated(run: Run, folder: Path) -> dict[str, list[Question]]:
     """
     generation, drawn = generation_of(run)
     decisions = read_decisions(run.recipe.questions.reviewed) if run.recipe.questions.reviewed else {}
-    for line in _about(drawn, sum(_sizes(generation))):
+    for line in _about(drawn, sum(filter(None, run.recipe.questions.sizes.values()))):
         say(f"  {line}")
     made = generate_questions(generation, run.folder / "teacher.sqlite", teacher_models(run.recipe).write)
     made = balanced(reviewed(made, decisions), generation.seed)
@@ -64,11 +64,6 @@ def make_generated(run: Run, folder: Path) -> dict[str, list[Question]]:
         if not any(one.split == name for one in kept):
             raise UserError(f"questions: none was kept for {name}. {_why(made)}")
     return {name: [one.as_question() for one in kept if one.split == name] for name in SPLITS}
-
-
-def _sizes(generation: Generation) -> Iterator[int]:
-    section = generation.questions
-    return (size or 0 for size in (section.train_size, section.dev_size, section.test_size))
 
 
 def _about(drawn: Draw, wanted: int) -> Iterator[str]:

@@ -302,8 +302,7 @@ def _searched(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _sizes(section: QuestionsSection) -> str:
-    sizes = {"train": section.train_size, "dev": section.dev_size, "test": section.test_size}
-    return ", ".join(f"{name} {size or 'all'}" for name, size in sizes.items())
+    return ", ".join(f"{name} {size or 'all'}" for name, size in section.sizes.items())
 
 
 def check_stage(until: str | None) -> None:

@@ -20,12 +20,12 @@ from kard.recipe.teacher import TeacherSection
 from kard.teacher.cache import ReplyCache
 from kard.teacher.collect import Ask, asker, drafts
 from kard.teacher.filter import said, unusable, why_ended
-from kard.teacher.generated import MOST_WRONG, Generated, counts_of, from_reply, used
+from kard.teacher.generated import MOST_WRONG, Generated, from_reply, used
 from kard.teacher.limits import Spent, likely_cost
 from kard.teacher.prompting import Request, Write
 from kard.teacher.question_filters import faults, judged_by_answer, judged_by_memory, near_duplicates
 from kard.teacher.question_prompts import QuestionPrompts, asking
-from kard.teacher.rationale import Draft
+from kard.teacher.rationale import Draft, counts_of
 
 # Replies that are looked at before all others are asked for: where none of them holds a question, none is.
 _PROBE = 32
@@ -226,29 +226,20 @@ def estimate_questions(generation: Generation, path: Path) -> tuple[int, Spent]:
 
     Questions that have not been asked for are taken to be like the first worked example, and to be answered by the teacher.
     """
-    section, prompts = generation.prompts.section, generation.prompts
+    section, prompts, spent = generation.prompts.section, generation.prompts, Spent()
     with closing(ReplyCache(path)) if path.exists() else nullcontext() as cache:
         reply: Callable[[str], Draft | None] = cache.reply if cache else lambda key: None
-        there, spent = {}, Spent()
-        expected: list[tuple[Drawn, Generated]] = []
-        for drawn, request in zip(generation.items, generation.requests, strict=True):
-            if draft := reply(request.key):
-                there[request.key] = draft
-                continue
+        there = {one.key: draft for one in generation.requests if (draft := reply(one.key))}
+        pairs = list(zip(generation.items, generation.requests, strict=True))
+        known = [drawn for drawn, request in pairs if request.key in there]
+        expected = [pair for pair in zip(known, _first(generation, there), strict=True) if pair[1].status == "kept"]
+        for drawn, request in (pair for pair in pairs if pair[1].key not in there):
             text, one = prompts.typical(drawn, generation.about(drawn))
             spent += likely_cost(request.body, section, text)
             expected.append((drawn, one))
-        known = [
-            drawn for drawn, request in zip(generation.items, generation.requests, strict=True) if request.key in there
-        ]
-        expected += [pair for pair in zip(known, _first(generation, there), strict=True) if pair[1].status == "kept"]
-        answered = len(there)
-        for drawn, one in expected:
-            for check in generation.checks(drawn, one):
-                answered += reply(check.key) is not None
-                spent += (
-                    Spent()
-                    if reply(check.key)
-                    else likely_cost(check.body, section, "(A)" if one.choices else one.right or "not told")
-                )
-    return answered, spent
+        checks = [(one, check) for drawn, one in expected for check in generation.checks(drawn, one)]
+        answered = {check.key for _, check in checks if reply(check.key)}
+    for one, check in checks:
+        if check.key not in answered:
+            spent += likely_cost(check.body, section, "(A)" if one.choices else one.right or "not told")
+    return len(there) + len(answered), spent

@@ -175,15 +175,6 @@ def _identity(made: Generated, reply: str) -> str:
     return f"{made.kind}-{blake2b(chr(0).join(held).encode('utf-8', 'surrogatepass'), digest_size=6).hexdigest()}"
 
 
-def counts_of(generated: Iterable[Generated]) -> list[dict[str, Any]]:
-    """How many have which status, kept ones first, each with the first one's reason: ``status, count, reason_example``."""
-    found: dict[str, list[Generated]] = {}
-    for one in generated:
-        found.setdefault(one.status, []).append(one)
-    order = sorted(found.items(), key=lambda pair: (pair[0] != "kept", -len(pair[1])))
-    return [{"status": status, "count": len(own), "reason_example": own[0].reason} for status, own in order]
-
-
 def used(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Requests, tokens and seconds of several requests together, as far as they are known."""
     known = [usage for usage in usages if usage]

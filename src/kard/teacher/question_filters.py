@@ -198,12 +198,10 @@ def near_duplicates(generated: Sequence[Generated], examples: Sequence[Generated
     by_letters = similar_earlier([stretches(plain(one.question)) for one in every], SIMILAR)
     by_words = similar_earlier([_content(one.question) or {one.question} for one in every], SIMILAR)
     for place, own in enumerate(generated, start=len(examples)):
-        near = sorted({**by_letters[place], **by_words[place]})
-        first = next(
-            (other for other in near if by_letters[place].get(other, 0) >= NEARLY_SAME or _agree(own, every[other])),
-            None,
-        )
-        if first is not None:
+        letters = by_letters[place]
+        near = sorted({**letters, **by_words[place]})
+        same = (other for other in near if letters.get(other, 0) >= NEARLY_SAME or _agree(own, every[other]))
+        if (first := next(same, None)) is not None:
             yield place - len(examples), every[first].question
 
 

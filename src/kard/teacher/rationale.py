@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from kard.artifacts.files import read_jsonl, write_jsonl
 
@@ -38,6 +39,18 @@ class Draft:
     finish_reason: str = ""
     failure: str = ""
     usage: dict[str, Any] = field(default_factory=dict)
+
+
+class Judged(Protocol):
+    """What a teacher gave, with what became of it."""
+
+    @property
+    def status(self) -> str:
+        """``kept``, or why it is not used."""
+
+    @property
+    def reason(self) -> str:
+        """The status in words."""
 
 
 @dataclass(frozen=True)
@@ -75,3 +88,11 @@ def write_rationales(path: Path, rationales: Iterable[Rationale]) -> None:
 def read_rationales(path: Path) -> list[Rationale]:
     """Read rationales that `write_rationales` wrote."""
     return [Rationale(**row) for row in read_jsonl(path)]
+
+
+def counts_of(rows: Sequence[Judged]) -> list[dict[str, Any]]:
+    """How many have which status, with one reason each; the kept ones first: ``status, count, reason_example``."""
+    counts = Counter(row.status for row in rows)
+    reasons = {row.status: row.reason for row in reversed(rows)}
+    order = sorted(counts, key=lambda status: (status != "kept", -counts[status]))
+    return [{"status": status, "count": counts[status], "reason_example": reasons[status]} for status in order]
