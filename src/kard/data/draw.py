@@ -92,7 +92,7 @@ def draw(passages: Passages, sizes: Mapping[str, int], kinds: Sequence[Generated
     if fit < 2:
         said = ", ".join(f"{count:,} {reason}" for reason, count in unfit.most_common())
         raise UserError(
-            f"knowledge: {fit} of {len(passages):,} passages can be asked about, two are needed ({said}). Add documents."
+            f"knowledge: {fit} of {len(passages):,} passages can be asked about, two are needed ({said or 'all'}). Add documents."
         )
     stretch = 0 if len(documents) >= _FEWEST_DOCUMENTS else max(1, min(_LONGEST_STRETCH, fit // _STRETCHES))
     units = list(documents.values()) if not stretch else _stretches(documents, stretch)

@@ -18,7 +18,7 @@ from kard.stages.rationales import teacher_models
 from kard.teacher.generate import Generation, balanced, generate_questions
 from kard.teacher.generated import Generated, write_generated
 from kard.teacher.rationale import counts_of
-from kard.teacher.reviewed import read_decisions, reviewed
+from kard.teacher.reviewed import reviewed
 
 _ADVICE = {
     "unparsable": "ask a larger teacher.model, or set teacher.endpoint: completions for a base model",
@@ -49,11 +49,12 @@ def make_generated(run: Run, folder: Path) -> dict[str, list[Question]]:
         UserError: None was kept for training or test.
     """
     generation, drawn = generation_of(run)
-    decisions = read_decisions(run.recipe.questions.reviewed) if run.recipe.questions.reviewed else {}
     for line in _about(drawn, sum(filter(None, run.recipe.questions.sizes.values()))):
         say(f"  {line}")
     made = generate_questions(generation, run.folder / "teacher.sqlite", teacher_models(run.recipe).write)
-    made = balanced(reviewed(made, decisions), generation.seed)
+    if (decisions := run.recipe.questions.reviewed) is not None:
+        made = reviewed(made, decisions)
+    made = balanced(made, generation.seed)
     write_generated(folder / "generated.jsonl", made)
     summary: dict[str, Any] = {"asked": len(made), "statuses": counts_of(made), "documents": dict(drawn.documents)}
     write_json(folder / "generated.json", summary | {"stretch": drawn.stretch, "unfit": dict(drawn.unfit)})
