@@ -6,7 +6,7 @@ import pytest
 
 from kard.errors import UserError
 from kard.teacher.generated import Generated
-from kard.teacher.reviewed import read_decisions, reviewed
+from kard.teacher.reviewed import reviewed
 from tests.conftest import write_rows
 
 ONE = Generated(
@@ -20,7 +20,7 @@ OPEN = Generated("c", "unanswerable", "test", "Who?")
 def decided(tmp_path):
     def decide(*rows):
         write_rows(tmp_path / "reviewed.jsonl", [{"reviewer": "Ada", "time": 1} | row for row in rows])
-        return reviewed([ONE, NONE, OPEN], read_decisions(tmp_path / "reviewed.jsonl"))
+        return reviewed([ONE, NONE, OPEN], tmp_path / "reviewed.jsonl")
 
     return decide
 
@@ -42,6 +42,11 @@ def test_the_last_decision_counts_and_others_stay_unread(decided):
     assert (none.status, none.reviewer) == ("unparsable", "")
 
 
+def test_what_was_taken_back_does_not_count(decided):
+    one, _, _ = decided({"id": "a", "decision": "reject"}, {"id": "a", "decision": "undo"})
+    assert (one.status, one.reviewer) == ("two_right", "")
+
+
 def test_an_unanswerable_question_is_accepted_without_an_answer(decided):
     assert decided({"id": "c", "decision": "accept"})[2].reviewer == "Ada"
 
@@ -54,18 +59,14 @@ def test_decisions_about_other_questions_are_counted(decided, capsys):
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        (
-            {"id": "a", "decision": "maybe"},
-            r"reviewed\.jsonl:1: 'decision' is 'maybe'\. Write one of accept, mend, reject",
-        ),
-        ({"id": "a"}, r"reviewed\.jsonl:1: key 'decision' is missing"),
-        ({"decision": "accept"}, r"reviewed\.jsonl:1: key 'id' is missing"),
-        ({"id": "a", "decision": "accept", "reviewer": ""}, r"reviewed\.jsonl:1: 'reviewer' is empty"),
-        ({"id": "b", "decision": "accept"}, r"reviewed\.jsonl:1: key 'answer' is missing"),
-        ({"id": "a", "decision": "mend", "answer": 5}, r"reviewed\.jsonl:1: 'answer' 5 is out of range"),
-        ({"id": "a", "decision": "mend", "choices": ["x", "x"]}, r"reviewed\.jsonl:1: the choice 'x' is there twice"),
+        ({"id": "a", "decision": "maybe"}, r"reviewed\.jsonl:1: 'decision' is 'maybe'\. Write one of accept, mend"),
+        ({"id": "a"}, r"reviewed\.jsonl:1: 'decision' is missing"),
+        ({"id": "a", "decision": "accept", "reviewer": ""}, r"reviewed\.jsonl:1: 'reviewer' is missing"),
+        ({"id": "b", "decision": "accept"}, r"reviewed\.jsonl, id 'b': key 'answer' is missing"),
+        ({"id": "a", "decision": "mend", "answer": 5}, r"reviewed\.jsonl, id 'a': 'answer' 5 is out of range"),
+        ({"id": "a", "decision": "mend", "choices": ["x", "x"]}, r"reviewed\.jsonl, id 'a': the choice 'x' is there"),
     ],
 )
-def test_what_is_no_decision_is_named_by_its_line(decided, row, says):
+def test_what_is_no_decision_is_named_by_its_line_or_id(decided, row, says):
     with pytest.raises(UserError, match=says):
         decided(row)
