@@ -15,7 +15,10 @@ def init(
         str | None, typer.Option(help="MODEL@URL, a model at OpenAI, a .gguf file, hub id or folder.")
     ] = None,
 ) -> None:
-    """Write a commented recipe: with two small sample files, or for your documents."""
+    """Write a commented recipe to start from.
+
+    With two small sample files, or for your documents.
+    """
     from kard.tools.init import write_project
 
     if documents is not None and teacher is None:
