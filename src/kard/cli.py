@@ -19,6 +19,7 @@ from kard.commands.arguments import (
     RunOrExport,
 )
 from kard.commands.documents import docs
+from kard.commands.init import init
 from kard.commands.output import AsJson, print_json, show
 from kard.errors import UserError, printable
 
@@ -56,21 +57,7 @@ def options(
     """Teach a small language model to reason over your documents (knowledge-augmented reasoning distillation)."""
 
 
-@app.command()
-def init(
-    folder: Annotated[Path, typer.Argument(help="A new folder for your project.")],
-    documents: Annotated[Path | None, typer.Option(help="Yours: a teacher makes the questions about them.")] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="MODEL@URL, a model at OpenAI, a .gguf file, hub id or folder.")
-    ] = None,
-) -> None:
-    """Write a commented recipe: with two small sample files, or for your documents."""
-    from kard.tools.init import write_project
-
-    if documents is not None and teacher is None:
-        teacher = typer.prompt("Teacher: MODEL@URL, a model at OpenAI, a .gguf file, hub id or folder", err=True)
-    typer.echo(f"Wrote {folder}: {', '.join(write_project(folder, documents, teacher))}")
-    typer.echo(f"Next: kard run {folder / 'recipe.yaml'} --dry-run")
+app.command()(init)
 
 
 @app.command()
