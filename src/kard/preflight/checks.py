@@ -77,11 +77,6 @@ def _asks(recipe: Recipe, to_do: set[str]) -> bool:
     return "rationales" in to_do or ("questions" in to_do and recipe.questions.kind == "generated")
 
 
-def _asks(recipe: Recipe, to_do: set[str]) -> bool:
-    """Whether the teacher will be asked."""
-    return "rationales" in to_do or ("questions" in to_do and recipe.questions.kind == "generated")
-
-
 def check_models(recipe: Recipe, to_do: set[str]) -> None:
     """Look whether the models of the stages that are to be done are there, and can do what the recipe asks of them.
 
