@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -347,8 +348,6 @@ def serve(
     max_bytes: Annotated[int, typer.Option(min=1024, help="Longer request bodies are refused.")] = 65536,
 ) -> None:
     """Serve a page to ask on, and an API for any OpenAI client."""
-    from importlib.util import find_spec
-
     if not all(find_spec(name) for name in ("fastapi", "uvicorn", "prometheus_client")):
         raise UserError("kard serve: its packages are not installed. Run: pip install 'kard[serve]'.")
     from kard.serving.settings import Settings, read_keys
@@ -376,17 +375,14 @@ def mcp(
 
     A server of the Model Context Protocol on standard input and output; an assistant's settings name this command.
     """
-    from importlib.util import find_spec
-
     if not find_spec("mcp"):
         raise UserError("kard mcp: its package is not installed. Run: pip install 'kard[mcp]'.")
     from kard.data.sources import warn_of_changes
     from kard.kard import Kard
     from kard.tools.mcp import create_server
 
-    loaded = Kard.load(run, method)
     warn_of_changes(run)
-    create_server(loaded, run).run()
+    create_server(Kard.load(run, method), run).run()
 
 
 @app.command()
