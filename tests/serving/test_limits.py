@@ -27,7 +27,8 @@ from kard.tools.export import export_run
 from tests.serving.conftest import ASKED, COLOURS, POISON, serving, sse
 
 BODY = {"question": ASKED, "choices": COLOURS}
-KEYS = dict.fromkeys(("a-key-of-sixteen-letters", "another-key-for-somebody"), frozenset())
+KEYS = ("a-key-of-sixteen-letters", "another-key-for-somebody")
+GROUPS = dict.fromkeys(KEYS, frozenset())
 
 
 def wait_for(condition, seconds: float = 20) -> None:
@@ -243,7 +244,7 @@ def test_who_has_gone_keeps_no_place_in_the_queue(slow):
 
 
 def test_keys_open_what_they_should(kard):
-    with serving(kard, Settings(keys=KEYS)) as address:
+    with serving(kard, Settings(keys=GROUPS)) as address:
         for path in ("/health", "/ready", "/metrics", "/", "/docs", "/openapi.json"):
             assert httpx.get(address + path).status_code == 200
         for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": KEYS[0]}, {"authorization": "Bearer x"}):
@@ -264,7 +265,7 @@ def test_keys_are_compared_in_constant_time(kard, monkeypatch):
     compared = []
     real = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(b) or real(a, b))
-    with serving(kard, Settings(keys=KEYS)) as address:
+    with serving(kard, Settings(keys=GROUPS)) as address:
         assert httpx.get(f"{address}/v1/models", headers={"authorization": f"Bearer {KEYS[0]}"}).status_code == 200
     assert compared == [key.encode() for key in KEYS], "every key is compared, also after the right one"
 
@@ -272,9 +273,17 @@ def test_keys_are_compared_in_constant_time(kard, monkeypatch):
 def test_reading_keys(tmp_path):
     file = tmp_path / "keys é.txt"
     file.write_text(f"# people\n{KEYS[0]}\n\n", encoding="utf-8")
-    assert read_keys(file, f" {KEYS[1]} ,") == KEYS
-    assert read_keys(None, None) == ()
-    for text, says in (("# none\n", "holds no key"), ("short\n", "shorter than 16")):
+    assert read_keys(file, f" {KEYS[1]} ,") == GROUPS
+    assert read_keys(None, None) == {}
+    file.write_text(f"{KEYS[0]}  staff, human resources,\n{KEYS[1]}\n", encoding="utf-8")
+    assert read_keys(file, None) == {KEYS[0]: {"staff", "human resources"}, KEYS[1]: set()}
+    twice = f"{KEYS[0]} staff\n{KEYS[0]} board\n"
+    for text, says in (
+        ("# none\n", "holds no key"),
+        ("short\n", "shorter than 16"),
+        ("short staff,and,other,long,groups\n", "shorter than 16"),
+        (twice, r"a key is there twice\. Keep one, with all of its groups"),
+    ):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=says):
             read_keys(file, None)
@@ -285,7 +294,7 @@ def test_reading_keys(tmp_path):
 def test_keys_that_nobody_could_send_are_refused_and_an_editors_mark_is_no_part_of_one(tmp_path):
     file = tmp_path / "keys.txt"
     file.write_bytes(b"\xef\xbb\xbf" + KEYS[0].encode() + b"\r\n")
-    assert read_keys(file, None) == (KEYS[0],)
+    assert read_keys(file, None) == {KEYS[0]: frozenset()}
     with pytest.raises(UserError, match=r"^KARD_API_KEYS: a key is shorter than 16"):
         read_keys(file, "short")
     file.write_text("schlüssel-mit-vielen-zeichen\n", encoding="utf-8")
@@ -319,7 +328,7 @@ def test_a_body_without_end_is_cut_off(address):
 
 def test_a_refused_asker_reads_why(kard):
     """Connections are not reset under a body that nobody reads: then the reply would be lost now and then."""
-    with serving(kard, Settings(keys=KEYS)) as address:
+    with serving(kard, Settings(keys=GROUPS)) as address:
         host, _, port = address.removeprefix("http://").partition(":")
         head = f"POST /v1/answer HTTP/1.1\r\nHost: {host}\r\nContent-Length: 50000\r\n\r\n".encode()
         with socket.create_connection((host, int(port)), timeout=10) as connection:

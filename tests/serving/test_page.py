@@ -327,7 +327,7 @@ def test_examples_can_be_tried(page, address, questions):
 
 
 def test_a_key_is_asked_for_and_kept_in_the_tab_only(page, kard):
-    with serving(kard, Settings(keys=(KEY,))) as address:
+    with serving(kard, Settings(keys={KEY: frozenset()})) as address:
         page.goto(address)
         page.get_by_label("API key").fill("ключ-из-многих-букв")
         page.get_by_label("API key").press("Tab")

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from kard.data.filters import EVERYTHING
 from kard.serving import worker
 from kard.serving.metrics import Metrics
 from kard.serving.settings import Settings
@@ -19,7 +20,7 @@ def test_who_has_just_been_answered_is_waited_for(slow, questions, monkeypatch, 
     monkeypatch.setattr(worker, "_WAIT_SHARE", share)
     working = Worker(kard, Settings(batch_size=2, gather_seconds=0.0, queue=8), Metrics())
     working.start()
-    first, waiting, again = (Job(question, kard.method) for question in questions[:3])
+    first, waiting, again = (Job(question, kard.method, EVERYTHING) for question in questions[:3])
     student.may_go_on.clear()
     working.submit(first)
     while not student.batches[1:]:
@@ -47,7 +48,7 @@ def test_memory_is_given_back_once_nobody_has_asked_for_a_while(kard, questions,
     time.sleep(0.3)
     assert released == [False]  # once, not again and again
     again.clear()
-    job = Job(questions[0], kard.method)
+    job = Job(questions[0], kard.method, EVERYTHING)
     working.submit(job)
     assert job.future.result(30).answer is not None
     assert again.wait(10)
