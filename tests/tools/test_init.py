@@ -89,7 +89,7 @@ def test_a_recipe_for_documents(tmp_path, handbook):
         section = found[1] if (found := re.fullmatch(r"(\w+):", line)) else section
         if found := re.fullmatch(r"  (  )?# (\w+): ([^#]+).*", line):
             overrides.append(f"{section}.{'resources.' if found[1] else ''}{found[2]}={found[3]}")
-    assert len(overrides) == 6
+    assert len(overrides) == 5
     assert load_recipe(str(tmp_path / "model" / "recipe.yaml"), overrides).questions.keep_known
 
 
