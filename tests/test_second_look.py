@@ -40,7 +40,7 @@ def looking(student, scores, temperature=0.05, weight=0.4) -> Finder:
     reranker = SimpleNamespace(
         temperature=temperature, score=lambda forms, positions: [np.array(scores) for _ in forms]
     )
-    retriever = SimpleNamespace(search=lambda queries, k: [found for _ in queries])
+    retriever = SimpleNamespace(search=lambda queries, k, allowed: [found for _ in queries])
     second = QueryLikelihood(student, weight, temperature) if student else None
     return Finder(load_recipe("quickstart-full"), PASSAGES, retriever, reranker, second)
 

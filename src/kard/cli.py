@@ -63,7 +63,10 @@ app.command()(init)
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schema of recipe.yaml, with which editors complete and check recipes."""
+    """Print the JSON schema of recipes.
+
+    Editors complete and check recipe.yaml with it.
+    """
     from kard.recipe.file import recipe_schema
 
     print_json(recipe_schema())

@@ -413,7 +413,7 @@ def test_a_loopback_address_of_either_kind_is_known_by_its_own_names_alone(answe
     class Enough(Exception):
         pass
 
-    def stop_here(kard, settings, examples):
+    def stop_here(kard, settings, examples, run):
         raise Enough(settings.hosts)
 
     monkeypatch.setattr(server, "create_app", stop_here)

@@ -90,17 +90,15 @@ class AnswerReply(BaseModel):
     """An answer with all that led to it."""
 
     model: str
-    answer: str | None = Field(
-        description="Null where none could be read off the text, or it was withheld (`abstained`)"
-    )
+    answer: str | None = Field(description="Null where none could be read off the text, or it was withheld: abstained")
     choice: int | None = Field(description="Index of the answer into the choices")
     confidence: float | None = Field(
-        description="Where `calibrated`: how often answers like this one are right. Otherwise how sure the student is of its "
+        description="Where calibrated: how often answers like this one are right. Otherwise how sure the student is of its "
         "choice, among the choices and after its rationale, no measured share of right answers, and null for open questions. "
         "With evaluation.samples: the share of the samples that came to the answer"
     )
     calibrated: bool = Field(description="Whether confidence was calibrated on dev questions (evaluation.abstain)")
-    abstained: bool = Field(description="Whether the answer was withheld, because it is not sure enough; `text` has it")
+    abstained: bool = Field(description="Whether the answer was withheld, because it is not sure enough; text has it")
     question_cut: bool = Field(description="Whether the question was too long, so that only its end was read")
     rationale: str
     passages: list[Passage]
