@@ -15,7 +15,7 @@ from kard.kard import answerer
 from kard.pipeline import run_recipe, states
 from kard.recipe.file import load_recipe
 from kard.recipe.recipe import Recipe
-from tests.conftest import make_project
+from tests.conftest import make_project, write_rows
 
 METHODS = "[distill, kard_bm25, kard_reranker, kard_silver]"
 SETTINGS = (
@@ -24,6 +24,7 @@ SETTINGS = (
     "student.epochs=6",
     "student.max_output_tokens=40",
     "reranker.likelihood_weight=0.4",
+    "evaluation.knowledge={other: {kind: jsonl, path: other.jsonl}}",
 )
 
 
@@ -31,6 +32,7 @@ SETTINGS = (
 def recipe(tmp_path_factory, decoder_folder, encoder_folder) -> Recipe:
     """A finished run in which answers may be withheld; do not change it."""
     path = make_project(tmp_path_factory.mktemp("abstain") / "p", decoder_folder, encoder_folder)
+    write_rows(path.parent / "other.jsonl", [{"id": name, "text": f"Nothing of the kind, {name}."} for name in "abc"])
     loaded = load_recipe(str(path), [*SETTINGS, "evaluation.abstain.risk=0.9"])
     run_recipe(loaded, loaded.output)
     return loaded
@@ -63,8 +65,26 @@ def test_results_say_what_confidence_is_worth(recipe):
     assert set(run.predictions("distill")[0]["signals"]) == {"student"}
 
 
+def test_it_is_counted_over_other_documents_by_the_runs_own_calibration(recipe):
+    results = json.loads((recipe.output / "results.json").read_text(encoding="utf-8"))
+    own, other = ({row["name"]: row for row in base["methods"]} for base in results["knowledge_bases"])
+    for row in results["confidence"]:
+        if row["method"] in own:
+            assert {key: own[row["method"]][key] for key in ("given", "wrong")} == {
+                key: row["abstain"][key] for key in ("given", "wrong")
+            }
+    folder = recipe.output / "predictions" / "rationales_silver_over_other"
+    assert not list(folder.glob("*.dev.jsonl"))
+    rows = [json.loads(line) for line in (folder / "kard_reranker.jsonl").open(encoding="utf-8")]
+    calibration = Kard.load(recipe.output).calibrations["kard_reranker"]
+    sure = [calibration.confidence(row["signals"]) for row in rows]
+    assert [row["calibrated_confidence"] for row in rows] == pytest.approx(sure)
+    assert other["kard_reranker"]["given"] == sum(one >= calibration.threshold.confidence for one in sure)
+
+
 def test_page_and_card_show_it(recipe):
     page = (recipe.output / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Wrong of these" in page
     assert "How sure an answer is, and when none is given" in page
     assert "at most\n    90.0\u00a0% of the given answers" in page
     card = (recipe.output / "report" / "model_card.md").read_text(encoding="utf-8")
@@ -129,7 +149,12 @@ def test_another_risk_makes_the_report_alone_again_and_none_asks_for_the_predict
         return {row.name for row in states(loaded, recipe.output) if row.state != "done"}
 
     assert to_do("evaluation.abstain.risk=0.5") <= {"report"}
-    assert to_do() == {"predictions/rationales", "predictions/rationales_silver", "report"}
+    assert to_do() == {
+        "predictions/rationales",
+        "predictions/rationales_silver",
+        "predictions/rationales_silver_over_other",
+        "report",
+    }
 
 
 def test_a_run_that_was_made_without_says_so(recipe, tmp_path):

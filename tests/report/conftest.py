@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from kard.calibration import Calibration
+from kard.evaluation.selective import selective
 from kard.recipe.file import dump_recipe
 from kard.recipe.recipe import Recipe
 from kard.report.data import MistakeSample, ReportData, Sample
@@ -53,6 +57,18 @@ def cost(method, answer_flops, read, written, train_flops=2.5e13, usd=None):
         "teacher_tokens": 2100,
         "teacher_usd": usd,
     }
+
+
+def confidence(name, seed, risk=0.1):
+    """What calibrated confidence is worth, of 200 answers that are right as often as it says."""
+    chance = random.Random(seed)
+    sure = [chance.random() ** 0.3 for _ in range(200)]
+    right = [chance.random() < one for one in sure]
+    rows = [
+        {"calibrated_confidence": one, "confidence": 0.99, "correct": correct}
+        for one, correct in zip(sure, right, strict=True)
+    ]
+    return {"method": name, **selective(Calibration({}, 0.0, sure, right, risk), rows)}
 
 
 def leaked(kind, count, loud):

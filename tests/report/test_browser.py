@@ -11,7 +11,7 @@ from kard.methods import METHODS
 from kard.report.page import render_page
 from kard.report.sweep import render_sweep
 from tests.conftest import barriers, take_pictures
-from tests.report.conftest import cost, hits, make_data, make_results, method
+from tests.report.conftest import confidence, cost, hits, make_data, make_results, method
 from tests.report.test_sweep_page import make_sweep
 
 # Text that lies on other text of the same picture, and text that leaves the window.
@@ -40,6 +40,7 @@ def pages(tmp_path_factory) -> Path:
         "methods": [method(name, 0.3 + n / 20, 0.25 + n / 20, 0.37 + n / 20) for n, name in enumerate(METHODS)],
         "retrieval": [row | {"name": name, "gains": None} for name in rankers],
         "costs": [cost(name, 1.9e9 * 2**n, 60, 4) for n, name in enumerate(METHODS)],
+        "confidence": [confidence(name, n) for n, name in enumerate(METHODS) if not METHODS[name].is_oracle],
     }
     folder = tmp_path_factory.mktemp("reports")
     data = make_data()

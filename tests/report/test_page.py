@@ -10,7 +10,7 @@ from kard.report.numbers import plain
 from kard.report.page import render_page
 from kard.report.sheet import write_report
 from kard.report.templates import highlight
-from tests.report.conftest import leaked, make_results
+from tests.report.conftest import confidence, leaked, make_results
 
 HOSTILE = "<script>alert('x')</script>"
 VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
@@ -254,6 +254,19 @@ def test_a_leak_is_told_beside_the_headline(data, loud, says):
     results = data.results | {"leaks": data.results["leaks"] | leaks}
     top = Page(render_page(replace(data, results=results))).text(inside="header")
     assert "Test questions share" not in top if says is None else says in top
+
+
+def test_confidence_is_shown_where_it_is_calibrated(data):
+    rows = [confidence("kard_reranker", 0), confidence("distill", 1, risk=0.0001)]
+    text = Page(render_page(replace(data, results=data.results | {"confidence": rows}))).text()
+    kept = rows[0]["abstain"]
+    assert "How sure an answer is, and when none is given" in text
+    assert f"{200 - kept['given']} of 200 answers are withheld" in text
+    assert f"{100 * kept['wrong'] / kept['given']:.1f} %" in text
+    assert "No confidence on the dev questions keeps the risk: it gives no answer." in text
+    assert "and when none is given" not in Page(render_page(data)).text()
+    alone = render_page(replace(data, results=data.results | {"confidence": [confidence("distill", 1, risk=1.0)]}))
+    assert "Answers below a threshold are withheld" not in Page(alone).text()
 
 
 def test_costs_are_in_the_table_and_the_chart(page):

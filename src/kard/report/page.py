@@ -15,7 +15,7 @@ from kard.report.templates import render
 # Drawn width of the charts in CSS pixels, by the class of the stylesheet that shows them.
 WIDTHS = {"wide": 704, "narrow": 340}
 _SHARES = [f"{share}" for share in range(10, 101, 10)]
-_PARTS = [f"{low}–{low + 10}" for low in range(0, 100, 10)]
+_PARTS = [f"{middle}" for middle in range(5, 100, 10)]
 
 
 def render_page(data: ReportData) -> str:

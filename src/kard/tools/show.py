@@ -40,11 +40,9 @@ def sample_rows(run: Path, stage: str, count: int, seed: int) -> dict[str, list[
         UserError: As `sample_lines`.
     """
     _check(run, stage)
-    folder = (
-        _written(run, stage, "rationales.jsonl").parent
-        if stage == "rationales"
-        else run / {"mistakes": "report"}.get(stage, stage)
-    )
+    folder = run / ("report" if stage == "mistakes" else stage)
+    if stage == "rationales":
+        folder = _written(run, stage, "rationales.jsonl").parent
     paths = sorted(path for path in folder.rglob("*.jsonl") if not path.name.startswith("written"))
     found = {path: _some(list(read_jsonl(path)), count, seed) for path in paths}
     found |= {path: [read_json(path)] for path in sorted(folder.rglob("training.json"))}
