@@ -38,7 +38,7 @@ def test_from_summaries_to_a_sample_to_label(summaries, tmp_path, capsys):
     assert {file.parent.name for file in files} == {"A-b"}
     project, sample = tmp_path / "project", tmp_path / "sample.jsonl"
     with FaultServer(asks_and_answers) as server:
-        few = ["--set", "questions.train_size=12", "--set", "questions.test_size=4"]
+        few = ["--set", "questions.train_size=12", "--set", "questions.test_size=4", "--set", "questions.dev_size=null"]
         main(["run", str(summaries), str(project), "--teacher", f"tester@{server.url}", *few])
     table = capsys.readouterr().out
     assert table.splitlines()[0] == "| status | all | multiple_choice | short | yes_no |"
