@@ -139,7 +139,7 @@ def _questions(recipe: Recipe, folder: Path) -> tuple[dict[str, int], list[Quest
     section, done = recipe.questions, folder / "questions"
     if manifest_of(done) is not None:
         splits = {name: read_questions(done / f"{name}.jsonl") for name in ("train", "dev", "test")}
-    elif section.kind in SIZES:
+    elif not section.has_files and section.kind in SIZES:
         wanted = (section.train_size, section.dev_size, section.test_size)
         there = list(SIZES[section.kind])
         if section.kind in SPLIT_BY_SIZE:
