@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from kard.commands.documents import docs
-from kard.errors import UserError, printable
+from kard.commands.questions import questions, review
+from kard.errors import printable
 
 app = typer.Typer(
     name="kard",
@@ -27,6 +28,8 @@ rerank = typer.Typer(
 )
 app.add_typer(rerank, name="rerank")
 app.add_typer(docs, name="docs")
+app.add_typer(questions, name="questions")
+app.command()(review)
 
 CandidateFile = Annotated[Path, typer.Argument(help="JSONL: query or queries, passages, scores; maybe relevant.")]
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (e.g. quickstart).")]
@@ -345,12 +348,9 @@ def serve(
     max_bytes: Annotated[int, typer.Option(min=1024, help="Longer request bodies are refused.")] = 65536,
 ) -> None:
     """Serve a page to ask on, and an API for any OpenAI client."""
-    from importlib.util import find_spec
+    from kard.serving.settings import Settings, check_packages, read_keys
 
-    if not all(find_spec(name) for name in ("fastapi", "uvicorn", "prometheus_client")):
-        raise UserError("kard serve: its packages are not installed. Run: pip install 'kard[serve]'.")
-    from kard.serving.settings import Settings, read_keys
-
+    check_packages("kard serve")
     known = read_keys(keys, os.environ.get("KARD_API_KEYS"))
     from kard.artifacts.folders import check_run
     from kard.data.sources import warn_of_changes

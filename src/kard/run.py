@@ -13,6 +13,8 @@ from kard.artifacts.folders import check_run, finished, manifest_of
 from kard.artifacts.versions import current_version, version_folder
 from kard.data.passage import Passages, positions_of, read_passages
 from kard.data.question import Question, read_questions
+from kard.data.reviews import Item, item_from_row
+from kard.data.splits import SPLITS
 from kard.methods import METHODS
 from kard.progress import say
 from kard.recipe.file import recipe_from_run
@@ -101,7 +103,11 @@ class Run:
 
     def named(self, questions: Iterable[Question]) -> dict[str, list[int]]:
         """Positions of the gold passages that questions name, by the passages' ids and their documents'."""
-        return positions_of(self.searched("knowledge"), {name for one in questions for name in one.gold_passages})
+        return self.positions(name for one in questions for name in one.gold_passages)
+
+    def positions(self, names: Iterable[str]) -> dict[str, list[int]]:
+        """Positions of passages by their own ids and their documents'."""
+        return positions_of(self.searched("knowledge"), set(names))
 
     def rationales(self) -> list[Rationale]:
         """All rationales, kept or not."""
@@ -120,6 +126,24 @@ class Run:
         """How well candidates are ranked, by the retriever, the reranker, and after the query likelihood where it is asked."""
         paths = (self.folder / part / "retrieval.json" for part in ("reranker", "predictions/rationales_silver"))
         return [row for path in paths if path.exists() for row in read_json(path)]
+
+    def items(self) -> list[Item]:
+        """What people may review: all generated questions, kept or not; or, where none were generated, the questions of all
+        splits, each with its first rationale that was kept."""
+        generated = self.finished("questions") / "generated.jsonl"
+        if generated.exists():
+            return [item_from_row(row) for row in read_jsonl(generated)]
+        explained = manifest_of(self.folder / "rationales") is not None
+        texts = {
+            one.question: one.text for one in reversed(self.rationales() if explained else []) if one.status == "kept"
+        }
+        return [
+            Item(
+                one.id, split, one.question, one.choices, one.answer, one.gold_passages, rationale=texts.get(one.id, "")
+            )
+            for split in SPLITS
+            for one in self.questions(split)
+        ]
 
     def finished(self, stage: str) -> Path:
         """The folder of a stage; see `kard.artifacts.folders.finished`."""

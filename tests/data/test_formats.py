@@ -262,8 +262,8 @@ def test_a_table_has_a_column_for_each_choice(tmp_path, capsys):
         Question("t.csv:3", "Who?", ("she", "he", "they"), 2),
     ]
     said = capsys.readouterr().err
-    assert "columns question: 'Question', answer: 'Correct answer', rationales: 'Explanation'; choices A, B, C" in said
-    assert "not read Topic" in said
+    assert "columns question: 'Question', answer: 'Correct answer', rationales: 'Explanation', choices: 'A', choices: 'B'" in said
+    assert "not read: Topic" in said
 
 
 @pytest.mark.parametrize(
@@ -497,7 +497,7 @@ def test_no_json_is_more_than_an_error(tmp_path, kind):
 @pytest.mark.parametrize(
     ("section", "says"),
     [
-        (lambda: QuestionsSection(kind="squad"), "kind squad takes either path"),
+        (lambda: QuestionsSection(kind="squad"), "kind squad takes path"),
         (lambda: QuestionsSection(kind="beir", train="a", test="b"), "kind beir takes path, the folder"),
         (lambda: QuestionsSection(path="q", columns={"question": "q"}), "kind jsonl has no columns"),
         (lambda: QuestionsSection(kind="wikivital", path="q"), "kind wikivital brings its own questions"),

@@ -15,7 +15,7 @@ import uvicorn
 from kard.data.question import Question, read_questions
 from kard.kard import Kard
 from kard.serving.app import create_app
-from kard.serving.server import HeadLimit
+from kard.serving.listening import HeadLimit
 from kard.serving.settings import Settings
 
 ASKED = "Which colour has the ship of the north?"

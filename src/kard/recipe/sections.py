@@ -16,20 +16,9 @@ class QuestionsSection(Section):
     """Where questions come from and how many are used."""
 
     kind: Literal[
-        "jsonl",
-        "table",
-        "chat",
-        "squad",
-        "hotpotqa",
-        "beir",
-        "msmarco",
-        "wikivital",
-        "medqa",
-        "strategyqa",
-        "openbookqa",
-        "arc",
-        "pubmedqa",
-    ] = "jsonl"
+        "jsonl", "table", "chat", "squad", "hotpotqa", "beir", "msmarco",
+        "wikivital", "medqa", "strategyqa", "openbookqa", "arc", "pubmedqa",
+    ] = "jsonl"  # fmt: skip
     path: PathIn | None = Field(
         None,
         description="one file, split into train, dev and test by the seed; beir, msmarco: the folder, in its own split",
@@ -58,9 +47,7 @@ class QuestionsSection(Section):
         if self.kind in ("beir", "msmarco") and (separate or not self.path):
             raise ValueError(f"kind {self.kind} takes path, the folder, which has its own split")
         if not (whole or (self.kind in PUBLISHED and not self.path and not separate)):
-            raise ValueError(
-                f"kind {self.kind} takes either path (one file, split by the seed) or train and test (and dev)"
-            )
+            raise ValueError(f"kind {self.kind} takes path (one file, split by the seed), or train and test (and dev)")
         if self.columns and self.kind != "table":
             raise ValueError(f"kind {self.kind} has no columns: remove them")
         return self
@@ -75,19 +62,9 @@ class KnowledgeSection(Section):
     """The documents, and how they are cut into passages."""
 
     kind: Literal[
-        "jsonl",
-        "csv",
-        "parquet",
-        "mediawiki",
-        "files",
-        "squad",
-        "hotpotqa",
-        "strategyqa",
-        "beir",
-        "msmarco",
-        "wikivital",
-        "wikipedia",
-    ] = "jsonl"
+        "jsonl", "csv", "parquet", "mediawiki", "files", "squad", "hotpotqa", "strategyqa", "beir", "msmarco",
+        "wikivital", "wikipedia",
+    ] = "jsonl"  # fmt: skip
     path: PathIn | None = Field(None, description="a file, or a folder of files of the kind")
     columns: dict[str, str] = Field(
         {}, description="jsonl, csv, parquet: what your file calls id, title, text and url, where it is something else"

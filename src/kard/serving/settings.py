@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from kard.errors import UserError
@@ -31,6 +32,12 @@ class Settings:
     most_bytes: int = 65536
     keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ("*",)
+
+
+def check_packages(command: str) -> None:
+    """Raise UserError where the packages of a server are not installed."""
+    if not all(find_spec(name) for name in ("fastapi", "uvicorn", "prometheus_client")):
+        raise UserError(f"{command}: its packages are not installed. Run: pip install 'kard[serve]'.")
 
 
 def read_keys(file: Path | None, from_environment: str | None) -> tuple[str, ...]:

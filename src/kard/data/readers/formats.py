@@ -76,11 +76,7 @@ def _questions(section: QuestionsSection, path: Path, rows: Records, split: str)
     layout = _layout(section, path, [row for _, _, row in held]) if section.kind == "table" else None
     for source, where, row in held:
         with _explained(where, "questions", section.kind, row):
-            read = list(
-                _read(section.kind, row, source, left)
-                if layout is None
-                else [table.question(row, source, where, layout)]
-            )
+            read = list(_read(section.kind, row, source, where, left, layout))
         for question in read:
             if question.id in questions:
                 raise UserError(f"{where}: id '{question.id}' is there before. Give every question its own id.")
@@ -96,7 +92,11 @@ def _questions(section: QuestionsSection, path: Path, rows: Records, split: str)
     return numbered(questions.values(), split)
 
 
-def _read(kind: str, row: Row, source: str, left: Counter[str]) -> Iterable[Question]:
+def _read(
+    kind: str, row: Row, source: str, where: str, left: Counter[str], layout: table.Layout | None
+) -> Iterable[Question]:
+    if layout is not None:
+        return [table.question(row, source, where, layout)]
     if kind == "chat":
         return chat.questions(row, source, left)
     if kind == "squad":
@@ -113,13 +113,10 @@ def _layout(section: QuestionsSection, path: Path, rows: list[Row]) -> table.Lay
         raise UserError(f"{path}: holds no question. Add a row for each, below a line of column names.")
     with _explained(str(path), "questions", "table", {}):
         layout = table.layout_of(rows, section.columns)
-    renamed = [f"{key}: '{name}'" for key, name in layout.columns.items() if key != name]
     choices = [*layout.choices.values(), *layout.wrong]
-    read = {*layout.columns.values(), *choices}
-    unread = [name for name in rows[0] if name not in read]
-    said = {"columns": renamed, "choices": choices, "not read": unread}
-    if lines := [f"{what} {', '.join(names)}" for what, names in said.items() if names]:
-        say(f"  {path}: {'; '.join(lines)}")
+    read = [f"{key}: '{name}'" for key, name in layout.columns.items()] + [f"choices: '{name}'" for name in choices]
+    unread = set(rows[0]) - {*layout.columns.values(), *choices}
+    say(f"  {path}: columns {', '.join(read)}; not read: {', '.join(sorted(unread)) or 'none'}")
     return layout
 
 

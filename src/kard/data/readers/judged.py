@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from kard.data.cutting import sentences
@@ -12,14 +13,14 @@ from kard.data.readers.documents import Document, LeftOut
 from kard.data.readers.jsonl import read_user_jsonl, text_of
 from kard.data.readers.tables import jsonl_documents
 from kard.data.splits import as_published, numbered
-from kard.data.textfile import PACKED, numbered_lines
+from kard.data.textfile import numbered_lines
 from kard.errors import UserError
 from kard.progress import say
 from kard.recipe.sections import QuestionsSection
 
-_CORPORA = {"beir": ("corpus.jsonl",), "msmarco": ("collection.tsv", "msmarco-docs.tsv")}
-_QUERIES = {"beir": "queries.jsonl*", "msmarco": "*queries*.tsv*"}
-_JUDGMENTS = {"beir": "qrels/*.tsv*", "msmarco": "*qrels*.t[sx][vt]*"}
+_CORPORA = {"beir": ["corpus.jsonl*"], "msmarco": ["collection.tsv*", "msmarco-docs.tsv*"]}
+_QUERIES = {"beir": ["queries.jsonl*"], "msmarco": ["*queries*.tsv*"]}
+_JUDGMENTS = {"beir": ["qrels/*.tsv*"], "msmarco": ["*qrels*.tsv*", "*qrels*.txt*"]}
 Relevant = dict[str, dict[str, int]]  # grades of documents by query
 
 
@@ -35,13 +36,11 @@ def read_judged(section: QuestionsSection, seed: int) -> dict[str, list[Question
     assert section.path is not None
     kind, folder = section.kind, section.path
     judged: dict[str, Relevant] = {"train": {}, "dev": {}, "test": {}}
-    for file in _files(folder, _JUDGMENTS[kind], "judgments"):
+    for file in _files(folder, _JUDGMENTS[kind]):
         split = next((name for name in ("train", "dev") if name in file.name), "test")
         for query, document, grade in _judgments(file):
             judged[split].setdefault(query, {})[document] = grade
-    asked = {
-        query: found for file in _files(folder, _QUERIES[kind], "queries") for query, found in _queries(kind, file)
-    }
+    asked = dict(chain.from_iterable(_queries(kind, file) for file in _files(folder, _QUERIES[kind])))
     best = {query: max(found, key=found.__getitem__) for part in judged.values() for query, found in part.items()}
     named = _named(kind, folder, {best[query] for query, (_, answer) in asked.items() if query in best and not answer})
     left: Counter[str] = Counter()
@@ -65,33 +64,21 @@ def read_judged(section: QuestionsSection, seed: int) -> dict[str, list[Question
 
 def judged_documents(path: Path, left_out: LeftOut, kind: str) -> Iterator[Document]:
     """The documents of such a folder, or of its file alone; a line of MS MARCO is id and text, or id, address, title, text."""
-    file = _corpus(path, kind)
+    file = path if path.is_file() else _files(path, _CORPORA[kind])[0]
     if kind == "beir":
         yield from jsonl_documents(file, left_out, {"id": "_id"})
         return
     for number, line in numbered_lines(file):
         cells = line.rstrip("\r\n").split("\t")
         if len(cells) not in (2, 4):
-            raise UserError(
-                f"{file}:{number}: {len(cells)} cells, and 2 or 4 are expected, with tabs between. Mend the line."
-            )
+            raise UserError(f"{file}:{number}: {len(cells)} cells, and there should be 2 or 4. Mend the line.")
         yield Document(cells[0], cells[2] if len(cells) == 4 else "", cells[-1], f"{file.name}:{number}")
 
 
-def _corpus(path: Path, kind: str) -> Path:
-    if path.is_file():
-        return path
-    names = [name + packed for name in _CORPORA[kind] for packed in ("", *PACKED)]
-    found = next((path / name for name in names if (path / name).is_file()), None)
-    if found is None:
-        raise UserError(f"{path}: no {' or '.join(_CORPORA[kind])} in this folder. Name the folder that has it.")
-    return found
-
-
-def _files(folder: Path, pattern: str, what: str) -> list[Path]:
-    found = sorted(file for file in folder.glob(pattern) if file.is_file())
+def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    found = sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
     if not found:
-        raise UserError(f"{folder}: no {what} there ({pattern}). Name the folder that has them.")
+        raise UserError(f"{folder}: no {' or '.join(patterns)} in this folder. Name the folder that has it.")
     return found
 
 
@@ -99,9 +86,10 @@ def _queries(kind: str, file: Path) -> Iterator[tuple[str, tuple[str, str]]]:
     """Ids with texts and answers, where there are any."""
     if kind == "beir":
         for number, row in read_user_jsonl(file):
-            where, answer = f"{file}:{number}", (row.get("metadata") or {}).get("answer")
-            text = text_of(row, "text", where)
-            yield text_of(row | {"id": row.get("_id")}, "id", where), (text, answer if isinstance(answer, str) else "")
+            where, more = f"{file}:{number}", row.get("metadata")
+            answer = more.get("answer") if isinstance(more, dict) else ""
+            query = text_of(row | {"id": row.get("_id")}, "id", where)
+            yield query, (text_of(row, "text", where), answer if isinstance(answer, str) else "")
         return
     for number, line in numbered_lines(file):
         query, tab, text = line.strip().partition("\t")
@@ -117,19 +105,13 @@ def _judgments(file: Path) -> Iterator[tuple[str, str, int]]:
         if number == 1 and cells[-1] == "score":
             continue
         if len(cells) not in (3, 4) or not cells[-1].lstrip("-").isdecimal():
-            raise UserError(
-                f"{file}:{number}: should be query, document and grade (a whole number), with tabs between. Mend the line."
-            )
+            raise UserError(f"{file}:{number}: should be query, document and a whole number. Mend the line.")
         if int(cells[-1]) > 0:
             yield cells[0], cells[-2], int(cells[-1])
 
 
 def _named(kind: str, folder: Path, wanted: set[str]) -> dict[str, str]:
     """Title or first sentence of the documents that are wanted."""
-    if not wanted:
-        return {}
-    return {
-        document.id: document.title.strip() or next(iter(sentences(document.text)), "")
-        for document in judged_documents(folder, LeftOut(), kind)
-        if document.id in wanted
-    }
+    documents = judged_documents(folder, LeftOut(), kind) if wanted else ()
+    found = (document for document in documents if document.id in wanted)
+    return {document.id: document.title.strip() or next(iter(sentences(document.text)), "") for document in found}

@@ -65,15 +65,14 @@ def _sheet(path: Path) -> Records:
     """Rows of a sheet below the first that is not empty, which names the columns."""
     names: list[str] = []
     for number, cells in xlsx_rows(path):
-        texts = [_cell(cell) for cell in cells]
-        if not any(texts):
-            continue
-        if names:
-            row: dict[str, Any] = dict(zip_longest(names, texts[: len(names)], fillvalue=""))
-            yield f"{path.name}, row {number}", f"{path}, row {number}", row
-        else:
+        texts, where = [_cell(cell) for cell in cells], f"{path}, row {number}"
+        if names and any(texts[len(names) :]):
+            raise UserError(f"{where}: has more cells than there are column names. Name the columns in the first row.")
+        if names and any(texts):
+            yield f"{path.name}, row {number}", where, dict(zip_longest(names, texts[: len(names)], fillvalue=""))
+        elif any(texts):
             names = texts
-            _check_names(names, f"{path}, row {number}")
+            _check_names(names, where)
 
 
 def _cell(value: Any) -> str:

@@ -136,9 +136,7 @@ def _choices(row: Row, layout: Layout) -> tuple[tuple[str, ...], list[str]]:
     if value is None or value in ("", []):
         return (), []
     if isinstance(value, str):
-        raise ValueError(
-            f"'{layout.columns['choices']}' is {shown(value)}: give each choice a column of its own (A, B …)"
-        )
+        raise ValueError(f"'{layout.columns['choices']}' is {shown(value)}: give each choice its own column (A, B …)")
     choices, labels = labelled(value, layout.columns["choices"])
     return choices, [str(label).casefold() for label in labels]
 
@@ -148,11 +146,8 @@ def _first(rows: Sequence[Row], layout: Layout) -> int | None:
 
     Where neither is there (or both), it is the label of the first column; in a list of choices 0, as the package datasets has it.
     """
-    counted = [
-        (answer, size)
-        for row in rows
-        if (size := _size(row, layout)) and (answer := cell(row.get(layout.columns["answer"])))
-    ]
+    found = ((cell(row.get(layout.columns["answer"])), _size(row, layout)) for row in rows)
+    counted = [(answer, size) for answer, size in found if answer and size]
     if not all(answer.isdecimal() for answer, _ in counted):
         return None
     zero, top = any(int(answer) == 0 for answer, _ in counted), any(int(answer) == size for answer, size in counted)
