@@ -30,7 +30,8 @@ that you leave out has the default below. An unknown key or a value out of range
 
 # Meanings of the keys that carry no description in kard.recipe.
 MEANINGS = {
-    "questions.kind": "`jsonl`: your own files; `generated`: [made by the teacher](generated-questions.md) from the documents; "
+    "questions.kind": "`jsonl`: your own files; `table`, `chat`, `squad`, `hotpotqa`, `beir`, `msmarco`: files in "
+    "[other formats](your-own-data.md#questions-in-other-formats); `generated`: [made by the teacher](generated-questions.md) from the documents; "
     "`wikivital`: questions made from the text in the extra `demo`; the others: the paper's datasets (and ARC, PubMedQA) from "
     "the dataset hub, with the extra `hub`",
     "questions.dev": "jsonl: questions kept aside for your own choices of settings",
@@ -38,7 +39,8 @@ MEANINGS = {
     "questions.dev_size": "null: the whole file `dev`, or a tenth of all questions; generated: none",
     "questions.test_size": "null: the whole file `test`, or a fifth of all questions; generated: how many are asked for",
     "knowledge.kind": "`jsonl`, `csv`, `parquet`: rows with id, title, text; `mediawiki`: XML dumps; `files`: text, Markdown, "
-    "HTML, PDF, DOCX, one document each; `wikivital`: the article summaries in the extra `demo`; "
+    "HTML, PDF, DOCX, one document each; `squad`, `hotpotqa`, `strategyqa`, `beir`, `msmarco`: the documents that "
+    "[these formats](your-own-data.md#questions-in-other-formats) bring; `wikivital`: the article summaries in the extra `demo`; "
     "`wikipedia`: all of it, streamed from the dataset hub, with the extra `hub`",
     "retriever.kind": "`bm25`: words; `dense`: vectors of an encoder; `hybrid`: both",
     "retriever.k1": "BM25's k1: how soon repeating a word stops counting",

@@ -22,6 +22,7 @@ from kard.commands.arguments import (
 from kard.commands.documents import docs
 from kard.commands.init import init
 from kard.commands.output import AsJson, print_json, show
+from kard.commands.questions import questions, review
 from kard.errors import UserError, printable
 
 app = typer.Typer(
@@ -39,6 +40,8 @@ rerank = typer.Typer(
 )
 app.add_typer(rerank, name="rerank")
 app.add_typer(docs, name="docs")
+app.add_typer(questions, name="questions")
+app.command()(review)
 
 
 def _show_version(wanted: bool) -> None:
@@ -351,10 +354,9 @@ def serve(
     max_bytes: Annotated[int, typer.Option(min=1024, help="Longer request bodies are refused.")] = 65536,
 ) -> None:
     """Serve a page to ask on, and an API for any OpenAI client."""
-    if not all(find_spec(name) for name in ("fastapi", "uvicorn", "prometheus_client")):
-        raise UserError("kard serve: its packages are not installed. Run: pip install 'kard[serve]'.")
-    from kard.serving.settings import Settings, read_keys
+    from kard.serving.settings import Settings, check_packages, read_keys
 
+    check_packages("kard serve")
     known = read_keys(keys, os.environ.get("KARD_API_KEYS"))
     from kard.artifacts.folders import check_run
     from kard.data.sources import warn_of_changes

@@ -113,7 +113,11 @@ class Run:
 
     def named(self, questions: Iterable[Question]) -> dict[str, list[int]]:
         """Positions of the gold passages that questions name, by the passages' ids and their documents'."""
-        return positions_of(self.searched("knowledge"), {name for one in questions for name in one.gold_passages})
+        return self.positions(name for one in questions for name in one.gold_passages)
+
+    def positions(self, names: Iterable[str]) -> dict[str, list[int]]:
+        """Positions of passages by their own ids and their documents'."""
+        return positions_of(self.searched("knowledge"), set(names))
 
     def rationales(self) -> list[Rationale]:
         """All rationales, kept or not."""

@@ -172,23 +172,28 @@ def test_what_is_written_is_read_by_both_readers(tmp_path_factory, items):
 
 
 @pytest.mark.parametrize(
-    ("content", "name"),
+    ("content", "name", "kind"),
     [
-        ({"id": 1, "question": "?", "answer": "x", "options": {"A": "x", "B": "y"}, "answer_idx": "A"}, "MedQA"),
-        ({"qid": "a", "question": "?", "answer": True, "facts": [], "decomposition": []}, "StrategyQA"),
-        ({"_id": "a", "question": "?", "answer": "x", "supporting_facts": []}, "HotpotQA"),
-        ({"version": "v2.0", "data": [{"title": "t", "paragraphs": []}]}, "SQuAD"),
-        ({"id": "a", "title": "t", "context": "c", "question": "?", "answers": {"text": ["x"]}}, "SQuAD"),
-        ({"_id": "q1", "text": "?", "metadata": {}}, "BEIR query"),
-        ({"messages": [{"role": "user", "content": "?"}]}, r"chat fine-tuning \(OpenAI\)"),
-        ({"id": "a", "question": {"stem": "?", "choices": []}, "answerKey": "A"}, "ARC"),
+        (
+            {"id": 1, "question": "?", "answer": "x", "options": {"A": "x", "B": "y"}, "answer_idx": "A"},
+            "MedQA",
+            "medqa",
+        ),
+        ({"qid": "a", "question": "?", "answer": True, "facts": [], "decomposition": []}, "StrategyQA", "strategyqa"),
+        ({"_id": "a", "question": "?", "answer": "x", "supporting_facts": []}, "HotpotQA", "hotpotqa"),
+        ({"version": "v2.0", "data": [{"title": "t", "paragraphs": []}]}, "SQuAD", "squad"),
+        ({"id": "a", "title": "t", "context": "c", "question": "?", "answers": {"text": ["x"]}}, "SQuAD", "squad"),
+        ({"_id": "q1", "text": "?", "metadata": {}}, "BEIR query", "beir"),
+        ({"messages": [{"role": "user", "content": "?"}]}, r"chat fine-tuning \(OpenAI\)", "chat"),
+        ({"id": "a", "question": {"stem": "?", "choices": []}, "answerKey": "A"}, "ARC", "arc"),
+        ({"id": "a", "question": "?", "A": "x", "B": "y", "answer": "A"}, "one column a choice", "table"),
+        ({"id": "a", "article": "?", "options": ["x"], "answer": "A"}, "RACE", None),
     ],
 )
 @pytest.mark.parametrize("indent", [None, 1])
-def test_a_foreign_format_is_named(tmp_path, content, name, indent):
-    with pytest.raises(
-        UserError, match=rf"q\.jsonl:[12]: looks like {name}'s own format .* Write 'question', 'choices'"
-    ):
+def test_a_foreign_format_is_named_with_the_kind_that_reads_it(tmp_path, content, name, kind, indent):
+    write = f"Set questions.kind: {kind}, or write 'question'" if kind else "Write 'question', 'choices'"
+    with pytest.raises(UserError, match=rf"q\.jsonl:[12]: looks like {name}'s own format .* {write}"):
         read(tmp_path / "q.jsonl", json.dumps([content, content], indent=indent))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 from collections import Counter
 
@@ -60,12 +61,28 @@ def test_objects_are_found_wherever_lines_end(tmp_path, text, lines):
         (b'[{"a": 1}', "the array does not end"),
         (b'[{"a": 1}] {}', r"a\.txt:1: something stands behind the JSON array"),
         (b'[\n{"a": 1},\n{"a" 2}]', r"a\.txt:3: not valid JSON"),
+        (b'[{"a": 1}, {"a": "b}]', r"a\.txt:1: not valid JSON \(Unterminated string"),
     ],
 )
 def test_what_is_no_text_or_no_row_is_named(tmp_path, content, complaint):
     path = tmp_path / "a.txt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=complaint):
+        list(json_rows(path))
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_an_array_is_read_a_piece_at_a_time(tmp_path, monkeypatch, indent, end):
+    rows = [{"a": number, "b": 'é\n"]}{' * number, "c": [None, True, -1.5e9]} for number in range(30)]
+    path = tmp_path / "a.json"
+    path.write_bytes(json.dumps(rows, indent=indent).replace("\n", end).encode())
+    whole = list(json_rows(path))
+    assert [row for _, row in whole] == rows
+    monkeypatch.setattr(textfile, "_BLOCK", 7)
+    assert list(json_rows(path)) == whole
+    monkeypatch.setattr(textfile, "DOCUMENT_BYTES", 100)  # less than the array, less than its last objects
+    with pytest.raises(UserError, match=r"a\.json:\d+: the object: holds more than"):
         list(json_rows(path))
 
 

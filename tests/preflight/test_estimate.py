@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -43,6 +44,16 @@ def test_an_estimate_is_about_the_time_of_a_small_run(project, wide_decoder):
     assert estimated[names[0]] > 4  # more than what all take: it was worth a trial
     expected = sum(estimated.values())
     assert took / 3 - 5 < expected < 3 * took + 8, (estimated, took)
+
+
+def test_a_published_set_in_a_file_is_counted_from_the_file(project, tmp_path):
+    rows = (
+        {"question": f"What helps {number}?", "options": {"A": "rest", "B": "tea"}, "answer_idx": "A"}
+        for number in range(20)
+    )
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    recipe = load_recipe(str(project), ["questions.kind=medqa", f"questions.path={tmp_path / 'm.jsonl'}"])
+    assert counted(recipe, recipe.output).questions == {"train": 4, "dev": 4, "test": 12}
 
 
 def test_what_is_there_is_counted_as_it_is(project):

@@ -17,7 +17,7 @@ from kard.calibration import Calibration
 from kard.data.question import Question, read_questions
 from kard.kard import Kard
 from kard.serving.app import create_app
-from kard.serving.server import HeadLimit
+from kard.serving.listening import HeadLimit
 from kard.serving.settings import Settings
 
 ASKED = "Which colour has the ship of the north?"
@@ -26,10 +26,14 @@ DEFAULT = Settings()
 POISON = "a word that no student stands"
 
 
-@contextmanager
-def serving(kard: Kard, settings: Settings = DEFAULT, examples=(), run=None) -> Iterator[str]:
+def serving(kard: Kard, settings: Settings = DEFAULT, examples=(), run=None):
     """Serve and give the address."""
-    app = create_app(kard, settings, examples, run)
+    return serving_app(create_app(kard, settings, examples, run))
+
+
+@contextmanager
+def serving_app(app) -> Iterator[str]:
+    """Serve an application and give the address."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, http=HeadLimit, log_level="warning", timeout_graceful_shutdown=20))

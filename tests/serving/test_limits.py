@@ -181,7 +181,7 @@ def test_who_hangs_up_keeps_no_place_in_the_queue(slow):
 )
 def test_a_head_that_does_not_come_to_its_end_closes_the_connection(kard, monkeypatch, sent):
     """Also of the second request of a connection, and where a byte comes now and then."""
-    monkeypatch.setattr("kard.serving.server.HEAD_SECONDS", 0.6)
+    monkeypatch.setattr("kard.serving.listening.HEAD_SECONDS", 0.6)
     with serving(kard) as address:
         host, _, port = address.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=10) as connection:

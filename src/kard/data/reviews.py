@@ -131,11 +131,10 @@ def agreement(rows: Iterable[Decision]) -> list[dict[str, Any]]:
 
 
 def _kappa(both: Sequence[tuple[str, str]]) -> float | None:
-    if len({decision for pair in both for decision in pair}) < 2:
-        return None
-    from sklearn.metrics import cohen_kappa_score
-
-    return float(cohen_kappa_score(*zip(*both, strict=True)))
+    """(p_o - p_e) / (1 - p_e) of the shares that are, and by chance would be, the same; scikit-learn's takes seconds to load."""
+    counts = [Counter(side) for side in zip(*both, strict=True)]
+    chance = sum(counts[0][name] * counts[1][name] for name in DECISIONS) / len(both) ** 2 if both else 1.0
+    return None if chance == 1 else (sum(one == other for one, other in both) / len(both) - chance) / (1 - chance)
 
 
 class Decisions:

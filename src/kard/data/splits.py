@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from kard.data.normal import normalised
 from kard.data.question import Question
+from kard.errors import UserError
 from kard.recipe.sections import QuestionsSection
 
 SPLITS = ("train", "dev", "test")
@@ -36,6 +37,36 @@ def split_by_text(questions: Sequence[Question], section: QuestionsSection, seed
         while len(splits[name]) < size and (group := next(rest, None)) is not None:
             splits[name] += group[: size - len(splits[name])]
     return splits
+
+
+def as_published(
+    splits: dict[str, list[Question]], section: QuestionsSection, seed: int, name: str
+) -> dict[str, list[Question]]:
+    """A dataset in its own split.
+
+    One without test questions is tested on its dev questions, and one with a single split is split by the seed, as one JSONL file
+    is. One without dev gives ``dev_size`` training questions as dev, if the recipe asks for that.
+
+    Raises:
+        UserError: There is no question.
+    """
+    if not splits["test"]:
+        splits = {"train": splits["train"], "dev": [], "test": splits["dev"]}
+    given = [questions for questions in splits.values() if questions]
+    if not given:
+        raise UserError(f"{name}: holds no question. Give the questions as a file (kind jsonl).")
+    if len(given) == 1:
+        return split_by_text(given[0], section, seed)
+    if not splits["dev"] and section.dev_size:
+        splits["dev"] = sample(splits["train"], section.dev_size, seed)
+        taken = {question.id for question in splits["dev"]}
+        splits["train"] = [question for question in splits["train"] if question.id not in taken]
+    return sampled(splits, section, seed)
+
+
+def numbered(questions: Iterable[Question], split: str) -> list[Question]:
+    """The questions with their places in a split's rows."""
+    return [replace(question, row=f"{split}/{number}") for number, question in enumerate(questions)]
 
 
 def sampled(splits: dict[str, list[Question]], section: QuestionsSection, seed: int) -> dict[str, list[Question]]:

@@ -19,13 +19,15 @@ from typing import Any, BinaryIO, TextIO, cast
 
 from kard.errors import UserError, missing_package
 
-# The most that one document, one line, or one JSON array may hold: it is in memory as a whole.
+# The most that one document, one line, or one JSON object may hold: it is in memory as a whole.
 DOCUMENT_BYTES = 64 * 2**20
 MARKUP_BYTES = 16 * 2**20  # of HTML, Markdown or a DOCX's XML, whose trees take many times as much
 # How the names of files end that are unpacked on reading; it is their first bytes that say how.
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 _UNPACKED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 _HEAD = 4096
+_BLOCK = 2**20
+_LONGEST_LITERAL = 16  # false, \\u00e9, with room
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -163,22 +165,23 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         UserError: As `numbered_lines`; or something is no JSON object, with its line.
     """
+    with open_text(path) as file:
+        array = file.read(_HEAD).lstrip("\ufeff \t\r\n").startswith("[")
     lines = ((number, line) for number, line in numbered_lines(path) if line.strip())
-    for first in lines:
+    for first in lines if not array else ():
         if _goes_on(first[1]):
-            yield from _json_objects(path)
-            return
+            break
         for number, line in chain([first], lines):
             where = f"{path}:{number}"
             with _json_explained(where):
                 value = json.loads(line)
             yield number, _object(value, where)
+        return
+    yield from _json_objects(path)
 
 
 def _goes_on(line: str) -> bool:
-    """Whether what begins on a line is no single object: an array, or an object that ends on a later line."""
-    if line.startswith("["):
-        return True
+    """Whether an object begins on a line and ends on a later one."""
     try:
         json.loads(line)
     except json.JSONDecodeError as error:
@@ -189,26 +192,55 @@ def _goes_on(line: str) -> bool:
 
 
 def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Objects of a JSON array, or objects one after the other, wherever their lines end."""
-    try:
-        text = read_text(path).lstrip("\ufeff")
-    except UserError as error:
-        raise UserError(f"{error} Or write one object a line: JSON lines have no limit.") from error
-    array = text.lstrip().startswith("[")
-    place, line, counted = text.find("[") + 1 if array else 0, 1, 0
-    while found := _BETWEEN.search(text, place):
-        place = found.start()
-        line += text.count("\n", counted, place)
-        counted = place
-        if array and text[place] == "]":
-            if text[place + 1 :].strip():
-                raise UserError(f"{path}:{line}: something stands behind the JSON array. Remove it.")
-            return
-        with _json_explained(f"{path}:{line}"):
-            value, place = json.JSONDecoder().raw_decode(text, place)
-        yield line, _object(value, f"{path}:{line}")
+    """Objects of a JSON array, or objects one after the other, wherever their lines end; no more than one is in memory."""
+    with open_text(path) as file:
+        text = _block(file).lstrip("\ufeff")
+        array = text.lstrip().startswith("[")
+        place = text.find("[") + 1 if array else 0
+        line = 1 + text.count("\n", 0, place)
+        while text:
+            found = _BETWEEN.search(text, place)
+            start = found.start() if found else len(text)
+            line += text.count("\n", place, start)
+            if found is None:
+                text, place = _block(file), 0
+                continue
+            if array and text[start] == "]":
+                if text[start + 1 :].strip() or file.read().strip():
+                    raise UserError(f"{path}:{line}: something stands behind the JSON array. Remove it.")
+                return
+            with _json_explained(f"{path}:{line}"):
+                value, text, start, place = _next_value(file, text, start, f"{path}:{line}")
+            yield line, _object(value, f"{path}:{line}")
+            line += text.count("\n", start, place)
     if array:
         raise UserError(f"{path}: not valid JSON (the array does not end). Mend the file.")
+
+
+def _next_value(file: TextIO, text: str, start: int, where: str) -> tuple[Any, str, int, int]:
+    """The value that begins at `start`; the text, from there on and with more of the file where it takes more; and where in it
+    the value begins and ends."""
+    while True:
+        try:
+            value, end = json.JSONDecoder().raw_decode(text, start)
+            return value, text, start, end
+        except json.JSONDecodeError as error:
+            # Only a string that does not end, or what is at the very end, may be whole with more of the file.
+            goes_on = error.msg.startswith("Unterminated") or error.pos >= len(text) - _LONGEST_LITERAL
+            if goes_on and len(text) - start > DOCUMENT_BYTES:
+                raise too_large(f"{where}: the object") from None
+            more = _block(file, len(text) - start) if goes_on else ""
+            if not more:
+                raise
+            text, start = text[start:] + more, 0
+
+
+def _block(file: TextIO, size: int = 0) -> str:
+    """So much more of a file, its line ends made ``\\n``."""
+    text = file.read(max(size, _BLOCK))
+    if text.endswith("\r"):
+        text += file.read(1)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def build_results(run: Run, done: Sequence[Artifact]) -> tuple[dict[str, Any], l
     answered = {method.name: rows for method in methods if (rows := run.predictions(method.name))}
     right = {name: [row["correct"] for row in rows] for name, rows in answered.items()}
     found = run.rankings() if "kard_reranker" in answered else []
-    file = recipe.questions.path or recipe.questions.test if recipe.questions.kind == "jsonl" else None
+    file = recipe.questions.path or recipe.questions.test
     diagnosis, mistakes = diagnose(run, answered)
     results = {
         "recipe": recipe.name,

@@ -142,7 +142,7 @@ def _questions(recipe: Recipe, folder: Path) -> tuple[dict[str, int], list[Quest
         splits = {name: read_questions(done / f"{name}.jsonl") for name in ("train", "dev", "test")}
     elif section.kind == "generated":
         return {name: size or 0 for name, size in section.sizes.items()}, []
-    elif section.kind in SIZES:
+    elif not section.has_files and section.kind in SIZES:
         wanted = (section.train_size, section.dev_size, section.test_size)
         there = list(SIZES[section.kind])
         if section.kind in SPLIT_BY_SIZE:

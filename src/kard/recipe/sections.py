@@ -13,14 +13,22 @@ GeneratedKind = Literal["multiple_choice", "yes_no", "short", "comparison", "una
 GENERATED_KINDS: tuple[GeneratedKind, ...] = get_args(GeneratedKind)
 # Keys of `questions` that only kind generated reads.
 GENERATION = ("kinds", "rationales", "keep_known", "reviewed")
+# Kinds of questions that are there without a file: from the hub, from a package, or made by the teacher.
+PUBLISHED = ("wikivital", "medqa", "strategyqa", "openbookqa", "arc", "pubmedqa", "generated")
 
 
 class QuestionsSection(Section):
     """Where questions come from and how many are used."""
 
-    kind: Literal["jsonl", "wikivital", "medqa", "strategyqa", "openbookqa", "arc", "pubmedqa", "generated"] = "jsonl"
-    path: PathIn | None = Field(None, description="jsonl: one file, split into train, dev and test by the seed")
-    train: PathIn | None = Field(None, description="jsonl: training questions (with dev and test instead of path)")
+    kind: Literal[
+        "jsonl", "table", "chat", "squad", "hotpotqa", "beir", "msmarco",
+        "wikivital", "medqa", "strategyqa", "openbookqa", "arc", "pubmedqa", "generated",
+    ] = "jsonl"  # fmt: skip
+    path: PathIn | None = Field(
+        None,
+        description="one file, split into train, dev and test by the seed; beir, msmarco: the folder, in its own split",
+    )
+    train: PathIn | None = Field(None, description="training questions (with dev and test instead of path)")
     dev: PathIn | None = None
     test: PathIn | None = None
     train_size: Size | None = Field(
@@ -29,6 +37,11 @@ class QuestionsSection(Section):
     )
     dev_size: Size | None = None
     test_size: Size | None = None
+    columns: dict[str, str] = Field(
+        {},
+        description="table: what your file calls question, answer, id, rationales, gold_passages; of choices, what the names of "
+        "their columns begin with",
+    )
     shuffle_choices: bool = Field(
         False, description="reorder the choices by the seed, where the order leaks the answer"
     )
@@ -71,17 +84,29 @@ class QuestionsSection(Section):
     def _files_fit(self) -> QuestionsSection:
         separate = bool(self.train or self.dev or self.test)
         whole = bool(self.path) != separate and (not separate or bool(self.train and self.test))
-        if self.kind == "jsonl" and not whole:
-            raise ValueError("kind jsonl takes either path (one file, split by the seed) or train and test (and dev)")
-        if self.kind != "jsonl" and (self.path or separate):
+        if self.kind in ("wikivital", "generated") and (self.path or separate):
             raise ValueError(f"kind {self.kind} brings its own questions: remove path, train, dev and test")
+        if self.kind in ("beir", "msmarco") and (separate or not self.path):
+            raise ValueError(f"kind {self.kind} takes path, the folder, which has its own split")
+        if not (whole or (self.kind in PUBLISHED and not self.path and not separate)):
+            raise ValueError(f"kind {self.kind} takes path (one file, split by the seed), or train and test (and dev)")
+        if self.columns and self.kind != "table":
+            raise ValueError(f"kind {self.kind} has no columns: remove them")
         return self
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the questions are read from files of the user's."""
+        return bool(self.path or self.train)
 
 
 class KnowledgeSection(Section):
     """The documents, and how they are cut into passages."""
 
-    kind: Literal["jsonl", "csv", "parquet", "mediawiki", "files", "wikivital", "wikipedia"] = "jsonl"
+    kind: Literal[
+        "jsonl", "csv", "parquet", "mediawiki", "files", "squad", "hotpotqa", "strategyqa", "beir", "msmarco",
+        "wikivital", "wikipedia",
+    ] = "jsonl"  # fmt: skip
     path: PathIn | None = Field(None, description="a file, or a folder of files of the kind")
     columns: dict[str, str] = Field(
         {}, description="jsonl, csv, parquet: what your file calls id, title, text and url, where it is something else"

@@ -7,17 +7,12 @@ import copy
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.sse import EventSourceResponse, format_sse_event
-from pydantic import ValidationError
-from starlette.exceptions import HTTPException
-from starlette.routing import Route
 
 from kard import __version__
 from kard.data.filters import Restriction
@@ -31,8 +26,9 @@ from kard.serving.chat import ChatRequest, Completion, question_of
 from kard.serving.documents import add_documents
 from kard.serving.guard import Guard
 from kard.serving.metrics import Metrics
+from kard.serving.pages import add_pages, page_files
 from kard.serving.reference import glossary_page, reference_page
-from kard.serving.refusal import Refusal, refusal_of
+from kard.serving.refusal import HANDLERS, Refusal, refusal_of
 from kard.serving.settings import Settings
 from kard.serving.worker import Done, Job, Worker
 
@@ -57,8 +53,6 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         504: "Time limit reached",
     }.items()
 }
-# What a request may end in; what nobody expected is logged as well.
-_ENDS = (Refusal, UserError, TimeoutError, RequestValidationError, ValidationError, HTTPException, Exception)
 
 Events = AsyncIterator[tuple[str | None, Any]]
 
@@ -93,9 +87,6 @@ def create_app(
         # The server has answered all that it accepted by now; the worker has nothing left to do.
         await asyncio.to_thread(worker.stop)
 
-    async def refused(request: Request, error: Exception) -> Response:
-        return refusal_of(error).response()
-
     app = FastAPI(
         title="kard",
         version=__version__,
@@ -103,7 +94,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        exception_handlers=dict.fromkeys(_ENDS, refused),
+        exception_handlers=HANDLERS,
     )
     app.state.worker = worker
     desk = Desk(worker, settings.timeout)
@@ -111,7 +102,8 @@ def create_app(
     _add_rest(app, desk, metrics, list(examples))
     if run is not None and settings.admin_keys:
         add_documents(app, run, _ERRORS)
-    _add_pages(app)
+    texts = {"/docs": reference_page(app.openapi()), "/glossary": glossary_page()}
+    add_pages(app, page_files(ASSETS) | {path: (text, "text/html") for path, text in texts.items()})
     app.add_middleware(Guard, settings=settings, metrics=metrics, paths=[*app.openapi()["paths"], *ASSETS])
     return app
 
@@ -298,12 +290,3 @@ def _add_rest(app: FastAPI, desk: Desk, metrics: Metrics, examples: list[dict[st
     async def counts() -> Response:
         """Counters in Prometheus's format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
-
-
-def _add_pages(app: FastAPI) -> None:
-    folder = resources.files("kard") / "serving" / "page"
-    pages = {path: ((folder / name).read_text(encoding="utf-8"), kind) for path, (name, kind) in ASSETS.items()}
-    pages |= {"/docs": (reference_page(app.openapi()), "text/html"), "/glossary": (glossary_page(), "text/html")}
-    for path, (content, kind) in pages.items():
-        page = Response(content, media_type=kind, headers={"cache-control": "no-cache"})
-        app.router.routes.append(Route(path, page, methods=["GET"], include_in_schema=False))

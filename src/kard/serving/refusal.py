@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
@@ -70,3 +71,13 @@ def _invalid(errors: Sequence[Any]) -> Refusal:
 
 def _printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")[:200]
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """What an application answers where a request ended in an exception."""
+    return refusal_of(error).response()
+
+
+# What a request may end in; what nobody expected is logged as well.
+ENDS = (Refusal, UserError, TimeoutError, RequestValidationError, ValidationError, HTTPException, Exception)
+HANDLERS: dict[int | type[Exception], Any] = dict.fromkeys(ENDS, refused)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
-import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kard.artifacts.files import read_jsonl
 from kard.data.metadata import GROUPS
@@ -20,32 +15,10 @@ from kard.kard import Kard
 from kard.methods import check_no_oracle
 from kard.progress import say
 from kard.serving.app import create_app
+from kard.serving.listening import listen
 from kard.serving.settings import Settings
 
 EXAMPLES = 4
-HEAD_SECONDS = 20.0
-
-
-class HeadLimit(H11Protocol):
-    """uvicorn's protocol, which lets a connection wait for ever for the rest of a request's head; this one closes it."""
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._closing: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, transport.close)
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        has_head = self.cycle is not None and not self.cycle.response_complete
-        if self._closing is not None and has_head:
-            self._closing.cancel()
-            self._closing = None
-        elif self._closing is None and not has_head:  # the next request on a connection that is kept
-            self._closing = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._closing is not None:
-            self._closing.cancel()
-        super().connection_lost(exc)
 
 
 def serve(run: Path, method: str | None, host: str, port: int, settings: Settings) -> None:
@@ -55,7 +28,6 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
         UserError: The run is not finished, or the address cannot be used.
     """
     import torch
-    import uvicorn
 
     # The worker's thread alone shall compute on several cores. If this one did as well, while loading, OpenMP would count the
     # threads of both as too many for the machine and let them sleep after each operation: the cores would stand idle.
@@ -69,31 +41,11 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
         # A page of another site cannot make a browser talk to this server under the site's own name.
         settings = replace(settings, hosts=("localhost", "127.0.0.1", "::1", host))
     app = create_app(kard, settings, examples(run), run)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                say(f"Serving {run} ({', '.join(kard.methods())}) on {address}; Ctrl-C stops it")
-
     for line in _groups_told(kard, settings):
         say(line)
     if not loopback and not settings.keys:
         say(f"Anybody who reaches {host} may ask: no key is set. See 'kard serve --help'.")
-    # uvicorn raises the signal that stopped it once more when all is answered; then leaving is what is left to do.
-    for stopping in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stopping, lambda number, frame: sys.exit(0))
-    server = Server(
-        uvicorn.Config(
-            app, host=host, port=port, http=HeadLimit, log_level="warning", access_log=False, server_header=False
-        )
-    )
-    try:
-        server.run()
-    except SystemExit as stop:
-        if stop.code:
-            raise UserError(f"{address}: cannot be used (see above). Choose another --port or --host.") from stop
+    listen(app, host, port, f"Serving {run} ({', '.join(kard.methods())})")
     say(f"Stopped: {app.state.worker.accepted:,} questions were accepted; all were answered, or their askers had gone")
 
 

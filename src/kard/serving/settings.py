@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from kard.data.metadata import group_names
@@ -35,6 +36,12 @@ class Settings:
     keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
     admin_keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ("*",)
+
+
+def check_packages(command: str) -> None:
+    """Raise UserError where the packages of a server are not installed."""
+    if not all(find_spec(name) for name in ("fastapi", "uvicorn", "prometheus_client")):
+        raise UserError(f"{command}: its packages are not installed. Run: pip install 'kard[serve]'.")
 
 
 def read_keys(file: Path | None, from_environment: str | None) -> dict[str, frozenset[str]]:

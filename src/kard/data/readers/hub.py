@@ -9,13 +9,13 @@ from typing import Any
 from kard.data.question import Question
 from kard.data.readers import arc, medqa, openbookqa, pubmedqa, strategyqa
 from kard.data.readers.rows import Row
-from kard.data.splits import sample, sampled, split_by_text
+from kard.data.splits import as_published
 from kard.errors import UserError
 from kard.progress import say
 from kard.recipe.sections import QuestionsSection
 
 # Of each kind: the dataset's name on the hub, the configurations that are put together, and what makes a question of a row.
-_DATASETS: dict[str, tuple[str, tuple[str | None, ...], Callable[[Row], Question]]] = {
+DATASETS: dict[str, tuple[str, tuple[str | None, ...], Callable[[Row], Question]]] = {
     "arc": ("allenai/ai2_arc", ("ARC-Easy", "ARC-Challenge"), arc.question),
     "medqa": ("GBaker/MedQA-USMLE-4-options-hf", (None,), medqa.question),
     "openbookqa": ("allenai/openbookqa", ("additional",), openbookqa.question),
@@ -27,29 +27,18 @@ _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
 def read_from_hub(section: QuestionsSection, seed: int) -> dict[str, list[Question]]:
-    """Train, dev and test of the dataset that the recipe names, in the dataset's own split.
-
-    A dataset with one split only is split by the seed, as one JSONL file is; one without dev gives ``dev_size`` training
-    questions as dev, if the recipe asks for that.
+    """Train, dev and test of the dataset that the recipe names, in the dataset's own split (`as_published`).
 
     Raises:
         UserError: The dataset cannot be loaded, or its rows are not what they were.
     """
-    name, configs, question_of = _DATASETS[section.kind]
+    name, configs, question_of = DATASETS[section.kind]
     parts = [load(name, config) for config in configs]
     splits = {
         ours: [one for part in parts for one in _questions(name, ours, part.get(theirs, ()), question_of)]
         for ours, theirs in _SPLITS.items()
     }
-    if not splits["train"]:
-        raise UserError(f"{name}: holds no training question. Give the questions as a file (kind jsonl).")
-    if not splits["test"]:
-        return split_by_text(splits["train"], section, seed)
-    if not splits["dev"] and section.dev_size:
-        splits["dev"] = sample(splits["train"], section.dev_size, seed)
-        taken = {question.id for question in splits["dev"]}
-        splits["train"] = [question for question in splits["train"] if question.id not in taken]
-    return sampled(splits, section, seed)
+    return as_published(splits, section, seed, name)
 
 
 def load(name: str, config: str | None = None, **options: Any) -> Any:

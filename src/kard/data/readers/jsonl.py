@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
@@ -12,7 +12,7 @@ from typing import Any
 
 from kard.data.normal import visible
 from kard.data.question import Question, check_choices
-from kard.data.readers.foreign import OURS, check_keys, say_unread
+from kard.data.readers.foreign import OURS, check_file, check_keys, say_unread
 from kard.data.splits import sampled, split_by_text
 from kard.data.textfile import cleaned, json_rows
 from kard.errors import UserError
@@ -20,17 +20,26 @@ from kard.progress import say
 from kard.recipe.sections import QuestionsSection
 
 _UNLIKELY = 0.1
+ReadFile = Callable[[Path, str], list[Question]]
 
 
-def read_question_files(section: QuestionsSection, seed: int) -> dict[str, list[Question]]:
+def read_question_files(
+    section: QuestionsSection, seed: int, read: ReadFile | None = None
+) -> dict[str, list[Question]]:
     """Train, dev and test from the recipe's one file or from its separate files.
 
     Separate files keep their order; where a size is given, the first so many of a seeded order are taken.
+
+    Args:
+        section: Names the files.
+        seed: Decides the split.
+        read: What reads a file of questions, given its split; None: `read_questions_jsonl`.
     """
+    read = read or read_questions_jsonl
     if section.path is not None:
-        return split_by_text(read_questions_jsonl(section.path), section, seed)
+        return split_by_text(read(section.path, "train"), section, seed)
     files = {"train": section.train, "dev": section.dev, "test": section.test}
-    splits = {name: read_questions_jsonl(path, name) if path else [] for name, path in files.items()}
+    splits = {name: read(path, name) if path else [] for name, path in files.items()}
     first: dict[str, str] = {}
     for name in splits:
         for question in splits[name]:
@@ -52,6 +61,7 @@ def read_questions_jsonl(path: Path, split: str = "train") -> list[Question]:
     Raises:
         UserError: Names the file and the line of the first thing that is wrong.
     """
+    check_file(path)
     questions: list[Question] = []
     lines: dict[str, int] = {}
     keys: set[str] = set()

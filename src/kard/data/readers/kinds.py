@@ -14,7 +14,7 @@ from kard.data.splits import split_by_text
 from kard.errors import UserError
 from kard.recipe.sections import KnowledgeSection, QuestionsSection
 
-# Of published questions: how many there are in train, dev and test, and the tokens of one with its choices.
+# Of questions from the hub or a package: how many there are in train, dev and test, and the tokens of one with its choices.
 SIZES = {
     "medqa": (10_178, 1_272, 1_273, 200),
     "strategyqa": (1_603, 0, 687, 20),
@@ -36,6 +36,14 @@ def questions_of(section: QuestionsSection, seed: int) -> dict[str, list[Questio
         from kard.data.readers.wikivital import read_wikivital
 
         return split_by_text(read_wikivital(seed), section, seed)
+    if section.kind in ("beir", "msmarco"):
+        from kard.data.readers.judged import read_judged
+
+        return read_judged(section, seed)
+    if section.has_files:
+        from kard.data.readers.formats import read_formats
+
+        return read_formats(section, seed)
     from kard.data.readers.hub import read_from_hub
 
     return read_from_hub(section, seed)
@@ -52,9 +60,17 @@ def documents_of(section: KnowledgeSection, left_out: LeftOut) -> Iterator[Docum
 
         return wikipedia_documents()
     assert section.path is not None
-    from kard.data.readers import files, mediawiki, tables
+    from kard.data.readers import files, foreign, formats, judged, mediawiki, tables
 
     read: Read
+    if section.kind in ("beir", "msmarco"):
+        return read_each([section.path], partial(judged.judged_documents, kind=section.kind), left_out)
+    if section.kind in ("squad", "hotpotqa", "strategyqa"):
+        read = partial(formats.format_documents, kind=section.kind, seen={})
+        is_saved = foreign.is_saved(section.path)
+        return read_each(
+            [section.path] if is_saved else files_below(section.path, formats.SUFFIXES, left_out), read, left_out
+        )
     if section.kind == "files":
         suffixes, read = files.SUFFIXES, partial(files.file_documents, root=section.path)
     elif section.kind == "mediawiki":

@@ -1,9 +1,9 @@
-"""MedQA-USMLE with four options (Jin et al. 2020): 10,178 / 1,272 / 1,273 questions, the split of the paper."""
+"""MedQA-USMLE (Jin et al. 2020): with four options 10,178 / 1,272 / 1,273 questions, the split of the paper."""
 
 from __future__ import annotations
 
 from kard.data.question import Question
-from kard.data.readers.rows import Row, place_of, text_in
+from kard.data.readers.rows import Row, labelled, place_of, text_in
 
 
 def question(row: Row) -> Question:
@@ -14,4 +14,15 @@ def question(row: Row) -> Question:
         question=" ".join((text_in(row, "sent1"), *([text_in(row, "sent2")] if second else []))),
         choices=tuple(text_in(row, f"ending{number}") for number in range(4)),
         answer=place_of(row["label"], range(4), "label"),
+    )
+
+
+def own_question(row: Row, source: str) -> Question:
+    """From the authors' own files: ``question, options`` (texts by letter) and ``answer_idx``; `source` stands for an id."""
+    choices, letters = labelled(row["options"], "options")
+    return Question(
+        id=f"medqa:{row.get('id', source)}",
+        question=text_in(row, "question"),
+        choices=choices,
+        answer=place_of(row["answer_idx"], letters, "answer_idx"),
     )

@@ -1,4 +1,4 @@
-"""Readers of PDF and DOCX: their pages, paragraphs and tables as text."""
+"""Readers of PDF and DOCX: their pages, paragraphs and tables as text; and of rows in XLSX."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from zipfile import ZipFile, is_zipfile
 
 from kard.data.readers.documents import Content, LeftOut, Parts
 from kard.data.textfile import DOCUMENT_BYTES, MARKUP_BYTES, too_large
-from kard.errors import UserError
+from kard.errors import UserError, missing_package
+from kard.progress import say
 
 _OLD_OFFICE = b"\xd0\xcf\x11\xe0"  # also what a password puts around a DOCX
 _PACKAGE_BYTES = 8 * DOCUMENT_BYTES  # pictures and all
@@ -78,7 +79,7 @@ def docx_parts(path: Path, left_out: LeftOut) -> Content:
     Raises:
         UserError: It is no DOCX, has a password, or more text than one document may have.
     """
-    _check_package(path)
+    _check_package(path, "docx")
     from docx import Document as open_docx
 
     document = open_docx(str(path))
@@ -100,13 +101,35 @@ def docx_parts(path: Path, left_out: LeftOut) -> Content:
     return Content(title, iter([*parts, *_notes(document.part)]))
 
 
-def _check_package(path: Path) -> None:
-    """That what python-docx will unpack is a zip archive of bounded size."""
+def xlsx_rows(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Rows of the first sheet that is not hidden, with their numbers from 1: their cells, of formulas what they gave.
+
+    Raises:
+        UserError: It is no XLSX, has a password, or is too large; or openpyxl is not installed.
+    """
+    _check_package(path, "xlsx")
+    try:
+        from openpyxl import load_workbook
+    except ImportError as error:
+        raise missing_package(error, f"{path}: this kind of file") from error
+    try:
+        sheets = load_workbook(path, read_only=True, data_only=True).worksheets
+        sheet = next((one for one in sheets if one.sheet_state == "visible"), sheets[0])
+        sheet.reset_dimensions()  # what a file says of its own size may be wrong
+        yield from enumerate(sheet.iter_rows(values_only=True), start=1)
+    except Exception as error:  # a reader may raise anything on a damaged file
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}). Mend the file.") from error
+    if others := [one.title for one in sheets if one is not sheet]:
+        say(f"  {path}: sheet '{sheet.title}' is read; others are not: {', '.join(others)}")
+
+
+def _check_package(path: Path, kind: str) -> None:
+    """That what will be unpacked is a zip archive of bounded size."""
     with open(path, "rb") as file:
         if file.read(4) == _OLD_OFFICE:
-            raise UserError(f"{path}: has a password, or is an old .doc. Save it as .docx without one.")
+            raise UserError(f"{path}: has a password, or is an old .{kind[:-1]}. Save it as .{kind} without one.")
     if not is_zipfile(path):
-        raise UserError(f"{path}: is no DOCX, or its end is missing. Mend or remove the file.")
+        raise UserError(f"{path}: is no {kind.upper()}, or its end is missing. Mend or remove the file.")
     with ZipFile(path) as package:
         sizes = [(item.filename.lower().endswith((".xml", ".rels")), item.file_size) for item in package.infolist()]
     if sum(size for is_xml, size in sizes if is_xml) > MARKUP_BYTES:

@@ -1,8 +1,9 @@
-"""What a published dataset's row holds: each value is checked, and a ValueError says what it should be."""
+"""What a row of somebody else's format holds: each value is checked, and a ValueError says what it should be."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any
 
 from kard.data.question import Question
@@ -42,18 +43,37 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:60] + " …"
 
 
-def lettered(kind: str, row: Row, text: str, rationales: tuple[str, ...] = ()) -> Question:
-    """A question of the Allen Institute's sets: choices with labels (letters, or digits in some), and the right one's label."""
-    choices = row["choices"]
-    texts, labels = (list(choices[key]) for key in ("text", "label")) if isinstance(choices, Mapping) else ([], [])
+def labelled(found: object, column: str = "choices") -> tuple[tuple[str, ...], list[object]]:
+    """Choices with their labels: of texts and labels in two lists, a list of both, texts by label, or texts alone (A, B …)."""
+    if isinstance(found, Mapping) and found.keys() >= {"text", "label"}:
+        texts, labels = list(found["text"]), list(found["label"])
+    elif isinstance(found, Mapping):
+        texts, labels = list(found.values()), list(found)
+    elif isinstance(found, list) and all(isinstance(one, Mapping) for one in found):
+        texts, labels = ([one[key] for one in found] for key in ("text", "label"))
+    else:
+        texts = list(found) if isinstance(found, list) else []
+        labels = list(ascii_uppercase[: len(texts)])
     if len(texts) != len(labels) or len(texts) < 2 or not all(isinstance(one, str) and one.strip() for one in texts):
         raise ValueError(
-            f"'choices' is {shown(choices)}, and should have a label and a text for each of several choices"
+            f"'{column}' is {shown(found)}, and should have a label and a text for each of several choices"
         )
+    return tuple(texts), labels
+
+
+def lettered(kind: str, row: Row, text: str, rationales: tuple[str, ...] = ()) -> Question:
+    """A question of the Allen Institute's sets: choices with labels (letters, or digits in some), and the right one's label."""
+    choices, labels = labelled(row["choices"])
     return Question(
         id=f"{kind}:{text_in(row, 'id')}",
         question=text,
-        choices=tuple(texts),
+        choices=choices,
         answer=place_of(row["answerKey"], labels, "answerKey"),
         rationales=rationales,
     )
+
+
+def without_stem(row: Row) -> Row:
+    """A row of the Allen Institute's own files, whose question holds stem and choices, as the hub has it."""
+    inner = row.get("question")
+    return {**row, "question_stem": inner["stem"], "choices": inner["choices"]} if isinstance(inner, Mapping) else row

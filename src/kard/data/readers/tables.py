@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,9 +38,14 @@ def csv_documents(path: Path, left_out: LeftOut, columns: Columns) -> Iterator[D
     Quotes are read as RFC 4180 has them; where a file does not keep to it, with backslashes before inner quotes, and a file
     with tabs as it stands.
     """
+    yield from _documents(csv_rows(path, partial(_check_names, columns=columns)), path, columns)
+
+
+def csv_rows(path: Path, check: Callable[[list[str], str], None]) -> Iterator[tuple[str, str, dict[str, str | None]]]:
+    """Rows of a CSV file: their source, where they are, and their cells; `check` sees the names of the columns first."""
     csv.field_size_limit(DOCUMENT_BYTES)
     separator, before = _separator(path)
-    yield from _documents(_csv_rows(path, _form(path, separator, before), before, columns), path, columns)
+    return _csv_rows(path, _form(path, separator, before), before, check)
 
 
 def _separator(path: Path) -> tuple[str, int]:
@@ -85,7 +91,7 @@ def _form(path: Path, separator: str, before: int) -> _Form:
 
 
 def _csv_rows(
-    path: Path, form: _Form, before: int, columns: Columns
+    path: Path, form: _Form, before: int, check: Callable[[list[str], str], None]
 ) -> Iterator[tuple[str, str, dict[str, str | None]]]:
     names: list[str] = []
     number = before
@@ -95,7 +101,7 @@ def _csv_rows(
                 continue
             if not names:
                 names = [name.strip() for name in row]
-                _check_names(names, f"{path}:{number}", columns)
+                check(names, f"{path}:{number}")
                 continue
             if any(cell.strip() for cell in row[len(names) :]):
                 raise UserError(
@@ -130,28 +136,34 @@ def parquet_documents(
     path: Path, left_out: LeftOut, columns: Columns, wanted: Collection[str] | None = None
 ) -> Iterator[Document]:
     """Rows of a parquet file, read a few at a time; of metadata the columns that are wanted (None: all)."""
+
+    def read(names: list[str]) -> list[str]:
+        _check_names(names, str(path), columns)
+        own = {_key(dict.fromkeys(names), columns.get(key, key)) for key in ("id", "url", "title", "text")}
+        others = {name for name in names if wanted is None or name in wanted or name.casefold() in (GROUPS, "metadata")}
+        return [name for name in names if name in own or name in others]
+
+    def rows() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+        for number, row in parquet_rows(path, read):
+            url = row.pop(_key(row, columns.get("url", "url")) or "", None)  # it is in the source
+            yield f"{path.name}, row {number}{f', {url}' if url else ''}", f"{path}, row {number}", row
+
+    yield from _documents(rows(), path, columns)
+
+
+def parquet_rows(path: Path, wanted: Callable[[list[str]], list[str]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a parquet file with their numbers from 1, a few in memory; `wanted` chooses among the names of the columns."""
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise missing_package(error, "knowledge.kind: parquet") from error
+        raise missing_package(error, f"{path}: this kind of file") from error
 
-    def rows() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-        number = 0
-        with parquet.ParquetFile(path) as file:
-            names = dict.fromkeys(file.schema_arrow.names)
-            url_column, *read = (_key(names, columns.get(key, key)) for key in ("url", "id", "title", "text"))
-            _check_names(list(names), str(path), columns)
-            others = (name for name in names if wanted is None or name in wanted or name.casefold() == GROUPS)
-            chosen = {
-                name for name in (url_column, *read, "metadata" if "metadata" in names else None, *others) if name
-            }
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=list(chosen)):
-                for row in batch.to_pylist():
-                    number += 1
-                    url = row.pop(url_column, None)  # it is in the source
-                    yield f"{path.name}, row {number}{f', {url}' if url else ''}", f"{path}, row {number}", row
-
-    yield from _documents(rows(), path, columns)
+    number = 0
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted(file.schema_arrow.names)):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
 
 
 def _documents(rows: Iterator[tuple[str, str, Mapping[str, Any]]], path: Path, columns: Columns) -> Iterator[Document]:
