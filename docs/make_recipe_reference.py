@@ -31,7 +31,8 @@ that you leave out has the default below. An unknown key or a value out of range
 # Meanings of the keys that carry no description in kard.recipe.
 MEANINGS = {
     "questions.kind": "`jsonl`: your own files; `table`, `chat`, `squad`, `hotpotqa`, `beir`, `msmarco`: files in "
-    "[other formats](your-own-data.md#questions-in-other-formats); `generated`: [made by the teacher](generated-questions.md) from the documents; "
+    "[other formats](your-own-data.md#questions-in-other-formats); `generated`: [made by the teacher](generated-questions.md) "
+    "from the documents; "
     "`wikivital`: questions made from the text in the extra `demo`; the others: the paper's datasets (and ARC, PubMedQA) from "
     "the dataset hub, with the extra `hub`",
     "questions.dev": "jsonl: questions kept aside for your own choices of settings",
