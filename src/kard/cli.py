@@ -179,7 +179,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(hidden=True)],
     as_json: AsJson = False,
 ) -> None:
-    """Print results: of a run, of several side by side, or of a sweep.
+    """Print results: of a run, of several, or of a sweep.
 
     RUNS are folders: one run, several to put side by side (seeds of a recipe together), or one sweep.
     """

@@ -21,9 +21,9 @@ def review(
     reviewer: Annotated[str, typer.Option(envvar="USER", help="Your name, which each decision carries.")] = "",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8001,
 ) -> None:
-    """Read questions and rationales on a local page: accept, mend or reject them.
+    """Read questions on a local page, and decide on them.
 
-    Keyboard first. Every decision is on the disk before the next question comes.
+    Accept, mend or reject them, keyboard first. Every decision is on the disk before the next question comes.
     """
     from kard.serving.settings import check_packages
 
@@ -41,9 +41,9 @@ def export(
     split: Annotated[str | None, typer.Option(help="Only those of train, dev or test.")] = None,
     reviewed: Annotated[bool, typer.Option("--reviewed", help="Only what somebody accepted or mended.")] = False,
 ) -> None:
-    """Write a run's questions as an ordinary file, as people have decided.
+    """Write a run's questions as an ordinary file.
 
-    With rationales and gold passages. Without a decision, those go that were kept.
+    As people have decided, with rationales and gold passages. Without a decision, those go that were kept.
     """
     from kard.reviews import export_questions
 

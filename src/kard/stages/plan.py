@@ -326,6 +326,8 @@ def value_of(recipe: Recipe, name: str) -> Any:
     found = _of_section(section, value, key)
     if section == "questions" and recipe.questions.kind != "generated":
         found = {field: own for field, own in found.items() if field not in GENERATION}
+    if section == "questions" and not key and not found["columns"]:  # so that keys stay as they are without it
+        del found["columns"]
     return found[key] if key else found
 
 
