@@ -348,12 +348,31 @@ def test_the_owner_is_told_of_documents_that_nobody_reads(guarded, kard):
     assert list(_groups_told(replace(kard, finder=Finder(kard.recipe)), Settings())) == []
 
 
-def test_another_version_of_the_documents_has_its_own_permissions(run, guarded):
-    """What a server reads from now on is what its groups may read of that."""
-    from kard.run import Run
+def test_a_document_that_gets_groups_while_the_server_answers_is_read_by_them_alone(answering_run, tmp_path):
+    run, source = tmp_path / "run", tmp_path / "d.jsonl"
+    shutil.copytree(answering_run, run)
+    document = {"id": "late", "text": "The ship of the north is late."}
+    write_rows(source, [document])
+    put_documents(run, files_to_read([source]))
+    with serving(Kard.load(run), Settings(keys=KEYS), [{"question": "Is it late?", "choices": []}], run) as address:
+        assert "late" in search(address, GUEST)
+        assert len(ask(address, GUEST, "/v1/models").json()["examples"]) == 1
+        write_rows(source, [{**document, "groups": ["staff"]}])
+        assert put_documents(run, files_to_read([source]), replace=True).replaced == ["late"]
+        assert "late" not in search(address, GUEST)
+        assert "late" in search(address, STAFF)
+        assert ask(address, GUEST, "/v1/models").json()["examples"] == []
 
-    older = guarded.finder.over(Run.open(run, 0))
-    assert older.access.has_groups is False
-    assert guarded.finder.access.has_groups is True
-    newer = older.over(Run.open(run))
-    assert newer.access.has_groups is True
+
+def test_a_version_that_worked_examples_might_tell_of_is_not_taken(answering_run, tmp_path, caplog):
+    run, source = tmp_path / "run", tmp_path / "d.jsonl"
+    shutil.copytree(answering_run, run)
+    kard = Kard.load(run)
+    shown = Listening(kard.student)
+    shown.settings = replace(kard.student.settings, examples=("an example",))
+    write_rows(source, [{"id": "late", "text": "The ship of the north is late.", "groups": ["staff"]}])
+    with serving(replace(kard, student=shown), Settings(keys=KEYS), run=run) as address:
+        before = search(address, STAFF)
+        put_documents(run, files_to_read([source]))
+        assert search(address, STAFF) == before
+    assert "its prompt shows worked examples" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from typing import Any
 
@@ -51,6 +52,21 @@ def test_an_assistant_asks_searches_and_reads_by_the_command(answering_run):
     assert len(found.structured_content["passages"]) == 2
 
 
+def test_a_filter_chooses_documents(answering_run, tmp_path):
+    from kard.documents import files_to_read, put_documents
+    from tests.conftest import write_rows
+
+    shutil.copytree(answering_run, tmp_path / "run")
+    write_rows(tmp_path / "new.jsonl", [{"id": "new", "text": "The ship of the north sank.", "year": 2020}])
+    put_documents(tmp_path / "run", files_to_read([tmp_path / "new.jsonl"]))
+    server, only = create_server(Kard.load(tmp_path / "run"), tmp_path / "run"), {"filter": {"year": {"$gt": 2000}}}
+    asked = ("answer", QUESTION | only), ("search", {"query": "ship", **only}), ("search", {"query": "ship"})
+    _, *found = call(server, *asked)
+    answered, few, every = ([row["id"] for row in one.structured_content["passages"]] for one in found)
+    assert answered == few == ["new"]
+    assert len(every) == 5
+
+
 def test_documents_are_read_and_listed_to_their_end(server, answering_run):
     _, found = call(server, ("search", {"query": "ship north"}))
     first = found.structured_content["passages"][0]
@@ -72,6 +88,7 @@ def test_documents_are_read_and_listed_to_their_end(server, answering_run):
         ("answer", {"question": "Which?", "choices": ["red", "red"]}, "'red' is there twice"),
         ("documents", {"document": "p480"}, "document 'p480': there is none of this id. List them, or search."),
         ("search", {"query": "ship", "count": 51}, "less than or equal to 50"),
+        ("search", {"query": "ship", "filter": {"year": 1}}, "filter: no document has the key 'year'. Keys: none."),
     ],
 )
 def test_a_mistake_is_told_to_the_assistant(server, tool, arguments, words):

@@ -30,7 +30,7 @@ from kard.serving.pages import add_pages, page_files
 from kard.serving.reference import glossary_page, reference_page
 from kard.serving.refusal import HANDLERS, Refusal, refusal_of
 from kard.serving.settings import Settings
-from kard.serving.worker import Done, Job, Worker
+from kard.serving.worker import Done, Job, Worker, check_examples, is_guarded
 
 ASSETS = {
     "/": ("index.html", "text/html"),
@@ -68,14 +68,7 @@ def create_app(
         examples: Questions with choices that the page offers to try.
         run: Where `kard` was loaded from: new versions of its documents are taken up, and admin keys may make some.
     """
-    access = kard.finder.access
-    if access is not None and access.has_groups:
-        examples = ()  # the questions of a run may tell what is in its documents
-        if kard.student.settings.examples:
-            raise UserError(
-                f"{kard.method.name}: its prompt shows worked examples, and some documents may be read by their groups alone. "
-                "Serve another method."
-            )
+    check_examples(kard)
     metrics = Metrics()
     worker = Worker(kard, settings, metrics, run)
     metrics.queue.set_function(lambda: worker.waiting)
@@ -266,7 +259,8 @@ def _add_rest(app: FastAPI, desk: Desk, metrics: Metrics, examples: list[dict[st
         """All ways of answering; the first is the default."""
         rows = [row(name) for name in desk.methods]
         found_by, read = retriever(recipe.retriever.kind), recipe.evaluation.passages
-        return {"data": rows, "recipe": recipe.name, "retriever": found_by, "passages": read, "examples": examples}
+        shown = [] if is_guarded(desk.worker.kard) else examples  # a run's questions may tell what its documents say
+        return {"data": rows, "recipe": recipe.name, "retriever": found_by, "passages": read, "examples": shown}
 
     @app.get(
         "/v1/models/{model}", response_model=schema.Model, responses={key: _ERRORS[key] for key in (401, 404, 422)}

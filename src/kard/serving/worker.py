@@ -139,9 +139,7 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            if (access := self.kard.finder.access) is not None:
-                for groups in (frozenset[str](), *self.settings.keys.values()):
-                    access.keys(groups)  # reads metadata where documents name groups
+            self._prepare(self.kard)
             self.kard.finder.candidates(self.kard.method, [_WARM_UP], {})
             self.kard.student.write({_WARM_UP.question: _WARM_UP.choices}, Writing("answer", 1))
         except Exception as error:
@@ -158,6 +156,12 @@ class Worker:
                 self._seconds_each += 0.3 * (self._last_seconds / len(running) - self._seconds_each)
                 self.metrics.batch(len(running), self._last_seconds)
 
+    def _prepare(self, kard: Kard) -> None:
+        """Read what the documents' metadata says of each key's groups: no asker shall wait for it."""
+        if (access := kard.finder.access) is not None:
+            for groups in (frozenset[str](), *self.settings.keys.values()):
+                access.keys(groups)
+
     def _take_new_documents(self) -> None:
         """Go over to the version of the documents that is current now; where that fails, the one that is read stays."""
         state = _state(self.run)
@@ -167,7 +171,10 @@ class Worker:
         try:
             opened = Run.open(self.run)
             if opened.documents != self.kard.finder.documents:
-                self.kard = replace(self.kard, finder=self.kard.finder.over(opened))
+                taken = replace(self.kard, finder=self.kard.finder.over(opened))
+                check_examples(taken)
+                self._prepare(taken)
+                self.kard = taken
         except Exception:
             _log.exception(
                 "the new version of the documents cannot be read; the questions are answered from the one before"
@@ -241,6 +248,20 @@ class Worker:
         steps: dict[str, float] = {}
         [found] = self.kard.finder.candidates(job.method, [job.question], steps, restrictions=[job.restriction])
         return Done(found, _times(job, start, steps))
+
+
+def is_guarded(kard: Kard) -> bool:
+    """Whether some of the documents may be read by their groups alone."""
+    return kard.finder.access is not None and kard.finder.access.has_groups
+
+
+def check_examples(kard: Kard) -> None:
+    """Raise UserError where prompts show worked examples, which may tell what is in documents that not everybody may read."""
+    if is_guarded(kard) and kard.student.settings.examples:
+        raise UserError(
+            f"{kard.method.name}: its prompt shows worked examples, and some documents may be read by their groups alone. "
+            "Serve another method."
+        )
 
 
 def _state(run: Path | None) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from kard import __version__
+from kard.data.filters import Restriction
 from kard.data.passage import positions_of
 from kard.data.question import Question
 from kard.documents import documents_of_run
@@ -30,6 +31,12 @@ _ABOUT = (
     "`abstained` is true the answer is too unsure to be given: say so. Cite `source`."
 )
 Count = Annotated[int, Field(ge=1, le=50)]
+Filter = Annotated[
+    dict[str, Any] | None,
+    Field(
+        description="Of documents whose metadata fits alone, as {'year': {'$gte': 2020}}; `documents` shows metadata"
+    ),
+]
 Place = Annotated[int, Field(ge=0, description="`next` of the part before")]
 
 
@@ -42,17 +49,17 @@ def create_server(kard: Kard, run: Path) -> MCPServer:
     """
     from mcp.server.mcpserver import MCPServer
 
-    def answer(question: str, choices: list[str] | None = None) -> dict[str, Any]:
+    def answer(question: str, choices: list[str] | None = None, filter: Filter = None) -> dict[str, Any]:
         """Answer a question from the documents, with choices or without; the passages that were read come with it."""
-        asked = Question("question", question, tuple(choices or ()))
-        kard.check(asked)
-        return answer_row(kard.answer_many([asked])[0])
+        asked, restriction = Question("question", question, tuple(choices or ())), Restriction.of(filter)
+        kard.check(asked, restriction=restriction)
+        return answer_row(kard.answer_each([(asked, kard.method)], restrictions=[restriction])[0])
 
-    def search(query: str, count: Count = 5) -> dict[str, Any]:
+    def search(query: str, count: Count = 5, filter: Filter = None) -> dict[str, Any]:
         """Find passages of the documents, best first, as they would be found for answering."""
-        asked = Question("question", query)
-        kard.check(asked)
-        [found] = kard.finder.candidates(kard.method, [asked], {}, count)
+        asked, restriction = Question("question", query), Restriction.of(filter)
+        kard.check(asked, restriction=restriction)
+        [found] = kard.finder.candidates(kard.method, [asked], {}, count, [restriction])
         return {"passages": [{**item.row(), "document": item.passage.document} for item in found[:count]]}
 
     def documents(document: str | None = None, begin: Place = 0, count: Count = 20) -> dict[str, Any]:
