@@ -17,7 +17,7 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from kard import __version__
 from kard.data.filters import Restriction
 from kard.data.question import Question
-from kard.errors import UserError, nearest
+from kard.errors import nearest
 from kard.kard import Kard, Listener
 from kard.methods import Method
 from kard.report.numbers import retriever
