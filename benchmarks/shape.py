@@ -176,7 +176,7 @@ def floors(packages: Imports) -> int:
 
 def question(run: Path) -> set[tuple[str, str]]:
     """The package's functions that are called from ``kard answer`` to the answer: file and name."""
-    from kard.cli import answer
+    from kard.cli.main import answer
 
     called: set[tuple[str, str]] = set()
     for file, name in calls(lambda: answer(run, "Which of these is it?", ["this one", "that one"])):

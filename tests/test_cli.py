@@ -164,7 +164,7 @@ def test_report_of_one_and_of_several(run):
 def test_programs_get_one_json_value(run, tmp_path, monkeypatch, command, keys):
     from typer.testing import CliRunner
 
-    from kard.cli import app
+    from kard.cli.main import app
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.jsonl").touch()
@@ -241,7 +241,7 @@ def test_doctor_and_help():
     assert "student.dtype: auto" in kard("doctor").stdout
     assert "answer" in kard("--help").stdout
     heavy = ("torch", "transformers", "openai", "matplotlib", "bm25s")
-    code = f"import sys, kard.cli; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, kard.cli.main; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

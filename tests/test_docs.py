@@ -16,7 +16,7 @@ import pytest
 import typer
 import yaml
 
-from kard import cli
+from kard.cli.main import app
 from kard.methods import METHODS
 from kard.recipe.file import load_recipe, shipped_recipes
 from kard.recipe.recipe import Recipe
@@ -26,7 +26,7 @@ from tests.conftest import load_passages
 ROOT = Path(__file__).parents[1]
 PAGES = {str(path.relative_to(ROOT)): path for path in [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]}
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
-COMMANDS = typer.main.get_command(cli.app).commands
+COMMANDS = typer.main.get_command(app).commands
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -208,7 +208,7 @@ def test_the_glossary_is_the_one_of_report_and_page_and_knows_every_method():
 
     assert [tuple(row) for row in table(TEXTS["docs/glossary.md"], "word")] == list(GLOSSARY.items())
     assert set(METHODS) <= {*GLOSSARY, *spans(" ".join(GLOSSARY.values()))}
-    assert "docs/glossary.md" in (cli.app.info.epilog or "")
+    assert "docs/glossary.md" in (app.info.epilog or "")
 
 
 def test_classes_of_mistakes_are_the_real_ones():

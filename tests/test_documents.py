@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from kard import Kard
 from kard.artifacts.files import read_json
 from kard.artifacts.folders import locked
-from kard.cli import app
+from kard.cli.main import app
 from kard.data.passage import read_passages
 from kard.documents import (
     documents_of_run,

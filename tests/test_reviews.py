@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from kard.cli import app
+from kard.cli.main import app
 from kard.data.question import Question
 from kard.data.readers.jsonl import read_questions_jsonl
 from kard.data.reviews import Decisions

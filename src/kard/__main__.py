@@ -18,7 +18,7 @@ def main() -> None:
 
         _prepare()
         try:
-            from kard.cli import app
+            from kard.cli.main import app
 
             app()
         except Unfinished as error:

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from kard.artifacts.files import read_json
-from kard.cli import app
+from kard.cli.main import app
 from kard.data.sources import SOURCES
 from kard.pipeline import index_recipe, run_recipe
 from kard.recipe.file import load_recipe

@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 from typer.testing import CliRunner
 
 from kard.artifacts.folders import locked
-from kard.cli import app
+from kard.cli.main import app
 from kard.data.question import Question
 from kard.data.reviews import Decisions, agreement, read_decisions
 from kard.reviews import items_of

@@ -198,7 +198,7 @@ def test_an_export_cannot_be_run(exported, answering_run):
 def test_it_has_no_stages_to_look_at_but_results(exported):
     from typer.testing import CliRunner
 
-    from kard.cli import app
+    from kard.cli.main import app
 
     for arguments in (["status", str(exported)], ["show", str(exported), "questions"]):
         with pytest.raises(UserError, match="is an export, which has no stages"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kard.commands.output import AsJson, print_json, show
+from kard.cli.output import AsJson, print_json, show
 from kard.errors import printable
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kard.commands.arguments import (
+from kard.cli.arguments import (
     CandidateFile,
     Filter,
     MethodName,
@@ -19,10 +19,10 @@ from kard.commands.arguments import (
     RunFolder,
     RunOrExport,
 )
-from kard.commands.documents import docs
-from kard.commands.init import init
-from kard.commands.output import AsJson, print_json, show
-from kard.commands.questions import questions, review
+from kard.cli.documents import docs
+from kard.cli.init import init
+from kard.cli.output import AsJson, print_json, show
+from kard.cli.questions import questions, review
 from kard.errors import UserError, printable
 
 app = typer.Typer(
