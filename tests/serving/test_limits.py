@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from kard.errors import UserError
 from kard.serving.guard import BODY_SECONDS
 from kard.serving.settings import Settings, read_keys
 from kard.tools.export import export_run
+from tests import forks
 from tests.serving.conftest import ASKED, COLOURS, POISON, serving, sse
 
 BODY = {"question": ASKED, "choices": COLOURS}
@@ -429,65 +429,70 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def test_a_terminated_server_answers_all_that_it_accepted(answering_run):
-    """The real command, killed with SIGTERM under load: it ends with 0, and no accepted question is lost."""
-    port = free_port()
-    command = [sys.executable, "-m", "kard", "serve", str(answering_run), "--port", str(port), "--batch-size", "4"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"})
-    try:
-        statuses: list[int] = []
+def command_line(arguments: list[str], stderr: str) -> None:
+    """`kard` as a process's command line starts it."""
+    from kard.__main__ import main
 
-        def ask_until_it_ends() -> None:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                while True:
-                    try:
-                        statuses.append(client.post("/v1/answer", json=BODY).status_code)
-                    except httpx.TransportError:  # no connection, or an open one whose question had not been read
-                        return
+    with open(stderr, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 2)
+    # A shell's background jobs ignore it; a command in the foreground does not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["kard", *arguments]
+    main()
 
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
 
-            def is_up() -> bool:
+@pytest.fixture
+def command(answering_run, tmp_path):
+    """`kard serve` in a process of its own: the process, its port, and how to read what it says."""
+    port, said = free_port(), tmp_path / "stderr.txt"
+    arguments = ["serve", str(answering_run), "--port", str(port), "--batch-size", "4"]
+    process = forks.start(command_line, arguments, str(said), COLUMNS="200")
+
+    def read() -> str:
+        return said.read_text(encoding="utf-8") if said.exists() else ""
+
+    def is_up() -> bool:
+        assert process.is_alive(), read()
+        return "Serving" in read()
+
+    wait_for(is_up, seconds=120)
+    yield process, port, read
+    process.kill()
+
+
+def test_a_terminated_server_answers_all_that_it_accepted(command):
+    """The command, ended with SIGTERM under load: it ends with 0, and no accepted question is lost."""
+    process, port, said = command
+    statuses: list[int] = []
+
+    def ask_until_it_ends() -> None:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            while True:
                 try:
-                    return client.get("/ready").status_code == 200
-                except httpx.ConnectError:
-                    return False
+                    statuses.append(client.post("/v1/answer", json=BODY).status_code)
+                except httpx.TransportError:  # no connection, or an open one whose question had not been read
+                    return
 
-            wait_for(is_up, seconds=120)
-        threads = [threading.Thread(target=ask_until_it_ends) for _ in range(12)]
-        for thread in threads:
-            thread.start()
-        wait_for(lambda: len(statuses) > 30, seconds=120)
-        process.send_signal(signal.SIGTERM)
-        for thread in threads:
-            thread.join(timeout=60)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 0, said
-    accepted = int(re.search(r"Stopped: ([\d,]+) questions were accepted", said)[1].replace(",", ""))
+    threads = [threading.Thread(target=ask_until_it_ends) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(statuses) > 30, seconds=120)
+    process.terminate()
+    for thread in threads:
+        thread.join(timeout=60)
+    process.join(timeout=60)
+    assert process.exitcode == 0, said()
+    accepted = int(re.search(r"Stopped: ([\d,]+) questions were accepted", said())[1].replace(",", ""))
     assert set(statuses) == {200}
     assert accepted == len(statuses)
 
 
-def test_ctrl_c_ends_as_sigterm_does(answering_run):
-    command = [sys.executable, "-m", "kard", "serve", str(answering_run), "--port", str(free_port())]
-    # A shell's background jobs ignore it; a command in the foreground does not.
-    process = subprocess.Popen(
-        ["env", "--default-signal=INT", *command],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    try:
-        while "Serving" not in process.stderr.readline():
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 0
-    assert "Stopped: 0 questions were accepted" in said
+def test_ctrl_c_ends_as_sigterm_does(command):
+    process, _, said = command
+    os.kill(process.pid, signal.SIGINT)
+    process.join(timeout=60)
+    assert process.exitcode == 0
+    assert "Stopped: 0 questions were accepted" in said()
 
 
 def test_an_oracle_is_refused_before_anything_is_begun(answering_run, tmp_path):
@@ -504,13 +509,12 @@ def test_an_oracle_is_refused_before_anything_is_begun(answering_run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"], "nothing of an export is begun"
 
 
-def test_an_address_that_is_taken_is_a_clear_error(answering_run):
+def test_an_address_that_is_taken_is_a_clear_error_before_anything_is_loaded(tmp_path):
+    from kard.serving.server import serve
+
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        port = str(listening.getsockname()[1])
-        command = [sys.executable, "-m", "kard", "serve", str(answering_run), "--port", port]
-        result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "Choose another --port or --host." in result.stderr
-    assert "Traceback" not in result.stderr
+        port = listening.getsockname()[1]
+        with pytest.raises(UserError, match=rf"127\.0\.0\.1, port {port}: .*Choose another --port or --host\."):
+            serve(tmp_path / "no-run", None, "127.0.0.1", port, Settings())

@@ -20,7 +20,7 @@ from kard.retrieval.retriever import Hits
 
 # Passages whose scores are added up at once: few enough for the processor's nearest cache.
 _WINDOW = 1 << 14
-_ALL = np.empty(0, dtype=bool)
+_ALL = np.empty(0, dtype=np.int64)
 
 
 class Bm25:
@@ -66,12 +66,12 @@ class Bm25:
         Returns:
             One `Hits` a query, by falling score, equal scores by position.
         """
-        among = _ALL if allowed is None else allowed
+        among = _ALL if allowed is None else np.flatnonzero(allowed)
 
         def hits(query: tuple[np.ndarray, np.ndarray]) -> Hits:
             return Hits.ordered(*best_passages(*query, *self._postings, self.size, k, _WINDOW, among))
 
-        if k < 1:
+        if k < 1 or (allowed is not None and not len(among)):
             return [Hits.none() for _ in queries]
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             return list(threads.map(hits, self._queries(queries)))
@@ -112,7 +112,7 @@ def best_passages(
     size: int,
     k: int,
     window_size: int,
-    allowed: np.ndarray,
+    among: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `k` best passages above 0. Scores are added up in the order of `terms`, so that equal passages have equal scores.
 
@@ -122,7 +122,7 @@ def best_passages(
         size: How many passages there are.
         k: How many are wanted, at least one.
         window_size: Passages whose scores are added up at once.
-        allowed: Whether each passage may be found, bool; empty: all may.
+        among: Rising positions of the passages that may be found; empty: all may.
 
     Returns:
         Positions and scores, in no order; of equal scores the earlier positions.
@@ -131,26 +131,32 @@ def best_passages(
     best, scores, found = np.empty(k, dtype=np.int64), np.zeros(k, dtype=np.float32), 0
     worst = np.float32(0)
     window = np.empty(min(size, window_size), dtype=np.float32)
+    is_filtered, candidate, past = len(among) > 0, 0, 0
     for begin in range(0, size, window_size):
         end = min(begin + window_size, size)
+        candidate, past = past, past + np.searchsorted(among[past:], end) if is_filtered else end
         window[:] = 0
         for number in range(len(terms)):
             first = firsts[number]
             firsts[number] = last = first + np.searchsorted(indices[first : lasts[number]], end)
+            if candidate == past:  # nothing here may be found
+                continue
             for place in range(first, last):
                 window[np.uint32(indices[place] - begin)] += weights[number] * data[place]
-        for place in range(end - begin):
-            if window[place] <= worst or (len(allowed) and not allowed[begin + place]):
+        for number in range(candidate, past):
+            position = among[number] if is_filtered else number
+            score = window[np.uint32(position - begin)]
+            if score <= worst:
                 continue
             if found < k:
-                best[found], scores[found] = begin + place, window[place]
+                best[found], scores[found] = position, score
                 found += 1
                 if found < k:
                     continue
                 for root in range(k // 2 - 1, -1, -1):
                     _sift(scores, best, root)
             else:
-                best[0], scores[0] = begin + place, window[place]
+                best[0], scores[0] = position, score
                 _sift(scores, best, 0)
             worst = scores[0]
     return best[:found], scores[:found]

@@ -23,8 +23,8 @@ from kard.retrieval.analysis import Analysis, analysis_for
 from kard.retrieval.retriever import Earlier
 
 BLOCK = 20_000
-# Postings merged at once: 8 bytes each.
-_MERGED = 1 << 25
+# Postings merged at once: with what is computed from them, 40 bytes each.
+_MERGED = 1 << 23
 _MOST = 2**16 - 1  # a word that is in a passage more often counts so many times
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 from typing import Any
 
@@ -37,6 +38,21 @@ class HeadLimit(H11Protocol):
         if self._closing is not None:
             self._closing.cancel()
         super().connection_lost(exc)
+
+
+def check_address(host: str, port: int) -> None:
+    """Try the address before anything is loaded.
+
+    Raises:
+        UserError: It cannot be used.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"{host}, port {port}: cannot be used ({error}). Choose another --port or --host.") from error
 
 
 def listen(app: FastAPI, host: str, port: int, what: str) -> None:

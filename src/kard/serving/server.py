@@ -15,7 +15,7 @@ from kard.kard import Kard
 from kard.methods import check_no_oracle
 from kard.progress import say
 from kard.serving.app import create_app
-from kard.serving.listening import listen
+from kard.serving.listening import check_address, listen
 from kard.serving.settings import Settings
 
 EXAMPLES = 4
@@ -29,6 +29,8 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
     """
     import torch
 
+    loopback = _is_loopback(host)
+    check_address(host, port)
     # The worker's thread alone shall compute on several cores. If this one did as well, while loading, OpenMP would count the
     # threads of both as too many for the machine and let them sleep after each operation: the cores would stand idle.
     threads = torch.get_num_threads()
@@ -36,7 +38,6 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
     kard = Kard.load(run, method)
     torch.set_num_threads(threads)
     check_no_oracle(kard.method)
-    loopback = _is_loopback(host)
     if loopback:
         # A page of another site cannot make a browser talk to this server under the site's own name.
         settings = replace(settings, hosts=("localhost", "127.0.0.1", "::1", host))
