@@ -9,9 +9,12 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from tests import forks
 
 gc.set_threshold(100_000, 50, 100)  # as the command line does
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -44,7 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What the tests have imported stays: the many collections in them need not walk through it."""
+    """What has been imported stays: the collections after each stage need not walk through it, which is a third of the time of
+    a tiny run. A worker will need the libraries, so it imports them first."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        for name in forks.LIBRARIES:
+            import_module(name)
     gc.freeze()
 
 

@@ -10,19 +10,22 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-_LIBRARIES = [
+LIBRARIES = [
     "torch",
     "transformers",
     "sentence_transformers",
     "peft",
+    "kard.pipeline",
     "kard.stages.plan",
     "kard.student.training",
     "openai",
+    "fastapi",
+    "matplotlib.figure",
     "pytest",
     "pytest_httpserver",
 ]
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(_LIBRARIES)
+_CONTEXT.set_forkserver_preload(LIBRARIES)
 
 
 def start(function: Callable[..., Any], *arguments: Any, **environment: str) -> BaseProcess:

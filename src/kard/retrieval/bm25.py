@@ -134,7 +134,7 @@ def best_passages(
     is_filtered, candidate, past = len(among) > 0, 0, 0
     for begin in range(0, size, window_size):
         end = min(begin + window_size, size)
-        candidate, past = past, past + np.searchsorted(among[past:], end) if is_filtered else end
+        candidate, past = past, past + int(np.searchsorted(among[past:], end)) if is_filtered else end
         window[:] = 0
         for number in range(len(terms)):
             first = firsts[number]
