@@ -105,12 +105,13 @@ async def watch_memory(process: psutil.Process, samples: list[float]) -> None:
 
 
 @asynccontextmanager
-async def served(run: Path, batch_size: int) -> AsyncIterator[tuple[subprocess.Popen[str], str, float]]:
+async def served(run: Path, batch_size: int, *options: str) -> AsyncIterator[tuple[subprocess.Popen[str], str, float]]:
     """A server that is ready: its process, its address, and the seconds that it took; killed in the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "kard", "serve", str(run), "--port", port, "--batch-size", str(batch_size)]
+    command += options
     start = time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     address = f"http://127.0.0.1:{port}"
