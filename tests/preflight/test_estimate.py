@@ -122,7 +122,7 @@ def test_time_is_counted_down_and_corrected(capsys):
     assert shown[1] == "stage 1 of 3: questions – is there"
     assert shown[2].startswith("stage 2 of 3: reranker – learns to find")
     assert shown[2].endswith("(about 60 s; 11 min left)")
-    assert shown[4].endswith("(about 10 min; 20 min left)")  # the reranker took twice as long as was thought
+    assert shown[4].endswith("(about 20 min; 20 min left)")  # the reranker took twice as long as was thought
 
 
 def test_what_is_not_known_is_said(capsys):

@@ -40,11 +40,15 @@ class Timetable:
         self.seconds = dict(seconds)
         self.measured = self.estimated = 0.0
 
+    def corrected(self, seconds: float) -> float:
+        """An estimate, corrected by how long took what is done."""
+        ratio = self.measured / self.estimated if self.estimated else 1.0
+        return seconds * min(max(ratio, 1 / _MOST), _MOST)
+
     @property
     def left(self) -> float:
-        """Seconds of what is still to be done, corrected by how long took what is done."""
-        ratio = self.measured / self.estimated if self.estimated else 1.0
-        return sum(filter(None, self.seconds.values())) * min(max(ratio, 1 / _MOST), _MOST)
+        """Seconds of what is still to be done."""
+        return self.corrected(sum(filter(None, self.seconds.values())))
 
     def begin(self, name: str, folder: object) -> None:
         """Say how long all of it will take."""
@@ -57,7 +61,7 @@ class Timetable:
         """Say what is done now, and why."""
         what = WHAT.get(stage) or WHAT[stage.split("/")[0]]
         own, left = self.seconds.get(stage), self.left
-        time = f" (about {rounded(own)}; {rounded(left)} left)" if own is not None else ""
+        time = f" (about {rounded(self.corrected(own))}; {rounded(left)} left)" if own is not None else ""
         say(f"{self._number(stage)} – {what}{time}")
 
     def over(self, stage: str, seconds: float, skipped: bool) -> None:

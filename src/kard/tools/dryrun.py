@@ -141,7 +141,7 @@ def _still_to_do(left: Sequence[float | None]) -> str:
     if not left:
         return "Everything is there."
     unknown = sum(seconds is None for seconds in left)
-    more = f" and {unknown} stages whose time is not known yet" if unknown else ""
+    more = f" and stages whose time is not known yet ({unknown})" if unknown else ""
     known = rounded(sum(filter(None, left)))
     return f"Still to do: about {known} on this machine{more}. ~ is estimated: work counted, speed tried just now."
 
