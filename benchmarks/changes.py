@@ -3,8 +3,8 @@
     python benchmarks/changes.py RUN [--clients 16] [--seconds 60] [--changes 20]
 
 RUN is a finished run or an export; it gets its own documents back in the end. Clients ask the same questions all the time, and a
-document, which has these questions in it, is added and removed in turn. A reply is mixed if it reads that document in a version
-without it, or reads another version's text. The last line is one JSON object.
+document, which has these questions in it, is added and removed in turn. A reply is mixed if it finds that document in a version
+without it, or finds another version's text. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def measure(run: Path, clients: int, seconds: float, changes: int) -> dict
         keys = Path(folder) / "admin.txt"
         keys.write_text(f"{ADMIN}\n", encoding="utf-8")
         async with served(run, 16, "--admin-keys", str(keys)) as (process, address, _):
-            asking = asyncio.create_task(load(address, questions, clients, seconds, asyncio.Event()))
+            asking = asyncio.create_task(load(address, questions, clients, seconds, asyncio.Event(), show=10))
             watching = asyncio.create_task(watch_memory(psutil.Process(process.pid), memory))
             statuses, taken = await change(address, questions, changes, seconds / (changes + 1), numbers)
             seen = await asking
@@ -75,20 +75,22 @@ async def change(
                 reply = await client.post(f"{address}/v1/documents", json=body)
             taken.append(loop.time() - start)
             statuses[reply.status_code] += 1
+            if reply.status_code != 200:
+                print(reply.text, flush=True)
             if number % 2 == 0 and reply.status_code == 200:
                 numbers[reply.json()["version"]] = said
     return statuses, taken
 
 
 def mixed(seen: Load, numbers: dict[int, str]) -> dict[str, int]:
-    """How many replies read the document, and how many of them in a version that does not have it, or has another text."""
+    """How many replies found the document, and how many of them in a version that does not have it, or has another text."""
     pairs = [
         (reply["documents"], passage["text"])
         for _, reply in seen.replies
         for passage in reply["passages"]
         if passage["id"].startswith(DOCUMENT)
     ]
-    return {"read": len(pairs), "mixed": sum(numbers.get(version, "-") not in text for version, text in pairs)}
+    return {"found": len(pairs), "mixed": sum(numbers.get(version, "-") not in text for version, text in pairs)}
 
 
 def main() -> None:

@@ -63,9 +63,9 @@ class Load:
 
 
 async def load(
-    address: str, questions: list[dict[str, Any]], clients: int, seconds: float, ended: asyncio.Event
+    address: str, questions: list[dict[str, Any]], clients: int, seconds: float, ended: asyncio.Event, **more: Any
 ) -> Load:
-    """Clients that ask one question after the other; each waits for its answer."""
+    """Clients that ask one question after the other, with `more` keys in the request; each waits for its answer."""
     seen = Load()
     begin = time.monotonic()
     place = 0
@@ -76,7 +76,7 @@ async def load(
             question = questions[place % len(questions)]
             place += 1
             start = time.monotonic()
-            body = {"question": question["question"], "choices": question["choices"]}
+            body = {"question": question["question"], "choices": question["choices"], **more}
             try:
                 reply = await client.post(f"{address}/v1/answer", json=body)
             except httpx.HTTPError as error:
