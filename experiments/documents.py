@@ -23,7 +23,7 @@ from typing import Any
 
 from kard import Kard, Question
 from kard.artifacts.files import write_jsonl
-from kard.artifacts.versions import current_version
+from kard.artifacts.versions import VERSIONS
 from kard.data.readers.wikivital import Article, read_articles, read_wikivital
 from kard.documents import files_to_read, put_documents, rollback
 from kard.evaluation.statistics import wilson
@@ -58,9 +58,9 @@ def measured(folder: Path, seed: int, overrides: Sequence[str], asked: int) -> d
     settings += ["knowledge.kind=jsonl", f"knowledge.path={(folder / 'documents.jsonl').resolve()}", f"seed={seed}"]
     settings += ["evaluation.methods=[kard_bm25, kard_reranker]"]
     run = folder / "run"
-    run_recipe(load_recipe("quickstart", [*settings, *overrides]), run)
-    if current_version(run):
+    if (run / VERSIONS).exists():
         rollback(run, 0)
+    run_recipe(load_recipe("quickstart", [*settings, *overrides]), run)
     found: dict[str, Any] = {"seed": seed, "before": answered(run, {"old": old, "new": new})}
     put_documents(run, files_to_read([folder / "new.jsonl"]))
     found["after"] = answered(run, {"old": old, "new": new})
