@@ -7,8 +7,10 @@ import json
 import pytest
 
 from kard.errors import UserError
+from kard.evaluation.several import sweep_results
 from kard.pipeline import run_recipe, states
 from kard.recipe.file import load_recipe
+from kard.report.sweep import render_sweep
 from tests.conftest import project_rows, write_rows
 
 
@@ -42,6 +44,12 @@ def test_the_same_student_over_other_documents(project):
         (recipe.output / "predictions/rationales_silver_over_half/kard_bm25.jsonl").read_text("utf-8").split("\n")[0]
     )
     assert {passage["id"] for passage in read["passages"]} <= {row["id"] for row in passages[:24]}
+    sweep = sweep_results({}, [recipe.seed], [({}, recipe.output)])
+    [setting] = sweep["settings"]
+    over = [(row["name"], row["method"], row["accuracy"], row["gold_read"]) for row in setting["knowledge_bases"]]
+    bases = [(base["name"], row) for base in results["knowledge_bases"] for row in base["methods"]]
+    assert over == [(name, row["name"], row["accuracy"], row["gold_read"]) for name, row in bases]
+    assert '<th scope="row">half <span class="note">24 passages</span></th>' in render_sweep({**sweep, "command": "kard sweep"})
 
 
 @pytest.mark.parametrize(

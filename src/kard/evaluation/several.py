@@ -178,8 +178,9 @@ def summarise(seeds: Sequence[Outcome]) -> dict[str, Any]:
     """The numbers of one setting over its seeds.
 
     Returns:
-        ``runs, seeds, n, same_questions, methods, retrieval, comparisons, warning, environment``; accuracies and differences are
-        fractions. Where the seeds have other test questions, spreads are given, but no interval and no test: `same_questions`.
+        ``runs, seeds, n, same_questions, methods, retrieval, knowledge_bases, comparisons, warning, environment``; accuracies
+        and differences are fractions. Where the seeds have other test questions, spreads are given, but no interval and no test:
+        `same_questions`.
     """
     same = len({outcome.questions for outcome in seeds}) == 1
     names = [name for name in METHODS if all(name in outcome.right for outcome in seeds)]
@@ -195,6 +196,7 @@ def summarise(seeds: Sequence[Outcome]) -> dict[str, Any]:
         "same_questions": same,
         "methods": [_method(name, seeds, same) for name in names],
         "retrieval": _retrieval(seeds),
+        "knowledge_bases": _knowledge_bases(seeds),
         "comparisons": corrected(comparisons),
         "passages": first["knowledge"].get("passages"),
         "warning": first.get("generated", {}).get("warning", ""),
@@ -239,6 +241,31 @@ def _method(name: str, seeds: Sequence[Outcome], same: bool) -> dict[str, Any]:
         "cut": sum(row["cut"] for row in rows),
         "answers": sum(row["n"] for row in rows),
     }
+
+
+def _knowledge_bases(seeds: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Each method over each knowledge base, means and spread: ``name, passages, method, accuracy, sd, by_seed, gold_read``."""
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for outcome in seeds:
+        for base in outcome.results.get("knowledge_bases", []):
+            for row in base["methods"]:
+                own = {"name": base["name"], "passages": base["passages"], "method": row["name"]}
+                rows.setdefault((base["name"], row["name"]), []).append({**row, **own})
+    found = []
+    for each in rows.values():
+        accuracies, read = [row["accuracy"] for row in each], [row["gold_read"] for row in each]
+        shared = {key: each[0][key] for key in ("name", "passages", "method")}
+        gold_read = None if None in read else mean(read)
+        found.append(
+            {
+                **shared,
+                "accuracy": mean(accuracies),
+                "sd": _spread(accuracies),
+                "by_seed": accuracies,
+                "gold_read": gold_read,
+            }
+        )
+    return found
 
 
 def _spread(values: Sequence[float]) -> float | None:
