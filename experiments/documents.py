@@ -89,6 +89,7 @@ def answered(run: Path, questions: dict[str, list[Question]]) -> dict[str, Any]:
                 f"{method}, {len(asked)} questions about {name} articles, version {kard.finder.documents} of the documents"
             )
             right = sum(answer.choice == q.answer for answer, q in zip(kard.answer_many(asked), asked, strict=True))
+            say(f"  {right} right")
             found.setdefault(method, {})[name] = share(right, len(asked))
     return found
 
