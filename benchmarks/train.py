@@ -80,8 +80,10 @@ class Clock(TrainerCallback):
         return sum(self.tokens[1:]) / (self.ends[-1] - self.ends[0])
 
 
-def plain_trainer(model: Any, rows: list[dict[str, list[int]]], pad: int, batch_size: int, folder: Path) -> Trainer:
-    """transformers' Trainer with nothing of ours."""
+def plain_trainer(
+    model: Any, rows: list[dict[str, list[int]]], pad: int, batch_size: int, folder: Path, **settings: Any
+) -> Trainer:
+    """transformers' Trainer with nothing of ours; `settings` are its own."""
     decoder = not model.config.is_encoder_decoder
 
     def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -99,6 +101,7 @@ def plain_trainer(model: Any, rows: list[dict[str, list[int]]], pad: int, batch_
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=batch_size, save_strategy="no", report_to=[], disable_tqdm=True,
         remove_unused_columns=False, learning_rate=5e-4, use_cpu=not torch.cuda.is_available(), logging_strategy="no",
+        **settings,
     )  # fmt: skip
     return Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,6 +46,22 @@ def test_one_that_fails_does_not_keep_the_others_from_being_measured(tmp_path, m
     table = "\n".join(script(ROOT / "docs" / "fill_results.py").benchmarks(found))
     assert "| `good`, texts/s | 1,234 | 2 (another) | 617 | 3 |" in table
     assert "`--quick`, " in table
+
+
+def test_scale_at_small_sizes(tmp_path, encoder_folder):
+    """The whole benchmark, as it is started."""
+    from tests.conftest import project_rows, write_rows
+
+    write_rows(tmp_path / "passages.jsonl", project_rows(60, 0)[1])
+    command = [sys.executable, str(ROOT / "benchmarks" / "scale.py"), "--passages", "300", "900", "--questions", "30"]
+    command += ["--data", str(tmp_path), "--work", str(tmp_path / "work"), "--encoder", str(encoder_folder)]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True)
+    last = json.loads(shown.stdout.splitlines()[-1])
+    assert [row["passages"] for row in last["settings"]["sizes"]] == [300, 900]
+    assert last["ratio"] == pytest.approx(last["ours"] / last["peer"], abs=0.01)
+    for row in last["settings"]["sizes"]:
+        assert row["questions"] == 30
+        assert all(row[name] > 0 for name in ("candidates_seconds", "rerank_ms", "serving_gb", "peak_gb", "disk_gb"))
 
 
 def test_the_shape_of_a_package_by_hand(tmp_path, monkeypatch, capsys):

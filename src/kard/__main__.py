@@ -38,11 +38,13 @@ def _end(message: str, code: int) -> None:
 
 def _prepare() -> None:
     from kard.machine.memory import keep_freed_memory
+    from kard.machine.processes import free_threads
 
     # The libraries make millions of objects that stay: looking through them for garbage as often as Python does by itself
     # is a part of every command's start that one can feel.
     gc.set_threshold(100_000, 50, 100)
     keep_freed_memory()
+    free_threads()
     quieten_libraries()
 
 
@@ -51,6 +53,7 @@ def quieten_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 

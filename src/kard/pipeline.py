@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -22,7 +22,15 @@ from kard.artifacts.folders import (
     seconds_so_far,
 )
 from kard.machine.memory import release_memory
-from kard.machine.processes import alone, rank, wait_until
+from kard.machine.processes import (
+    alone,
+    check_launcher,
+    local_process_count,
+    rank,
+    share_cores,
+    wait_until,
+    whole_models,
+)
 from kard.preflight.checks import check_before
 from kard.preflight.estimate import estimates
 from kard.preflight.first_look import first_look
@@ -51,6 +59,7 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
         UserError: Something that the user can mend.
     """
     check_stage(until)
+    check_launcher()
     steps, order = plan(recipe, folder), stages_of(recipe)
     wanted = [step for step in steps if order.index(step.stage) <= order.index(until or order[-1])]
     if rank() > 0:
@@ -125,13 +134,21 @@ def _run_step(step: Step, folder: Path, table: Timetable) -> Artifact:
     path = folder / step.name
     if _state(step, folder) != "done":
         table.at(step.name)
-    with nullcontext() if step.shared else alone():
+    with _with_others(step):
         start = monotonic()
         artifact = build(step.name, path, step.key, step.make)
     if not artifact.skipped:
         release_memory()
     table.over(step.name, monotonic() - start, artifact.skipped)
     return artifact
+
+
+@contextmanager
+def _with_others(step: Step) -> Iterator[None]:
+    """What a step sees of the other processes, and its share of the cores."""
+    share_cores(local_process_count() if step.shared else 1)
+    with nullcontext() if step.stage == "students" and step.shared else whole_models() if step.shared else alone():
+        yield
 
 
 def _join(step: Step, folder: Path) -> None:
@@ -147,7 +164,8 @@ def _join(step: Step, folder: Path) -> None:
 
     wait_until(lambda: state() in (("begun", "done") if step.shared else ("done",)))
     if state() == "begun":
-        step.make(partial)
+        with _with_others(step):
+            step.make(partial)
         release_memory()
     wait_until(lambda: not partial.exists() and state() == "done")
 

@@ -198,7 +198,8 @@ class Run:
         with damage_explained(folder):
             from kard.student.generation import Student
 
-            return Student.load(folder, self.online, self.recipe.evaluation.engine)
+            section = self.recipe.evaluation
+            return Student.load(folder, self.online, section.engine, section.vllm)
 
     def passage_vectors(self) -> Path:
         """Where the passage vectors lie that ``reranker.model`` makes; another encoder has another folder."""

@@ -49,7 +49,9 @@ def test_the_same_student_over_other_documents(project):
     over = [(row["name"], row["method"], row["accuracy"], row["gold_read"]) for row in setting["knowledge_bases"]]
     bases = [(base["name"], row) for base in results["knowledge_bases"] for row in base["methods"]]
     assert over == [(name, row["name"], row["accuracy"], row["gold_read"]) for name, row in bases]
-    assert '<th scope="row">half <span class="note">24 passages</span></th>' in render_sweep({**sweep, "command": "kard sweep"})
+    assert '<th scope="row">half <span class="note">24 passages</span></th>' in render_sweep(
+        {**sweep, "command": "kard sweep"}
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,15 @@ import contextlib
 import json
 import os
 import sys
+from collections import Counter
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from kard.machine.processes import alone, process_count, rank
+from kard.errors import UserError
+from kard.machine.processes import alone, check_launcher, free_threads, process_count, rank, share_cores, whole_models
+from kard.machine.sharing import from_all, led, shared_out
 from kard.pipeline import run_recipe
 from kard.recipe.file import load_recipe
 from tests import forks
@@ -27,10 +30,12 @@ def test_alone_hides_the_other_processes(monkeypatch):
         assert (rank(), process_count()) == (0, 1)
         assert "ACCELERATE_USE_FSDP" not in os.environ
     assert (os.environ["WORLD_SIZE"], os.environ["ACCELERATE_USE_FSDP"]) == ("2", "true")
+    with whole_models():
+        assert process_count() == 2
+        assert "ACCELERATE_USE_FSDP" not in os.environ
 
 
 def test_a_batch_that_cannot_be_shared_is_an_error(decoder_folder, tmp_path, monkeypatch):
-    from kard.errors import UserError
     from kard.recipe.sections import StudentSection
     from kard.student.training import Example, train_student
 
@@ -38,6 +43,23 @@ def test_a_batch_that_cannot_be_shared_is_an_error(decoder_folder, tmp_path, mon
     section = StudentSection(model=str(decoder_folder), dtype="fp32", batch_size=8)
     with pytest.raises(UserError, match="multiple"):
         train_student([Example("a", "b")], str(decoder_folder), "x", section, 0, tmp_path, "train")
+
+
+def test_a_launcher_that_would_save_pieces_of_a_model_is_refused_at_the_start(project, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
+    with pytest.raises(UserError, match="fsdp_state_dict_type: FULL_STATE_DICT"):
+        run_recipe(load_recipe(str(project)), project.parent / "run")
+    assert not (project.parent / "run").exists()
+    monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT")
+    check_launcher()
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    with pytest.raises(UserError, match="zero3_save_16bit_model: true"):
+        check_launcher()
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL", "true")
+    check_launcher()
 
 
 def one_student(model, folder, last):
@@ -60,14 +82,87 @@ def one_student(model, folder, last):
     train_student(lookup_task()[:17], model, model, section, 0, folder, "train", checkpoint_minutes=0.0)
 
 
-def one_command(arguments, folder):
-    """What a launcher starts: the program, which keeps apart what each process says."""
-    from kard.__main__ import main
+def counted(original, name, place, work):
+    """Counts how much a function is given."""
 
+    def counting(*given, **more):
+        work[name] += len(given[place])
+        return original(*given, **more)
+
+    return counting
+
+
+def one_command(arguments, folder):
+    """What a launcher starts: the program, which keeps apart what each process says and how much of the shared work it does."""
+    import kard.reranker.model
+    from kard.__main__ import main
+    from kard.finder import Finder
+    from kard.retrieval.dense import Encoder
+    from kard.student.prompted import PromptedModel
+
+    work = Counter()
+    shared = [(PromptedModel, "rank", 1), (Encoder, "documents", 1), (kard.reranker.model, "encode_passages", 1)]
+    for owner, name, place in [*shared, (Finder, "candidates", 2)]:
+        setattr(owner, name, counted(getattr(owner, name), name, place, work))
     sys.argv = ["kard", *arguments]
     out, err = ((folder / f"{name}-{rank()}").open("w", encoding="utf-8") for name in ("out", "err"))
-    with out, err, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        main()
+    try:
+        with out, err, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    finally:  # it ends by itself
+        (folder / f"work-{rank()}").write_text(json.dumps(work), encoding="utf-8")
+
+
+def led_by_the_first(folder):
+    """Some of the work fails to come at once, and some of it is none."""
+
+    def lead(compute):
+        assert compute([]) == []
+        with alone():
+            assert compute(list(range(5))) == [(n, n % 2) for n in range(5)]
+        (folder / "led").write_text(str(rank()), encoding="utf-8")
+
+    own = rank()
+    led(lambda items: [(item, own) for item in items], lead)
+    assert shared_out(lambda items: [(item, own) for item in items], "abc") == [("a", 0), ("b", 1), ("c", 0)]
+    assert from_all(own) == [0, 1]
+    if own == 1:
+        led(lambda items: 1 / 0, lead)  # nothing comes: the first one has failed
+    else:
+        with pytest.raises(UserError):
+            led(lambda items: [], fail)
+
+
+def fail(compute):
+    raise UserError("no")
+
+
+def test_the_first_process_shares_out_what_it_leads(tmp_path):
+    assert forks.run(led_by_the_first, tmp_path, processes=2) == [0, 0]
+    assert (tmp_path / "led").read_text(encoding="utf-8") == "0"
+    alone_: list = []
+    led(lambda items: [2 * item for item in items], lambda compute: alone_.extend(compute([1, 2])))
+    assert alone_ == shared_out(lambda items: [2 * item for item in items], [1, 2]) == [2, 4]
+    assert from_all("one") == ["one"]
+
+
+def test_what_a_launcher_does_to_threads_is_undone(monkeypatch):
+    cores = len(os.sched_getaffinity(0))
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    free_threads()
+    share_cores(1)
+    assert (os.environ["OMP_NUM_THREADS"], given) == ("1", [])  # a user's own, in one process
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    free_threads()
+    assert os.environ["OMP_NUM_THREADS"] == str(cores)
+    share_cores(1)
+    share_cores(2)
+    assert given == [cores, max(1, cores // 2)]
+    monkeypatch.setenv("OMP_NUM_THREADS", str(cores + 1))
+    share_cores(2)
+    assert len(given) == 2
 
 
 @pytest.mark.parametrize("kind", ["decoder_folder", "t5_folder"])
@@ -90,13 +185,16 @@ def test_two_processes_train_alike_with_a_batch_of_one_and_after_being_killed(ki
     assert curves[2] == curves[1]
 
 
-def test_two_processes_do_what_one_does(project):
+def test_two_processes_do_what_one_does(project, decoder_folder, encoder_folder):
+    """Each verifies, encodes (for the index and the reranker), finds and writes about half."""
     one, two = project.parent / "one", project.parent / "two"
-    recipe = load_recipe(str(project), [METHODS])
+    settings = [METHODS, f"teacher.verifier={decoder_folder}", "retriever.kind=hybrid"]
+    settings += [f"retriever.encoder={encoder_folder}"]
+    recipe = load_recipe(str(project), settings)
     run_recipe(recipe, one)
     shown = project.parent / "shown"
     shown.mkdir()
-    arguments = ("run", str(project), "--output", str(two), "--set", METHODS)
+    arguments = ("run", str(project), "--output", str(two), *(part for one in settings for part in ("--set", one)))
     assert forks.run(one_command, arguments, shown, processes=2) == [0, 0]
     said = {path.name: path.read_text(encoding="utf-8") for path in shown.iterdir()}
     assert [said[f"out-{number}"].count("Report:") for number in (0, 1)] == [1, 0]  # the first process alone speaks
@@ -113,6 +211,9 @@ def test_two_processes_do_what_one_does(project):
         assert texts(path) == texts(two / path.relative_to(one))
     shares = [two / "predictions" / "rationales_silver" / name for name in ("written.jsonl", "written-1.jsonl")]
     assert all(path.stat().st_size for path in shares)  # both wrote
+    work = [json.loads(said[f"work-{number}"]) for number in (0, 1)]
+    for name in ("rank", "documents", "encode_passages", "candidates"):
+        assert 0.4 < work[1][name] / (work[0][name] + work[1][name]) < 0.6
 
 
 def texts(path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -275,6 +276,32 @@ def test_int8_is_off_by_half_a_step_at_most(seed, size):
     assert (np.abs(again - tokens) <= 0.56 * step + 1e-6).all()  # half a step, and the rounding of the step itself
     assert packed(tokens, "int8").nbytes == 5 * 18
     np.testing.assert_allclose(unpacked(packed(tokens, "fp16")), tokens, rtol=1e-3, atol=1e-6)
+
+
+def test_the_cost_of_a_score_does_not_grow_with_the_passages(tmp_path, monkeypatch):
+    """Neither with all of them, nor with those that have vectors, where a vector is missing; counted in array elements."""
+    handled = []
+    for name in ("unique", "concatenate", "searchsorted", "isin", "argsort", "sort"):
+
+        def counting(*given, original=None, **more):
+            handled.append(sum(map(np.size, given[0])) if isinstance(given[0], list | tuple) else np.size(given[-1]))
+            return original(*given, **more)
+
+        monkeypatch.setattr(f"kard.reranker.vectors.np.{name}", partial(counting, original=getattr(np, name)))
+    texts = [f"text {number}" for number in range(20_000)]
+    store = PassageVectors(tmp_path, texts, 4, lambda some: [np.ones((1, 4), dtype=np.float16)] * len(some))
+    store.ensure(range(10_000))
+    again = PassageVectors(tmp_path, texts, 4, lambda some: [np.full((2, 4), 2, dtype=np.float16)] * len(some))
+    handled.clear()
+    for position in range(10_000, 10_020):
+        again.ensure([5, position])
+        assert [len(one) for one in again.get([5, position])] == [1, 2]
+    assert max(handled) <= 64
+    assert not PassageVectors(tmp_path, texts, 4, again.encode).has[10_020:].any()
+    other = PassageVectors(tmp_path, texts, 4, again.encode)
+    other.ensure(range(10_020, 20_000))  # so many are sorted again
+    assert [len(one) for one in other.get([0, 10_010, 19_999])] == [1, 2, 2]
+    assert other.has.all()
 
 
 def test_int8_vectors_score_nearly_as_fp16_ones(encoder_folder, tmp_path):

@@ -495,12 +495,6 @@ def test_weights_that_are_no_numbers_at_the_end_are_an_error(keys, decoder_folde
         trained("decoder_folder", request, tmp_path, lookup_task()[:4], EXAMPLES, **keys)
 
 
-def test_the_recipe_alone_decides_the_number_format(tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    assert training_arguments(tmp_path, torch.float32, 0).mixed_precision == "no"
-    assert training_arguments(tmp_path, torch.bfloat16, 0).mixed_precision == "bf16"
-
-
 def test_no_example_is_an_error(decoder_folder):
     with pytest.raises(UserError, match="no training example"):
         encode_examples([], base_tokenizer(str(decoder_folder)), False)

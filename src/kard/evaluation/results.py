@@ -143,11 +143,13 @@ def environment(recipe: Recipe) -> dict[str, Any]:
     import torch
 
     from kard.machine.precision import compute_dtype
+    from kard.models.weights import model_config
 
+    config = model_config(recipe.student.model)
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
-        "dtype": str(compute_dtype(recipe.student.dtype)).removeprefix("torch."),
+        "dtype": str(compute_dtype(recipe.student.dtype, config.model_type if config else "")).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cpu": str(torch.cpu.get_capabilities().get("cpu_name", platform.processor())),
         "threads": torch.get_num_threads(),

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+
+from kard.errors import UserError
 
 _POLL_SECONDS = 0.2
 # What makes accelerate and transformers join a group of processes, or wrap a model for one.
@@ -34,21 +36,75 @@ def compute_device() -> str:
     return f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
 
 
+def shards_models() -> bool:
+    """Whether the launcher lets a training's processes share one model between them (FSDP, DeepSpeed)."""
+    return any(os.environ.get(f"{_WRAPPING}{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
+
+
+def check_launcher() -> None:
+    """Raise UserError where a trained model would be left in pieces that no program but the launcher's puts together."""
+    if not shards_models():
+        return
+    if os.environ.get(f"{_WRAPPING}FSDP") == "true" and os.environ.get("FSDP_STATE_DICT_TYPE") != "FULL_STATE_DICT":
+        raise UserError(
+            "accelerate: FSDP would save each process's piece of the weights alone. Set fsdp_state_dict_type: FULL_STATE_DICT in "
+            "the file of 'accelerate config'."
+        )
+    stage, whole = (os.environ.get(f"ACCELERATE_DEEPSPEED_{name}") for name in ("ZERO_STAGE", "ZERO3_SAVE_16BIT_MODEL"))
+    if stage == "3" and whole != "true":
+        raise UserError(
+            "accelerate: ZeRO-3 would save each process's piece of the weights alone. Set zero3_save_16bit_model: true in the "
+            "file of 'accelerate config'."
+        )
+
+
 def process_count() -> int:
     """How many processes work on the recipe."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-@contextmanager
-def alone() -> Iterator[None]:
+def alone() -> AbstractContextManager[None]:
     """Let the libraries that are called in here know nothing of the other processes, which do not take part."""
-    hidden = {name: value for name, value in os.environ.items() if name in _GROUP or name.startswith(_WRAPPING)}
+    return _hidden(*_GROUP)
+
+
+def whole_models() -> AbstractContextManager[None]:
+    """Let the libraries that are called in here load models whole, also where the launcher shards the one that is trained."""
+    return _hidden()
+
+
+@contextmanager
+def _hidden(*names: str) -> Iterator[None]:
+    hidden = {name: value for name, value in os.environ.items() if name in names or name.startswith(_WRAPPING)}
     for name in hidden:
         del os.environ[name]
     try:
         yield
     finally:
         os.environ.update(hidden)
+
+
+def local_process_count() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def free_threads() -> None:
+    """Undo the OMP_NUM_THREADS=1 of launchers, before a library reads it: the first process does much alone."""
+    if process_count() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
+        os.environ["OMP_NUM_THREADS"] = str(_cores())
+
+
+def share_cores(processes: int) -> None:
+    """Give this process its share of the machine's cores, unless a user has said how many each gets."""
+    if process_count() > 1 and os.environ.get("OMP_NUM_THREADS", str(_cores())) == str(_cores()):
+        import torch
+
+        torch.set_num_threads(max(1, _cores() // processes))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

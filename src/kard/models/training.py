@@ -17,6 +17,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from kard.errors import UserError
 from kard.machine.processes import process_count
+from kard.models.at_once import is_out_of_memory
 from kard.progress import progress
 
 Section = Literal["student", "reranker"]
@@ -41,6 +42,7 @@ def training_arguments(folder: Path, dtype: torch.dtype, seed: int, **settings: 
     arguments = TrainingArguments(
         output_dir=str(folder),
         bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,  # Trainer scales the loss then
         use_cpu=not torch.cuda.is_available(),
         ddp_backend="gloo" if process_count() > 1 and not torch.cuda.is_available() else None,
         seed=seed,
@@ -55,8 +57,8 @@ def training_arguments(folder: Path, dtype: torch.dtype, seed: int, **settings: 
         logging_nan_inf_filter=False,
         **settings,
     )
-    # The recipe decides, not what `accelerate config` once left behind (and its fp16 is never right for T5).
-    arguments.mixed_precision = "bf16" if dtype == torch.bfloat16 else "no"
+    # The recipe decides, not what `accelerate config` once left behind.
+    arguments.mixed_precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "no")
     arguments._n_gpu = min(
         arguments.n_gpu, 1
     )  # a process trains on one GPU: DataParallel would cut batches unlike the recipe's
@@ -159,11 +161,6 @@ def _curve(losses: list[tuple[int, float]]) -> list[dict[str, float]]:
     """Means over a few steps each, the same whether a training was interrupted or not."""
     blocks = [losses[begin : begin + _STEPS_A_POINT] for begin in range(0, len(losses), _STEPS_A_POINT)]
     return [{"step": block[-1][0], "loss": sum(loss for _, loss in block) / len(block)} for block in blocks]
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU's memory or the machine's (for which PyTorch has no exception of its own) did not suffice."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
 
 
 def last_checkpoint(folder: Path) -> str | None:

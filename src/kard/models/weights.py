@@ -381,7 +381,9 @@ def _converted(parts: Sequence[Path], done: Path) -> Path:
     if done.exists():
         return done
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from kard.models.names import dense
 
     say(f"Converting {done.name} once into {done} (about a minute and a half)")
     partial = done.with_name(f"{done.name}.{os.getpid()}.partial")
@@ -389,8 +391,8 @@ def _converted(parts: Sequence[Path], done: Path) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         source = {"gguf_file": gguf.name, **guarded(gguf.parent)}
         AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(partial)
-        dense = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
-        AutoModelForCausalLM.from_pretrained(gguf.parent, **dense, **source).save_pretrained(partial)
+        weights = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.bfloat16, **dense(), **source)
+        weights.save_pretrained(partial)
         if done.exists():  # another process was faster
             shutil.rmtree(partial)
         else:

@@ -92,8 +92,11 @@ def check_models(recipe: Recipe, to_do: set[str]) -> None:
     if "reranker" in to_do:
         check_model(recipe.reranker.model, "reranker.model")
     if to_do & {"students", "predictions"}:
+        from kard.machine.precision import compute_dtype
+
         config = _check_writer(recipe.student.model, "student.model")
         _check_positions(config, recipe.student)
+        compute_dtype(recipe.student.dtype, config.model_type)
         if config.is_encoder_decoder and recipe.reranker.likelihood_weight:
             raise UserError(
                 f"reranker.likelihood_weight: '{recipe.student.model}' is an encoder-decoder, and only decoders learn how "
@@ -124,13 +127,16 @@ def _check_writer(name: str, key: str) -> Any:
     config = check_model(name, key)
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
+    from kard.models.names import cache_argument
     from kard.student.loading import base_tokenizer
 
     base_tokenizer(model_location(name, key), key)
     if not config.is_encoder_decoder:
         known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-        takes = signature(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].forward).parameters if known else {}
-        if missing := sorted({"attention_mask", "cache", "logits_to_keep"} - set(takes)):
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] if known else None
+        takes = set(signature(kind.forward).parameters) if kind else set()
+        takes |= {"cache"} if kind and cache_argument(kind) else set()
+        if missing := sorted({"attention_mask", "cache", "logits_to_keep"} - takes):
             raise UserError(
                 f"{key}: '{name}' is a model of type '{config.model_type}', which "
                 f"{'takes no ' + ' and no '.join(missing) if known else 'writes no text'}. Choose another model."

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from kard.machine.cores import each_on_its_cores
-from kard.machine.precision import compute_dtype
+from kard.machine.precision import autocast, compute_dtype
 from kard.machine.processes import compute_device
 from kard.models.weights import model_config
 from kard.recipe.sections import RerankerSection, StudentSection
@@ -84,7 +84,7 @@ def student_speed(section: StudentSection, read: int, written: int, vocabulary: 
     config = whole.get_text_config()
     depth, is_pair = int(config.num_hidden_layers) / _LAYERS, bool(whole.is_encoder_decoder)
     kind, is_lora = AutoModelForSeq2SeqLM if is_pair else AutoModelForCausalLM, section.method == "lora"
-    dtype = compute_dtype(section.dtype)
+    dtype = compute_dtype(section.dtype, whole.model_type)
     weights = dtype if is_lora else torch.float32
     model = _few_layers(whole, kind, weights)
     widths = (aligned(read), aligned(written)) if is_pair else (aligned(read + written),)
@@ -127,7 +127,7 @@ def reranker_speed(section: RerankerSection, query: int, passage: int, queries: 
         pair = depth * _encoded(model, query + passage)
         return RerankerSpeed(read_at_once * queries * pair * (3 - 2 * frozen), 0.0, pair)
     asked, read = (depth * _encoded(model, tokens) for tokens in (query, passage))
-    learned = depth * _token_learned(model, (query,), asked_at_once, compute_dtype("auto")) * query
+    learned = depth * _token_learned(model, (query,), asked_at_once, compute_dtype("auto", config.model_type)) * query
     step = asked_at_once * (learned * (1 - frozen) + asked * frozen)
     if section.train == "both":
         step += read_at_once * read * (3 - 2 * frozen)
@@ -174,7 +174,7 @@ def _token_learned(model: Any, widths: Sequence[int], batch: int, dtype: torch.d
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=0.0)
 
     def step() -> None:
-        with torch.autocast(model.device.type, dtype, enabled=dtype == torch.bfloat16):
+        with autocast(model.device.type, dtype):
             found = model(**texts, **more)[0]
         found.float().square().mean().backward()
         optimizer.step()
@@ -190,7 +190,7 @@ def _target_learned(head: nn.Linear, dtype: torch.dtype) -> float:
     targets = torch.zeros(_TARGETS, dtype=torch.long, device=device)
 
     def step() -> None:
-        with torch.autocast(device.type, dtype, enabled=dtype == torch.bfloat16):
+        with autocast(device.type, dtype):
             logits = head(hidden)
         functional.cross_entropy(logits.float(), targets, reduction="sum").backward()
 
@@ -204,7 +204,7 @@ class _AnyText(AnswerConstraint):
         self.limits, self.cue, self.end = [limit] * rows, [1], -1
 
     def choose(self, rows: Sequence[int], written: Sequence[list[int]], scores: Tensor) -> Tensor:
-        return torch.randint(2, _WORDS, (len(rows),))
+        return torch.randint(2, _WORDS, (len(rows),), device=scores.device)
 
     def rest(self, row: int, text: list[int]) -> list[int]:
         return []
@@ -230,12 +230,12 @@ def _scored(head: nn.Linear, rows: int) -> float:
 
 def _encoded(model: Any, tokens: int) -> float:
     """Seconds of a text, of which each core reads some."""
-    rows, cores = max(1, _TOKENS // tokens), torch.get_num_threads()
+    rows, cores = max(1, _TOKENS // tokens), torch.get_num_threads() if model.device.type == "cpu" else 1
     ids = torch.ones(rows, tokens, dtype=torch.long, device=model.device)
-    dtype = compute_dtype("auto")
+    dtype = compute_dtype("auto", model.config.model_type)
 
     def read(part: Tensor) -> None:
-        with torch.inference_mode(), torch.autocast(model.device.type, dtype, enabled=dtype == torch.bfloat16):
+        with torch.inference_mode(), autocast(model.device.type, dtype):
             model(input_ids=part)
 
     return _seconds(lambda: each_on_its_cores(read, [ids] * cores)) / (rows * cores)

@@ -78,6 +78,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _engine_fits(self) -> Recipe:
+        if self.evaluation.vllm and self.evaluation.engine != "vllm":
+            raise ValueError(
+                "evaluation.vllm: only vLLM takes its options. Set evaluation.engine: vllm, or leave them out"
+            )
         if self.evaluation.engine == "vllm" and self.reranker.likelihood_weight:
             raise ValueError(
                 "reranker.likelihood_weight: vLLM writes only. Set it to null, or evaluation.engine: transformers"

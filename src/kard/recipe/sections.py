@@ -280,7 +280,11 @@ class StudentSection(Section):
     gradient_accumulation: Size = Field(1, description="a step is on batch_size times this many examples")
     lr: Positive = 5e-4
     schedule: Schedule = "linear"
-    dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the hardware computes in it")
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto",
+        description="auto: bf16 where the hardware computes in it; on GPUs without it fp16, and fp32 for T5 and Gemma, which "
+        "overflow in fp16",
+    )
     max_input_tokens: Size = 512
     max_output_tokens: Size = 128
     long_questions: Literal["cut", "stop"] = Field(
@@ -289,13 +293,6 @@ class StudentSection(Section):
     )
     trim_vocabulary: bool = Field(False, description="keep only the tokens that questions, passages and rationales use")
     resources: StudentResources = StudentResources()
-
-    @field_validator("dtype", mode="before")
-    @classmethod
-    def _not_fp16(cls, value: Any) -> Any:
-        if value == "fp16":
-            raise ValueError("in fp16 T5's activations overflow and training turns to NaN: take auto, bf16 or fp32")
-        return value
 
 
 class EvaluationResources(Section):
@@ -331,6 +328,10 @@ class EvaluationSection(Section):
     engine: Literal["transformers", "vllm"] = Field(
         "transformers", description="what writes; vllm: for decoders on a GPU, has to be installed"
     )
+    vllm: dict[str, Any] = Field(
+        {},
+        description="options of vLLM's own, as {gpu_memory_utilization: 0.6, tensor_parallel_size: 2, max_model_len: 2048}",
+    )
     samples: Size = Field(
         1, description="texts drawn for each prompt; the answer is their majority's. 1: the likeliest text"
     )
@@ -344,6 +345,13 @@ class EvaluationSection(Section):
     )
     abstain: AbstainSection = AbstainSection()
     resources: EvaluationResources = EvaluationResources()
+
+    @field_validator("vllm")
+    @classmethod
+    def _vllm_options(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if fixed := sorted({"model", "tokenizer", "dtype", "generation_config", "trust_remote_code"} & value.keys()):
+            raise ValueError(f"vllm cannot set {', '.join(fixed)}: the student says them. Leave them out")
+        return value
 
     @model_validator(mode="after")
     def _names_are_free(self) -> EvaluationSection:

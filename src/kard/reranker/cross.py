@@ -12,11 +12,14 @@ from transformers import AutoConfig
 
 from kard.errors import UserError
 from kard.machine.processes import compute_device
+from kard.machine.sharing import Compute
+from kard.models.at_once import AtOnce
 from kard.models.weights import guarded, guarded_modules, loading_explained, model_location, reading_as_text
 from kard.progress import progress
 from kard.reranker.candidates import Queries
 from kard.reranker.model import KEY, autocast, check_length
 
+Pair = tuple[str, str]
 _PAIRS_AT_ONCE = 64
 _QUESTIONS_AT_ONCE = 16
 
@@ -69,6 +72,11 @@ class CrossReranker:
         self.encoder = encoder.eval()
         self.texts = texts
         self.temperature = temperature
+        self.read: Compute[Pair, float] = self._read
+        """Scores of pairs; several processes may share it."""
+        self._at_once = AtOnce(
+            _PAIRS_AT_ONCE, "pairs", "Lower reranker.passage_tokens, or take a smaller reranker.model."
+        )
 
     def over(self, texts: Sequence[str]) -> CrossReranker:
         """The same reranker for another version of the documents."""
@@ -90,12 +98,17 @@ class CrossReranker:
     def _score(self, questions: Sequence[Queries], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         rows = list(zip(questions, positions, strict=True))
         pairs = [(query, self.texts[p]) for queries, row in rows for query in queries for p in row]
-        with autocast(self.encoder):
-            flat = self.encoder.predict(
-                pairs, batch_size=_PAIRS_AT_ONCE, show_progress_bar=False, activation_fn=torch.nn.Identity()
-            )
+        flat = np.array(self.read(pairs), dtype=np.float32)
         ends = np.cumsum([len(queries) * len(row) for queries, row in rows])[:-1]
         return [
-            part.reshape(len(queries), len(row)).max(axis=0).astype(np.float32)
+            part.reshape(len(queries), len(row)).max(axis=0)
             for part, (queries, row) in zip(np.split(flat, ends), rows, strict=True)
         ]
+
+    def _read(self, pairs: Sequence[Pair]) -> Sequence[float]:
+        def read(size: int) -> Any:
+            settings = {"show_progress_bar": False, "activation_fn": torch.nn.Identity()}
+            with autocast(self.encoder):
+                return self.encoder.predict(list(pairs), batch_size=size, **settings)
+
+        return list(self._at_once.run(read, len(pairs)))

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from kard.errors import UserError
+from kard.machine import precision
 from kard.machine.cores import each_on_its_cores
-from kard.machine.precision import compute_dtype
 from kard.machine.processes import compute_device
+from kard.models.at_once import AtOnce
 from kard.models.weights import guarded, loading_explained, model_location, most_tokens, reading_as_text
 from kard.recipe.sections import RerankerSection
 from kard.reranker.candidates import Queries
-from kard.reranker.vectors import Format, PassageVectors
+from kard.reranker.vectors import BATCH, Format, PassageVectors
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -31,6 +33,7 @@ KEY = "reranker.model"
 _LENGTH_KEYS = ("reranker.question_tokens", "reranker.passage_tokens")
 _QUERIES_AT_ONCE = 64
 _PASSAGES_AT_ONCE = 64  # by a core
+_TOO_LARGE = "Lower reranker.passage_tokens, or take a smaller reranker.model."
 
 
 def new_encoder(section: RerankerSection, seed: int) -> MultiVectorEncoder:
@@ -62,7 +65,8 @@ def new_encoder(section: RerankerSection, seed: int) -> MultiVectorEncoder:
             modules = [both, linear]
         else:
             # Questions are short: plain attention trains them faster than a fused kernel, whose backward pass is slow on CPUs.
-            plain = {**safe, "model_kwargs": {**guarded(location), "attn_implementation": "eager"}}
+            how = {} if torch.cuda.is_available() else {"attn_implementation": "eager"}
+            plain = {**safe, "model_kwargs": {**guarded(location), **how}}
             sides = [
                 Transformer(location, max_seq_length=tokens, **kwargs)
                 for tokens, kwargs in zip(lengths, (plain, safe), strict=True)
@@ -82,8 +86,8 @@ def check_length(model: Any, name: str, key: str, tokens: int) -> None:
         raise UserError(f"{key}: {tokens} asked for, '{name}' reads at most {reads}. Lower it.")
 
 
-def encode_passages(encoder: MultiVectorEncoder, texts: list[str]) -> list[np.ndarray]:
-    """Token vectors of passages, (tokens, dimension) each, float16."""
+def encode_passages(encoder: MultiVectorEncoder, texts: list[str], at_once: AtOnce) -> list[np.ndarray]:
+    """Token vectors of passages, (tokens, dimension) each, float16; on a CPU each core encodes so many at once."""
     encoder.preprocess(texts[:1], task="document")  # its tokenizer is set up now, and not by several threads at once
 
     def encode(some: list[str]) -> list[np.ndarray]:
@@ -91,9 +95,12 @@ def encode_passages(encoder: MultiVectorEncoder, texts: list[str]) -> list[np.nd
             vectors = encoder.encode_document(some, batch_size=len(some), show_progress_bar=False)
         return [tokens.to(torch.float16).cpu().numpy() for tokens in vectors]
 
-    parts = [texts[begin : begin + _PASSAGES_AT_ONCE] for begin in range(0, len(texts), _PASSAGES_AT_ONCE)]
-    found = each_on_its_cores(encode, parts) if encoder.device.type == "cpu" else [encode(texts)]
-    return [tokens for part in found for tokens in part]
+    def in_parts(size: int) -> list[np.ndarray]:
+        parts = [texts[begin : begin + size] for begin in range(0, len(texts), size)]
+        found = each_on_its_cores(encode, parts) if encoder.device.type == "cpu" else map(encode, parts)
+        return [tokens for part in found for tokens in part]
+
+    return at_once.run(in_parts, len(texts))
 
 
 class Reranker:
@@ -109,6 +116,7 @@ class Reranker:
         self.encoder = encoder.eval()
         self.vectors = vectors
         self.temperature = temperature
+        self._at_once = AtOnce(_QUERIES_AT_ONCE, "questions", _TOO_LARGE)
 
     def over(self, texts: Sequence[str]) -> Reranker:
         """The same reranker for another version of the documents; vectors of unchanged texts are shared."""
@@ -137,9 +145,12 @@ class Reranker:
 
     def _encode_questions(self, questions: Sequence[Queries]) -> list[list[np.ndarray]]:
         texts = [text for queries in questions for text in queries]
-        with autocast(self.encoder):
-            vectors = self.encoder.encode_query(texts, batch_size=_QUERIES_AT_ONCE, show_progress_bar=False)
-        rest = iter(tokens.float().cpu().numpy() for tokens in vectors)
+
+        def encode(size: int) -> Any:
+            with autocast(self.encoder):
+                return self.encoder.encode_query(texts, batch_size=size, show_progress_bar=False)
+
+        rest = iter(tokens.float().cpu().numpy() for tokens in self._at_once.run(encode, len(texts)))
         return [[next(rest) for _ in queries] for queries in questions]
 
     def _score(self, queries: list[np.ndarray], positions: Sequence[int]) -> np.ndarray:
@@ -159,10 +170,16 @@ def passage_vectors(
 ) -> PassageVectors:
     """The store of an encoder's passage vectors for a knowledge base."""
     dimension = int(encoder.get_embedding_dimension() or 0)
-    return PassageVectors(folder, texts, dimension, lambda batch: encode_passages(encoder, batch), form)
+    at_once = AtOnce(_PASSAGES_AT_ONCE if encoder.device.type == "cpu" else BATCH, "passages", _TOO_LARGE)
+    return PassageVectors(folder, texts, dimension, lambda batch: encode_passages(encoder, batch, at_once), form)
+
+
+def encoder_dtype(encoder: Any) -> torch.dtype:
+    """The number format that an encoder of sentence-transformers computes in here."""
+    kinds = (one.config.model_type for one in encoder.modules() if isinstance(one, PreTrainedModel))
+    return precision.compute_dtype("auto", next(kinds))
 
 
 def autocast(encoder: Any) -> Any:
-    """bfloat16 where the hardware computes in it."""
-    dtype = compute_dtype("auto")
-    return torch.autocast(encoder.device.type, dtype, enabled=dtype == torch.bfloat16)
+    """Forward passes of an encoder in its number format."""
+    return precision.autocast(encoder.device.type, encoder_dtype(encoder))

@@ -11,7 +11,6 @@ import torch
 
 from kard.artifacts.files import write_json
 from kard.errors import UserError
-from kard.machine.precision import compute_dtype
 from kard.models.training import (
     CHECKPOINT_MINUTES,
     SCHEDULERS,
@@ -26,7 +25,7 @@ from kard.reranker.candidates import CandidateSet
 from kard.reranker.cross import CrossReranker
 from kard.reranker.learners import Collator, learner_of
 from kard.reranker.load import open_reranker
-from kard.reranker.model import Reranker
+from kard.reranker.model import Reranker, encoder_dtype
 
 
 def train_reranker(
@@ -68,7 +67,7 @@ def train_reranker(
         model=kind(reranker.encoder, section, tau_rationale, tau_question),
         args=training_arguments(
             folder / "checkpoints",
-            compute_dtype("auto"),
+            encoder_dtype(reranker.encoder),
             seed,
             num_train_epochs=section.epochs,
             per_device_train_batch_size=section.batch_size,

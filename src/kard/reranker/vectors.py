@@ -18,8 +18,9 @@ from kard.progress import progress
 
 BATCH = 256
 _ROW = 24  # bytes of a row of places
+_ASIDE, _ASIDE_SHARE = 4096, 16  # vectors of which it is not sorted where they are: so many, or a sixteenth of all
 
-Encode = Callable[[list[str]], list[np.ndarray]]
+Encode = Callable[[list[str]], Sequence[np.ndarray]]
 Format = Literal["fp16", "int8"]
 
 
@@ -47,6 +48,8 @@ class PassageVectors:
         self.texts = texts
         self.dimension = dimension
         self.encode = encode
+        self.at_once = BATCH
+        """Passages that `encode` is given; more, where several processes share them."""
         self.form = form
         self.dtype = np.dtype(np.float16 if form == "fp16" else np.int8)
         self.columns = dimension if form == "fp16" else dimension + 2
@@ -54,6 +57,7 @@ class PassageVectors:
         self._digests = digests_of(texts)
         self._known = np.empty(0, dtype=np.uint64)  # sorted digests of the texts that have vectors
         self._spans = np.empty((0, 2), dtype=np.int64)  # first token and tokens of each
+        self._recent: dict[int, tuple[int, int]] = {}  # the same of those that came since these were sorted
         self._read = self._tokens = 0  # rows of places so far, and vectors
         self._read_places()
 
@@ -63,9 +67,19 @@ class PassageVectors:
         return self._has(np.arange(len(self.texts)))
 
     def _has(self, positions: np.ndarray) -> np.ndarray:
+        return self._spans_of(positions)[:, 0] >= 0
+
+    def _spans_of(self, positions: np.ndarray) -> np.ndarray:
+        """First token and tokens of each position, −1 of one that is not there."""
         digests = self._digests[positions]
-        places = np.minimum(np.searchsorted(self._known, digests), len(self._known) - 1)
-        return self._known[places] == digests if len(self._known) else np.zeros(len(digests), dtype=bool)
+        spans = np.full((len(digests), 2), -1, dtype=np.int64)
+        if len(self._known):
+            places = np.minimum(np.searchsorted(self._known, digests), len(self._known) - 1)
+            there = self._known[places] == digests
+            spans[there] = self._spans[places[there]]
+        for row in np.flatnonzero(spans[:, 0] < 0).tolist() if self._recent else ():
+            spans[row] = self._recent.get(int(digests[row]), (-1, -1))
+        return spans
 
     def ensure(self, positions: Sequence[int]) -> None:
         """Encode the passages at `positions` that are not there yet.
@@ -100,7 +114,7 @@ class PassageVectors:
     @property
     def bytes_per_passage(self) -> float:
         """On disk, over the texts that are there."""
-        return float(self._tokens) * self.columns * self.dtype.itemsize / max(1, len(self._known))
+        return float(self._tokens) * self.columns * self.dtype.itemsize / max(1, len(self._known) + len(self._recent))
 
     def get(self, positions: Sequence[int]) -> list[np.ndarray]:
         """Token vectors of passages that are there, (tokens, dimension) each, float16 (float32 from int8)."""
@@ -112,21 +126,21 @@ class PassageVectors:
         return unpacked(np.concatenate(kept)), np.cumsum([0, *map(len, kept[:-1])])
 
     def _kept(self, positions: Sequence[int]) -> list[np.ndarray]:
-        spans = self._spans[np.searchsorted(self._known, self._digests[np.asarray(positions, dtype=np.int64)])]
+        spans = self._spans_of(np.asarray(positions, dtype=np.int64))
         return [self._rows[first : first + tokens] for first, tokens in spans.tolist()]
 
     def _encode(self, positions: Sequence[int]) -> None:
         order = sorted(positions, key=lambda position: (len(self.texts[position]), position))
         there = self._has(np.asarray(order, dtype=np.int64))
         with progress("passage vectors", len(order), "passages") as advance, disk_full_explained(self.folder):
-            for begin in range(0, len(order), BATCH):
-                batch = order[begin : begin + BATCH]
-                if not there[begin : begin + BATCH].all():
+            for begin in range(0, len(order), self.at_once):
+                batch = order[begin : begin + self.at_once]
+                if not there[begin : begin + self.at_once].all():
                     self._append(batch, self.encode([self.texts[position] for position in batch]))
                 advance(len(batch))
         self._read_places()
 
-    def _append(self, positions: list[int], vectors: list[np.ndarray]) -> None:
+    def _append(self, positions: list[int], vectors: Sequence[np.ndarray]) -> None:
         places = np.empty((len(positions), 3), dtype=np.int64)
         with open(self.path, "ab") as file:
             first = file.tell() // (self.columns * self.dtype.itemsize)
@@ -146,11 +160,9 @@ class PassageVectors:
             np.fromfile(path, dtype=np.int64, offset=_ROW * self._read) if path.exists() else np.empty(0, np.int64)
         )
         rows = numbers[: len(numbers) // 3 * 3].reshape(-1, 3)
-        spans = np.concatenate([self._spans, rows[:, 1:]])
         if rows[:, 1:].min(initial=0) < 0 or (rows[:, 1] + rows[:, 2]).max(initial=0) > self._on_disk():
             raise UserError(f"{path}: is damaged. Remove {self.folder}: it is made again.")
-        self._known, order = np.unique(np.concatenate([self._known, rows[:, 0].view(np.uint64)]), return_index=True)
-        self._spans = spans[order]
+        self._take_in(rows)
         self._read += len(rows)
         self._tokens = max(self._tokens, int((rows[:, 1] + rows[:, 2]).max(initial=0)))
         shape = (self._tokens, self.columns)
@@ -159,6 +171,18 @@ class PassageVectors:
             if self._tokens
             else np.zeros(shape, dtype=self.dtype)
         )
+
+    def _take_in(self, rows: np.ndarray) -> None:
+        """Learn where vectors are. Few are kept aside: sorting all anew for each of them would take longer the more there are."""
+        digests = np.ascontiguousarray(rows[:, 0]).view(np.uint64)
+        if len(self._recent) + len(rows) <= max(_ASIDE, len(self._known) // _ASIDE_SHARE):
+            for digest, span in zip(digests.tolist(), rows[:, 1:].tolist(), strict=True):
+                self._recent.setdefault(digest, (span[0], span[1]))
+            return
+        aside = np.array(list(self._recent), dtype=np.uint64)
+        spans = [self._spans, np.array(list(self._recent.values()), dtype=np.int64).reshape(-1, 2), rows[:, 1:]]
+        self._known, order = np.unique(np.concatenate([self._known, aside, digests]), return_index=True)
+        self._spans, self._recent = np.concatenate(spans)[order], {}
 
     def _on_disk(self) -> int:
         """Vectors in the file, whole ones."""

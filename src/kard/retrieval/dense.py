@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 from kard.artifacts.files import read_json, write_json
 from kard.errors import UserError
 from kard.machine.processes import compute_device
+from kard.machine.sharing import Compute, led
 from kard.progress import progress
 from kard.recipe.sections import RetrieverSection
 from kard.retrieval.analysis import Analysis
 from kard.retrieval.retriever import Earlier, Hits
 
 _BLOCK = 2_048
+_ENCODED_AT_ONCE = 32
 # With more vectors not all are compared: a query looks into this share of their clusters.
 _EXACT = 200_000
 _PROBED = 1 / 8
@@ -35,24 +38,28 @@ class Encoder:
         from sentence_transformers import SentenceTransformer
 
         from kard.models import weights
+        from kard.models.at_once import AtOnce
 
         with weights.loading_explained(name, "retriever.encoder"):
             location = (weights.model_location if online else weights.local_location)(name, "retriever.encoder")
             safe = {**weights.guarded_modules(location), "device": compute_device()}
             self.model = weights.reading_as_text(SentenceTransformer(location, **safe))
+        self._at_once = AtOnce(_ENCODED_AT_ONCE, "texts", "Take a smaller retriever.encoder.")
         self.dimension = int(self.model.get_embedding_dimension() or 0)
 
     def documents(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of passages, shape (texts, dimension), float16."""
-        found = self.model.encode_document(list(texts), normalize_embeddings=True, show_progress_bar=False)
-        return np.asarray(found, dtype=np.float16)
+        return np.asarray(self._encoded(self.model.encode_document, texts), dtype=np.float16)
 
     def queries(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of queries, shape (queries, dimension), float32."""
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
-        found = self.model.encode_query(list(texts), normalize_embeddings=True, show_progress_bar=False)
-        return np.asarray(found, dtype=np.float32)
+        return np.asarray(self._encoded(self.model.encode_query, texts), dtype=np.float32)
+
+    def _encoded(self, encode: Callable[..., Any], texts: Sequence[str]) -> Any:
+        settings = {"normalize_embeddings": True, "show_progress_bar": False}
+        return self._at_once.run(lambda size: encode(list(texts), batch_size=size, **settings), len(texts))
 
 
 class Dense:
@@ -107,16 +114,28 @@ class Dense:
 
 
 def build_dense(texts: Sequence[str], section: RetrieverSection, folder: Path, earlier: Earlier | None = None) -> None:
-    """Encode texts and index their vectors; those that an earlier attempt or an earlier index has are not encoded again."""
+    """Encode texts and index their vectors; those that an earlier attempt or an earlier index has are not encoded again. All
+    processes encode, where they call this together."""
+    encoder = Encoder(section.encoder, online=earlier is None)
+    led(lambda some: list(encoder.documents(some)), partial(_build, texts, section, folder, earlier, encoder))
+
+
+def _build(
+    texts: Sequence[str],
+    section: RetrieverSection,
+    folder: Path,
+    earlier: Earlier | None,
+    encoder: Encoder,
+    documents: Compute[str, np.ndarray],
+) -> None:
     import faiss
 
-    encoder = Encoder(section.encoder, online=earlier is None)
     path = folder / "vectors.f16"
     if earlier is not None and not path.exists():
         kept = path.with_suffix(".partial")
         _vectors(earlier.folder, encoder)[earlier.kept].tofile(kept)
         kept.rename(path)
-    _encode(texts, encoder, path, len(earlier.kept) if earlier else 0)
+    _encode(texts, documents, encoder.dimension, path, len(earlier.kept) if earlier else 0)
     faiss.write_index(_faiss_index(_vectors(folder, encoder)), str(folder / "vectors.faiss"))
     write_json(folder / "dense.json", {"encoder": section.encoder, "size": len(texts)})
 
@@ -125,16 +144,16 @@ def _vectors(folder: Path, encoder: Encoder) -> np.ndarray:
     return np.memmap(folder / "vectors.f16", dtype=np.float16, mode="r").reshape(-1, encoder.dimension)
 
 
-def _encode(texts: Sequence[str], encoder: Encoder, path: Path, first: int) -> None:
+def _encode(texts: Sequence[str], documents: Compute[str, np.ndarray], dimension: int, path: Path, first: int) -> None:
     """Append the vectors that are missing, by whole blocks behind the `first` ones, which are there."""
-    row = 2 * encoder.dimension
+    row = 2 * dimension
     with open(path, "ab") as file, progress("encode passages", len(texts), "passages") as advance:
         there = file.tell() // row
         done = len(texts) if there >= len(texts) else first + (there - first) // _BLOCK * _BLOCK
         file.truncate(done * row)
         advance(done)
         for begin in range(done, len(texts), _BLOCK):
-            vectors = encoder.documents(texts[begin : begin + _BLOCK])
+            vectors = np.stack(documents(texts[begin : begin + _BLOCK]))
             file.write(vectors.tobytes())
             file.flush()
             os.fsync(file.fileno())

@@ -161,7 +161,9 @@ def _knowledge_step(run: Run, keys: dict[str, str]) -> Step:
 
 def _index_step(run: Run, keys: dict[str, str]) -> Step:
     section = run.recipe.retriever
-    return _step(run, keys, "index", _index_reads(section), ("knowledge",), partial(make_index, run), section.kind)
+    shared = section.kind != "bm25" and section.milvus is None
+    make = partial(make_index, run)
+    return _step(run, keys, "index", _index_reads(section), ("knowledge",), make, section.kind, shared=shared)
 
 
 def passage_steps(recipe: Recipe, folder: Path) -> list[Step]:
@@ -186,22 +188,21 @@ def _search_steps(run: Run, keys: dict[str, str], methods: Sequence[Method]) -> 
         "split": recipe.evaluation.split if with_test else None,
         "with_dev": recipe.student.early_stopping is not None,
     }
-    make = partial(make_rationales, run, with_test)
+    make: Callable[[Path], None] = partial(make_rationales, run, with_test)
     about = f"teacher: {recipe.teacher.kind}"
-    yield _step(run, keys, "rationales", ("teacher", "data_seed"), ("questions", "knowledge"), make, about, more)
+    reads: Sequence[str] = ("teacher", "data_seed")
+    verified = recipe.teacher.verifier is not None
+    yield _step(run, keys, "rationales", reads, ("questions", "knowledge"), make, about, more, shared=verified)
     section = recipe.reranker
-    reads: Sequence[str] = (
-        "retriever.query",
-        "reranker.rationale_candidates",
-        "reranker.question_candidates",
-    )
+    reads = ("retriever.query", "reranker.rationale_candidates", "reranker.question_candidates")
     about = f"κ1 {section.rationale_candidates}, κ2 {section.question_candidates}"
     inputs, depth = ("rationales", "index"), {"depth": silver_depth(recipe)}
     yield _step(run, keys, "candidates", reads, inputs, partial(make_candidates, run), about, depth)
     if uses_reranker(recipe):
         reads = (*_searched(recipe), *_named("reranker", _RERANKER), "evaluation.split", "seed")
         about = f"{section.model}, {section.train_questions or 'all'} questions, {section.epochs:g} epochs"
-        yield _step(run, keys, "reranker", reads, ("candidates", "questions"), partial(make_reranker, run), about)
+        inputs, make = ("candidates", "questions"), partial(make_reranker, run)
+        yield _step(run, keys, "reranker", reads, inputs, make, about, shared=True)
 
 
 def _student_steps(run: Run, keys: dict[str, str], trained: Sequence[TrainedOn]) -> Iterator[Step]:
@@ -249,6 +250,7 @@ def _predictions_step(run: Run, keys: dict[str, str], methods: list[Method]) -> 
     recipe, section = run.recipe, run.recipe.evaluation
     trained_on = methods[0].trained_on
     reads = ["student.answer_by", *_named("evaluation", ("split", "engine", "samples"))]
+    reads += ["evaluation.vllm"] if section.vllm else []
     inputs = ["questions", f"students/{trained_on}"]
     if section.samples > 1:
         reads += ["seed", *_named("evaluation", _SAMPLES)]

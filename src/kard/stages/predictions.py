@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kard.artifacts.files import Log, read_json, write_json, write_jsonl
+from kard.artifacts.files import Log, write_json, write_jsonl
 from kard.calibration import Calibration, check_dev, fit, read_calibrations, write_calibrations
 from kard.data.passage import read_passages
 from kard.data.passages import make_passages
@@ -17,7 +16,8 @@ from kard.evaluation.ranking import ranked_by_likelihood
 from kard.evaluation.relevant import first_rationales, first_silver
 from kard.finder import Finder, Found
 from kard.kard import Kard
-from kard.machine.processes import process_count, rank, wait_until
+from kard.machine.processes import process_count, rank
+from kard.machine.sharing import from_all, shared_out
 from kard.methods import Method, TrainedOn
 from kard.progress import progress, say
 from kard.prompt import examples_in, holds_question, same_answer, with_rationale
@@ -34,8 +34,6 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
     """
     from kard.student.generation import Written
 
-    if rank() > 0 and _is_written(folder, rank()):  # by an earlier attempt: the first process may be done at any moment
-        return
     recipe, questions, dev, unanswerable = run.recipe, run.evaluated(), _dev_questions(run), _unanswerable(run)
     student = run.student(trained_on)
     if alike := sum(student.takes_for_one(question.choices) for question in questions):
@@ -45,7 +43,7 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
     kard = Kard(methods[0], student, Finder.of(run, methods, student))
     more = [*dev, *unanswerable]
     asked = {method.name: [*questions, *(() if method.is_oracle else more)] for method in methods}
-    considered = {method.name: _considered(kard, method, run, asked[method.name]) for method in methods}
+    considered = _considered(kard, methods, run, asked)
     if kard.finder.query_likelihood is not None and rank() == 0 and not run.over:
         measured = considered["kard_reranker"][: len(questions)]
         write_json(folder / "retrieval.json", ranked_by_likelihood(run, questions, measured))
@@ -69,12 +67,10 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
 
         written = kard.write(pairs, texts, keep, known, (rank(), process_count()))
     log.close()
+    for part in from_all(written):
+        written |= part
     if rank() > 0:
-        write_json(_share_done(folder, rank()), {"processes": process_count()})
         return
-    for other in range(1, process_count()):
-        wait_until(partial(_is_written, folder, other))
-        written |= {row["prompt"]: Written(**row) for row in Log(_written_log(folder, other)).read()}
 
     def answers_of(method: Method) -> list[dict[str, Any]]:
         rows = zip(asked[method.name], considered[method.name], prompts[method.name], strict=True)
@@ -180,16 +176,6 @@ def _written_log(folder: Path, process: int) -> Path:
     return folder / ("written.jsonl" if process == 0 else f"written-{process}.jsonl")
 
 
-def _share_done(folder: Path, process: int) -> Path:
-    return folder / f"written-{process}.done.json"
-
-
-def _is_written(folder: Path, process: int) -> bool:
-    """Whether another process has written all of its batches (they are others with another number of processes)."""
-    done = _share_done(folder, process)
-    return done.exists() and read_json(done)["processes"] == process_count()
-
-
 def _prompts(
     kard: Kard,
     method: Method,
@@ -203,9 +189,21 @@ def _prompts(
     return [with_rationale(prompt, given.get(q.id, "")) for q, prompt in zip(questions, prompts, strict=True)]
 
 
-def _considered(kard: Kard, method: Method, run: Run, questions: Sequence[Question]) -> list[list[Found]]:
-    if not method.is_oracle:
-        return kard.finder.candidates(method, questions, {})
+def _considered(
+    kard: Kard, methods: Sequence[Method], run: Run, asked: Mapping[str, Sequence[Question]]
+) -> dict[str, Sequence[list[Found]]]:
+    """By method the passages that are considered for each of its questions; each process finds those of some questions."""
+
+    def found(method: Method) -> Sequence[list[Found]]:
+        if method.is_oracle:
+            return _given(kard, method, run, asked[method.name])
+        return shared_out(lambda some: kard.finder.candidates(method, some, {}), asked[method.name])
+
+    return {method.name: found(method) for method in methods}
+
+
+def _given(kard: Kard, method: Method, run: Run, questions: Sequence[Question]) -> list[list[Found]]:
+    """The passages that an oracle is given."""
     if not method.reads_passages:
         return [[] for _ in questions]
     if method.reads == "gold":

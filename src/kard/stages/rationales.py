@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kard.data.question import Question
 from kard.errors import UserError
+from kard.machine.sharing import Compute, led
 from kard.progress import say
 from kard.recipe.recipe import Recipe
 from kard.run import Run
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from kard.student.prompted import PromptedModel
     from kard.teacher.collect import Models
 
+Reading = tuple[str, Sequence[str]]
+"""What a verifier reads, and the answers that it ranks."""
+
 
 def make_rationales(run: Run, with_test: bool, folder: Path) -> None:
     """Let the teacher explain the questions of `explained_questions`.
@@ -25,6 +30,16 @@ def make_rationales(run: Run, with_test: bool, folder: Path) -> None:
     Raises:
         UserError: None was kept.
     """
+    models = teacher_models(run.recipe)
+
+    def verdicts(readings: Sequence[Reading]) -> Sequence[int]:
+        assert models.rank is not None
+        return models.rank([text for text, _ in readings], [answers for _, answers in readings]) if readings else []
+
+    led(verdicts, partial(_collect, run, with_test, folder, models))
+
+
+def _collect(run: Run, with_test: bool, folder: Path, models: Models, verdicts: Compute[Reading, int]) -> None:
     from kard.teacher.collect import collect_rationales, why_none_is_kept
 
     recipe = run.recipe
@@ -36,7 +51,7 @@ def make_rationales(run: Run, with_test: bool, folder: Path) -> None:
         recipe.explainer,
         recipe.seed_of_data,
         run.folder / "teacher.sqlite",
-        teacher_models(recipe),
+        replace(models, rank=lambda prompts, answers: list(verdicts(list(zip(prompts, answers, strict=True))))),
     )
     write_rationales(folder / "rationales.jsonl", rationales)
     kept = [rationale.question for rationale in rationales if rationale.status == "kept"]

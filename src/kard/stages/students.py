@@ -15,6 +15,8 @@ from kard.artifacts.files import write_json
 from kard.data.question import Question
 from kard.errors import UserError
 from kard.finder import Finder
+from kard.machine.processes import whole_models
+from kard.machine.sharing import shared_out
 from kard.methods import METHODS, TRAINING_SETS, TrainedOn, methods_named
 from kard.progress import say
 from kard.prompt import WorkedExample, holds_question, render, shown_answer, target, with_examples
@@ -31,15 +33,14 @@ _MIXED_SHARE = 0.5  # of the examples, with student.train_passages: mixed
 
 def make_base(run: Run, folder: Path) -> None:
     """The model with its vocabulary trimmed to passages, training questions and rationales."""
-    from kard.machine.precision import compute_dtype
     from kard.models.weights import model_location
-    from kard.student.loading import KEY, base_model, base_tokenizer
+    from kard.student.loading import KEY, base_model, base_tokenizer, model_dtype
     from kard.student.vocabulary import trim
 
     section = run.recipe.student
     location = model_location(section.model, KEY)
     tokenizer = base_tokenizer(location)
-    model = base_model(location, compute_dtype(section.dtype if section.method == "lora" else "fp32"))
+    model = base_model(location, model_dtype(section.dtype if section.method == "lora" else "fp32", location))
 
     def texts() -> Iterator[str]:
         yield with_examples(["- (A) (B) (C) (D) (E)", "Passage:"], "Question:")
@@ -65,8 +66,9 @@ def make_student(run: Run, trained_on: TrainedOn, folder: Path) -> None:
 
     recipe, (base, saved_as) = run.recipe, base_student(run)
     tokenizer = base_tokenizer(base)
-    examples = list(training_examples(run, trained_on, tokenizer))
-    dev = list(training_examples(run, trained_on, tokenizer, stopping_questions(run)))
+    with whole_models():
+        examples = list(training_examples(run, trained_on, tokenizer))
+        dev = list(training_examples(run, trained_on, tokenizer, stopping_questions(run)))
     if recipe.student.early_stopping is not None and not dev:
         raise UserError(
             "student.early_stopping: no dev question has an example to look at. Give questions.dev or dev_size, and dev "
@@ -78,8 +80,7 @@ def make_student(run: Run, trained_on: TrainedOn, folder: Path) -> None:
 
 def make_prompted(run: Run, folder: Path) -> None:
     """The model as it is, with worked examples to show in front of a question."""
-    from kard.machine.precision import compute_dtype
-    from kard.student.loading import StudentSettings, base_tokenizer
+    from kard.student.loading import StudentSettings, base_tokenizer, model_dtype
 
     base, saved_as = base_student(run)
     base_tokenizer(base).save_pretrained(folder / "tokenizer")
@@ -88,7 +89,7 @@ def make_prompted(run: Run, folder: Path) -> None:
         base=saved_as,
         adapters=False,
         answer_as=section.answer_as,
-        dtype=str(compute_dtype(section.dtype)).removeprefix("torch."),
+        dtype=str(model_dtype(section.dtype, base)).removeprefix("torch."),
         max_input_tokens=_prompt_tokens(run.recipe, base),
         max_output_tokens=section.max_output_tokens,
         long_questions=section.long_questions,
@@ -234,7 +235,8 @@ def _mixed_in(run: Run, pairs: Sequence[tuple[Question, str]]) -> dict[str, list
     drawn = np.random.default_rng(recipe.seed).random(len(pairs)) < _MIXED_SHARE
     chosen = [pair for pair, is_drawn in zip(pairs, drawn, strict=True) if is_drawn]
     method = METHODS["kard_reranker" if uses_reranker(recipe) else "kard_bm25"]
-    passages = Finder.of(run, [method]).read(method, [question for question, _ in chosen], recipe.student.passages)
+    finder, wanted = Finder.of(run, [method]), recipe.student.passages
+    passages = shared_out(lambda some: finder.read(method, some, wanted), [question for question, _ in chosen])
     return {
         rationale: [item.passage.full_text for item in row]
         for (_, rationale), row in zip(chosen, passages, strict=True)

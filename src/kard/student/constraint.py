@@ -70,6 +70,7 @@ class AnswerConstraint:
         self.log_probability: list[float | None] = [0.0 for _ in paths]
         """Of each row's answer among its choices so far; None where the writer cannot say."""
         self._ended: set[int] = set()
+        self._may_end_cue: dict[int, bool] = {}
 
     def choose(self, rows: Sequence[int], written: Sequence[list[int]], scores: Tensor) -> Tensor:
         """The next token of each row, one that may follow.
@@ -153,7 +154,13 @@ class AnswerConstraint:
         return sorted({path[done] for path in paths if path[:done] == so_far and len(path) > done})
 
     def _cue_is_written(self, tokens: list[int]) -> bool:
-        return self.tokenizer.decode(tokens[-_CUE_TOKENS:]).endswith(ANSWER_CUE)
+        if not tokens:
+            return False
+        last = tokens[-1]
+        if last not in self._may_end_cue:  # most tokens cannot: nothing is decoded behind them
+            alone = self.tokenizer.decode([last])
+            self._may_end_cue[last] = not alone or alone.endswith(ANSWER_CUE[-1])
+        return self._may_end_cue[last] and self.tokenizer.decode(tokens[-_CUE_TOKENS:]).endswith(ANSWER_CUE)
 
     def _cue_token(self, row: int, length: int, wanted: int | None) -> list[int]:
         if row not in self.cut and (wanted == self.end or length >= self.rooms[row]):

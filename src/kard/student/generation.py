@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.errors import UserError
 from kard.machine.cores import each_on_its_cores
+from kard.machine.processes import compute_device
 from kard.methods import Writes
+from kard.models.at_once import AtOnce
 from kard.progress import say
 from kard.prompt import (
     AnswerAs,
@@ -39,6 +42,9 @@ from kard.student.vllm import Vllm
 from kard.student.writer import OnTokens, Task, Writer
 
 AnswerBy = Literal["choices", "generate", "likelihood"]
+_TOO_LARGE = (
+    "Lower student.max_input_tokens, evaluation.samples or evaluation.passages, or take a smaller student.model."
+)
 _RANKED_AT_ONCE = 8  # prompts; each of their choices has scores over the whole vocabulary for every token
 _LOOKS_AT_ONCE = 16  # passages; each token of their questions has such scores
 
@@ -117,10 +123,15 @@ class Student:
         self.tokenizer = tokenizer
         self.settings = settings
         self.writer = writer or local_writer(model)
+        self._at_once = AtOnce(sys.maxsize, "texts", _TOO_LARGE)
 
     @classmethod
     def load(
-        cls, folder: Path, online: bool = False, engine: Literal["transformers", "vllm"] = "transformers"
+        cls,
+        folder: Path,
+        online: bool = False,
+        engine: Literal["transformers", "vllm"] = "transformers",
+        options: Mapping[str, Any] = MappingProxyType({}),
     ) -> Student:
         """Read a student that `train_student` wrote.
 
@@ -128,13 +139,14 @@ class Student:
             folder: Its folder.
             online: Whether what lies under it may be fetched from the hub.
             engine: The recipe's ``evaluation.engine``.
+            options: Its ``evaluation.vllm``.
 
         Raises:
-            UserError: vLLM is asked for and not installed, or the student is no decoder.
+            UserError: vLLM is asked for and cannot write here.
         """
-        model, tokenizer, settings = trained_model(folder, online)
+        model, tokenizer, settings = trained_model(folder, online, "cpu" if engine == "vllm" else compute_device())
         if engine == "vllm":
-            return cls(model, tokenizer, settings, Vllm(model, tokenizer))
+            return cls(model, tokenizer, settings, Vllm(model, tokenizer, options))
         student = cls(model, tokenizer, settings)
         if model.device.type == "cpu" and isinstance(student.writer, Reference):
             kind = model.config.model_type
@@ -187,7 +199,7 @@ class Student:
                 written = [known[prompt] for prompt in batch]
             else:
                 start = monotonic()
-                written = self._continue(batch, [prompts[prompt] for prompt in batch], how, on_text)
+                written = self._written(batch, prompts, how, on_text)
                 seconds = (monotonic() - start) / len(batch)
                 written = [replace(item, seconds=seconds) for item in written]
             found |= {item.prompt: item for item in written}
@@ -223,6 +235,17 @@ class Student:
             size = max(1, -(-len(prompts) // how.share[1]))
         widths = [aligned(len(ids)) for ids in self.tokenizer(prompts).input_ids] if prompts else []
         return list(batches(dict(zip(prompts, widths, strict=True)), size))
+
+    def _written(
+        self, batch: list[str], prompts: Mapping[str, Sequence[str]], how: Writing, on_text: Mapping[str, OnText]
+    ) -> list[Written]:
+        """What is written of a batch, in parts where it does not fit into the memory."""
+
+        def in_parts(size: int) -> list[Written]:
+            parts = (batch[begin : begin + size] for begin in range(0, len(batch), size))
+            return [one for part in parts for one in self._continue(part, [prompts[p] for p in part], how, on_text)]
+
+        return self._at_once.run(in_parts, len(batch))
 
     def _continue(
         self, prompts: list[str], answers: list[Sequence[str]], how: Writing, on_text: Mapping[str, OnText]

@@ -11,6 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from kard.models.names import cache_argument
 from kard.student.batching import IGNORED, Batch, Collator, reads_alone, unpadded
 
 
@@ -84,7 +85,7 @@ def _encoder_decoder_scores(
 def _decoder_scores(model: PreTrainedModel, inputs: Tensor, mask: Tensor, owner: Tensor, tokens: Tensor) -> Tensor:
     cache = DynamicCache(config=model.config)
     positions = mask.cumsum(dim=1) - 1
-    read: dict[str, Any] = {"cache": cache, "use_cache": True}
+    read: dict[str, Any] = {cache_argument(model): cache, "use_cache": True}
     first = model(
         input_ids=inputs, attention_mask=mask, position_ids=positions.clamp(min=0), logits_to_keep=1, **read
     ).logits[owner]

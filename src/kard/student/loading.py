@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kard.artifacts.files import read_json
 from kard.errors import UserError
+from kard.machine.precision import Dtype, compute_dtype
 from kard.machine.processes import compute_device
 from kard.models.weights import guarded, loading_explained, local_location, model_location, read_as_text
 from kard.prompt import AnswerAs, WorkedExample
@@ -74,14 +75,17 @@ def base_tokenizer(location: str, key: str = KEY) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def base_model(location: str, dtype: torch.dtype, attention: str | None = None, key: str = KEY) -> PreTrainedModel:
-    """The model with a language-model head, on the GPU if there is one.
+def base_model(
+    location: str, dtype: torch.dtype, attention: str | None = None, key: str = KEY, device: str | None = None
+) -> PreTrainedModel:
+    """The model with a language-model head.
 
     Args:
         location: From `model_location`.
         dtype: Of the weights.
         attention: How it attends, in transformers' words; None: by PyTorch's kernel where the model can.
         key: The recipe's key, for the error message.
+        device: Where it is put; None: on this process's GPU, if it has one.
 
     Raises:
         UserError: It cannot be loaded.
@@ -91,7 +95,17 @@ def base_model(location: str, dtype: torch.dtype, attention: str | None = None, 
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = kind.from_pretrained(location, dtype=dtype, attn_implementation=attention, **guarded(location))
     quicken(model)
-    return model.to(compute_device())
+    device = device or compute_device()
+    return (
+        model if device == "cpu" else model.to(device)
+    )  # to shard it, a process may have been given no weights at all
+
+
+def model_dtype(wanted: Dtype, location: str, key: str = KEY) -> torch.dtype:
+    """`compute_dtype` of the model at a location."""
+    with loading_explained(location, key):
+        config = AutoConfig.from_pretrained(location, **guarded(location))
+    return compute_dtype(wanted, config.model_type)
 
 
 def quicken(model: PreTrainedModel) -> None:
@@ -155,18 +169,23 @@ def _base_location(folder: Path, settings: StudentSettings, online: bool = False
 
 
 def trained_model(
-    folder: Path, online: bool = False
+    folder: Path, online: bool = False, device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, StudentSettings]:
     """A trained student from its folder; adapters are merged into the weights, so that writing is fast.
 
     Args:
         folder: Written by training.
         online: Whether the model under it may be fetched from the hub: the recipe asks for it.
+        device: See `base_model`.
     """
     settings = StudentSettings.read(folder / "student.json")
-    dtype: torch.dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[settings.dtype]
+    dtype: torch.dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[
+        settings.dtype
+    ]
+    if dtype == torch.float16 and not torch.cuda.is_available():
+        dtype = torch.float32  # it holds the same numbers, and CPUs are far slower in float16
     tokenizer = base_tokenizer(str(folder / "tokenizer"))
-    model = base_model(_base_location(folder, settings, online), dtype)
+    model = base_model(_base_location(folder, settings, online), dtype, device=device)
     if settings.adapters:
         _merge(model, folder / "weights")
     return model.eval(), tokenizer, settings

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from kard.machine.precision import compute_dtype
+from kard.models.at_once import AtOnce
 from kard.models.weights import model_location
 from kard.student.batching import Batch, of_similar_length, prompt_batch
 from kard.student.likelihood import likelihoods
-from kard.student.loading import base_model, base_tokenizer
+from kard.student.loading import base_model, base_tokenizer, model_dtype
 
 # Prompts, and their tokens, padding included: an encoder's attention grows with the square of a prompt's length.
 _RANKED_AT_ONCE, _TOKENS_AT_ONCE = 16, 1 << 14
@@ -29,6 +30,7 @@ class PromptedModel:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self._at_once = AtOnce(_RANKED_AT_ONCE, "prompts", "Take a smaller model.")
 
     @classmethod
     def load(cls, name: str, key: str) -> PromptedModel:
@@ -38,16 +40,22 @@ class PromptedModel:
             UserError: It cannot be loaded.
         """
         location = model_location(name, key)
-        return cls(base_model(location, compute_dtype("auto"), key=key), base_tokenizer(location, key))
+        return cls(base_model(location, model_dtype("auto", location, key), key=key), base_tokenizer(location, key))
 
     def rank(self, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[int]:
         """For each prompt the index of the answer with the highest mean log-probability of its tokens after the prompt."""
         lengths = [len(ids) for ids in self.tokenizer(list(prompts)).input_ids]
         best: dict[int, int] = {}
         for group in of_similar_length(lengths, _RANKED_AT_ONCE, _TOKENS_AT_ONCE):
-            found = self._scores([prompts[place] for place in group], [answers[place] for place in group])
+            found = self._at_once.run(partial(self._in_parts, group, prompts, answers), len(group))
             best |= {place: scores.index(max(scores)) for place, scores in zip(group, found, strict=True)}
         return [best[place] for place in range(len(prompts))]
+
+    def _in_parts(
+        self, group: Sequence[int], prompts: Sequence[str], answers: Sequence[Sequence[str]], size: int
+    ) -> list[list[float]]:
+        parts = [group[begin : begin + size] for begin in range(0, len(group), size)]
+        return [row for part in parts for row in self._scores([prompts[p] for p in part], [answers[p] for p in part])]
 
     def _scores(self, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[list[float]]:
         read = self._read(prompts)

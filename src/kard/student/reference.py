@@ -66,9 +66,9 @@ class _Constrained(LogitsProcessor):
         if self.going:
             here = [self.rows[place] for place in self.going]
             tokens[self.going] = constraint.choose(here, [self.written[row] for row in here], scores[self.going])
-        still = []
+        still, chosen = [], tokens.tolist()  # once: each look at a GPU's number waits for it
         for place in self.going:
-            token, text = int(tokens[place]), self.written[self.rows[place]]
+            token, text = chosen[place], self.written[self.rows[place]]
             if token != constraint.end:
                 text.append(token)
                 if len(text) < constraint.limits[self.rows[place]]:

@@ -17,22 +17,21 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedToken
 
 from kard.artifacts.files import write_json
 from kard.errors import UserError
-from kard.machine.precision import compute_dtype
-from kard.machine.processes import process_count, rank
+from kard.machine.processes import process_count, rank, shards_models
+from kard.models.at_once import AtOnce
+from kard.models.names import checkpointing_argument
 from kard.models.training import (
     CHECKPOINT_MINUTES,
     SCHEDULERS,
     EpochOrder,
     OrderedTrainer,
-    is_out_of_memory,
     train,
     training_arguments,
 )
 from kard.models.weights import most_tokens
-from kard.progress import say
 from kard.recipe.sections import StudentSection
 from kard.student.batching import IGNORED, Batch, Collator, Row, of_similar_length, pieces, reads_alone, unpadded
-from kard.student.loading import StudentSettings, base_model, base_tokenizer
+from kard.student.loading import StudentSettings, base_model, base_tokenizer, model_dtype
 from kard.student.tokens import question_tokens, text_tokens
 
 # Sequences are short here, and the backward pass of the fused kernel is the slower one on CPUs (measured: half the speed).
@@ -93,10 +92,15 @@ def train_student(
             or training fails (see `kard.models.training.train`).
     """
     torch.manual_seed(seed)
-    dtype = compute_dtype(section.dtype)
+    dtype = model_dtype(section.dtype, base)
     tokenizer = base_tokenizer(base)
     model = base_model(
-        base, dtype if section.method == "lora" else torch.float32, None if torch.cuda.is_available() else ATTENTION_CPU
+        base,
+        dtype if section.method == "lora" else torch.float32,
+        None if torch.cuda.is_available() else ATTENTION_CPU,
+        device="cpu"
+        if shards_models()
+        else None,  # each process's piece alone goes to its GPU, and Trainer takes it there
     )
     trained = with_adapters(model, section) if section.method == "lora" else model
     if section.resources.compile:
@@ -170,7 +174,7 @@ def student_trainer(
         learning_rate=section.lr,
         lr_scheduler_type=SCHEDULERS[section.schedule],
         warmup_steps=_WARMUP,
-        activation_checkpointing=section.resources.gradient_checkpointing,
+        **{checkpointing_argument(): section.resources.gradient_checkpointing},
         **stopping,
     )
     # As many tokens as have logits where a batch has one target: a process's share of a batch may be all filler.
@@ -282,7 +286,7 @@ class StudentTrainer(OrderedTrainer):
         **settings: Any,
     ) -> None:
         super().__init__(order=order, **settings)
-        self.piece_rows = piece_rows
+        self.at_once = AtOnce(piece_rows, "examples", same=", same batch a step")
         self.model_accepts_loss_kwargs = True  # the loss is a sum over the step's tokens, for every architecture
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -311,7 +315,7 @@ class StudentTrainer(OrderedTrainer):
         total, collate = 0.0, self.data_collator
         # Every process looks at all of them: they are few, and all processes must come to the same decision.
         with torch.no_grad(), self.compute_loss_context_manager():
-            for group in of_similar_length(lengths, self.piece_rows):
+            for group in of_similar_length(lengths, self.at_once.size):
                 total += float(self._in_pieces(model, collate([rows[place] for place in group]), add_up))
         metrics = {"eval_loss": total / sum(token != IGNORED for row in rows for token in row["labels"])}
         self.log(metrics)
@@ -320,20 +324,10 @@ class StudentTrainer(OrderedTrainer):
 
     def _in_pieces(self, model: Any, inputs: Batch, compute: Callable[[list[Batch]], torch.Tensor]) -> torch.Tensor:
         """What `compute` makes of a batch's pieces; smaller ones from here on where the memory does not suffice."""
-        while True:
-            parts = pieces(inputs, self.piece_rows)
-            largest = max(len(part["labels"]) for part in parts)
-            try:
-                return compute(parts)
-            except RuntimeError as error:
-                if not is_out_of_memory(error) or largest == 1 or process_count() > 1:
-                    raise
-            # Out of the handler the failed pieces are free again; gradients of a part of the batch must go as well.
-            model.zero_grad()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            self.piece_rows = largest // 2
-            say(f"  out of memory with {largest} examples at once: going on with {self.piece_rows}, same batch a step")
+        if process_count() > 1:  # they must stay in step
+            return compute(pieces(inputs, self.at_once.size))
+        # Gradients of a part of the batch must go before it is computed again.
+        return self.at_once.run(lambda rows: compute(pieces(inputs, rows)), len(inputs["labels"]), model.zero_grad)
 
     def compute_loss(
         self,

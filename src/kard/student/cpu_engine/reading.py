@@ -14,6 +14,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from kard.machine.cores import each_on_its_cores
+from kard.models.names import cache_argument
 from kard.student.batching import aligned
 from kard.student.cpu_engine.cache import GroupLayer, roomy_cache
 
@@ -56,6 +57,7 @@ def reader_of(model: PreTrainedModel, inputs: Tensor, mask: Tensor, in_groups: b
 class _Decoder:
     def __init__(self, model: PreTrainedModel, inputs: Tensor, mask: Tensor, groups: list[Group]) -> None:
         self.model = model
+        self.cache_argument = cache_argument(model)
         self.first = inputs
         self.mask = mask
         self.groups = groups
@@ -97,9 +99,9 @@ class _Decoder:
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
-            cache=into or self.cache,
             use_cache=True,
             logits_to_keep=wanted,
+            **{self.cache_argument: into or self.cache},
         ).logits
 
     def keep(self, rows: Tensor) -> None:
@@ -127,6 +129,7 @@ class _Decoder:
 class _EncoderDecoder:
     def __init__(self, model: PreTrainedModel, inputs: Tensor, mask: Tensor, groups: list[Group]) -> None:
         self.model = model
+        self.cache_argument = cache_argument(model)
         self.mask = mask
         self.first = inputs.new_full((len(inputs), 1), model.config.decoder_start_token_id)
         self.encoded = self._encode(inputs, mask, groups)
@@ -149,8 +152,8 @@ class _EncoderDecoder:
             encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded),
             attention_mask=self.mask,
             decoder_input_ids=tokens,
-            cache=self.cache,
             use_cache=True,
+            **{self.cache_argument: self.cache},
         ).logits
 
     def keep(self, rows: Tensor) -> None:
