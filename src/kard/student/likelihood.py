@@ -46,7 +46,10 @@ def likelihoods(
 
 
 def keeps_tokens(model: PreTrainedModel) -> bool:
-    """Whether all layers of a decoder keep what they have read token by token, as attention does and Mamba does not."""
+    """Whether all layers of a decoder keep what they have read token by token, as attention does and Mamba does not; and whether
+    it can be asked for them: llama.cpp keeps its own."""
+    if not isinstance(model, PreTrainedModel):
+        return False
     kinds = (DynamicLayer, DynamicSlidingWindowLayer)  # layers that also keep a state are made from them
     return all(type(layer) in kinds for layer in DynamicCache(config=model.config).layers)
 
