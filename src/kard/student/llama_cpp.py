@@ -52,11 +52,19 @@ class LlamaCpp:
     device = torch.device("cpu")
 
     def __init__(self, path: Path) -> None:
-        self._library = llama_cpp()
-        self._library.ggml_backend_load_all()
+        self._library = library = llama_cpp()
+        library.ggml_backend_load_all()
+
+        class Model(library.LlamaModel):
+            """A model with the size of its vocabulary, which the bindings ask it for and do not give it."""
+
+            @property
+            def n_vocab(self) -> int:
+                return int(self.get_vocab().n_vocab)
+
         try:
-            self._model = self._library.LlamaModel(str(path), verbose=False)
-        except Exception as error:  # the bindings have no class of their own for it
+            self._model = Model(str(path), verbose=False)
+        except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{path}: llama.cpp cannot read it ({error}). Export the run again.") from error
         self._vocabulary = self._model.get_vocab()
 
