@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -123,6 +124,22 @@ def test_a_damaged_file_is_found(exported, tmp_path):
     with pytest.raises(UserError, match="gguf"):
         Kard.load(folder, engine="llama_cpp")
     Kard.load(folder)
+
+
+def test_the_benchmark_compares_types(answering_run, monkeypatch, capsys):
+    pytest.importorskip("cyllama")
+    pytest.importorskip("conversion")
+    path = Path(__file__).parents[2] / "benchmarks" / "gguf_answers.py"
+    spec = importlib.util.spec_from_file_location("gguf_answers", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(sys, "argv", ["gguf_answers.py", str(answering_run), "--questions", "3", "--types", "f16"])
+    script.main()
+    said, last = capsys.readouterr().out.splitlines()
+    assert "3 of 3 texts and 3 of 3 answers are the same" in said
+    found = json.loads(last)
+    assert (found["ours"], found["settings"]["questions"]) == (1.0, 3)
+    assert found["settings"]["types"]["f16"]["bytes"] > 10_000
 
 
 def test_an_encoder_decoder_and_an_unknown_kind_are_refused(t5_folder, decoder_folder, monkeypatch):

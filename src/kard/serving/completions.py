@@ -112,7 +112,10 @@ def prompts_of(request: CompletionRequest, tokenizer: PreTrainedTokenizerFast) -
 
 
 def _prompt(sent: Any, request: CompletionRequest, tokenizer: PreTrainedTokenizerFast) -> Prompt:
-    tokens = tokenizer(sent, add_special_tokens=False).input_ids if isinstance(sent, str) else list(sent)
+    if isinstance(sent, str):  # halves of surrogate pairs are no text
+        tokens = tokenizer(sent.encode("utf-8", "replace").decode(), add_special_tokens=False).input_ids
+    else:
+        tokens = list(sent)
     if tokens and max(tokens) >= len(tokenizer):
         raise UserError(
             f"prompt: has the token {max(tokens)}, and the student knows {len(tokenizer)}. Send it as a text."

@@ -52,18 +52,9 @@ class LlamaCpp:
     device = torch.device("cpu")
 
     def __init__(self, path: Path) -> None:
-        self._library = library = llama_cpp()
-        library.ggml_backend_load_all()
-
-        class Model(library.LlamaModel):
-            """A model with the size of its vocabulary, which the bindings ask it for and do not give it."""
-
-            @property
-            def n_vocab(self) -> int:
-                return int(self.get_vocab().n_vocab)
-
+        self._library = llama_cpp()
         try:
-            self._model = Model(str(path), verbose=False)
+            self._model = _opened(path)
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{path}: llama.cpp cannot read it ({error}). Export the run again.") from error
         self._vocabulary = self._model.get_vocab()
@@ -137,6 +128,20 @@ class LlamaCpp:
         if wanted:
             context.decode(batch)
         return torch.tensor([context.get_logits_ith(place) for place in wanted])
+
+
+def _opened(path: Path) -> Any:
+    from cyllama.llama.llama_cpp import LlamaModel, ggml_backend_load_all
+
+    class Model(LlamaModel):
+        """A model with the size of its vocabulary, which the bindings ask it for and do not give it."""
+
+        @property
+        def n_vocab(self) -> int:
+            return int(self.get_vocab().n_vocab)
+
+    ggml_backend_load_all()
+    return Model(str(path), verbose=False)
 
 
 def gguf_student(folder: Path, path: Path) -> Student:

