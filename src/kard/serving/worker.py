@@ -253,7 +253,7 @@ class Worker:
         scores = None
         if job.scored:
             scores = self.kard.student.following(answer.prompt, answer.rationale, job.method.writes, job.scored)
-        return Done(answer.candidates, times, answer, *tokens, scores=scores)
+        return Done(answer.candidates, times, answer, tokens[0], tokens[1], scores)
 
     def _searched(self, job: Job, start: float) -> Done:
         steps: dict[str, float] = {}
