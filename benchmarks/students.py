@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
-from kard.machine.precision import compute_dtype
+from kard.models.precision import compute_dtype
 from kard.pipeline import run_recipe
 from kard.recipe.file import load_recipe
 from kard.recipe.recipe import Recipe

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from kard.machine.memory import keep_freed_memory
-from kard.machine.precision import compute_dtype
+from kard.models.precision import compute_dtype
 from kard.models.weights import model_location
 from kard.recipe.sections import StudentSection
 from kard.student.batching import IGNORED

@@ -28,7 +28,7 @@ from students import quickstart, t5_base
 from torch import Tensor
 
 from kard.machine.memory import keep_freed_memory
-from kard.machine.precision import compute_dtype
+from kard.models.precision import compute_dtype
 from kard.models.weights import model_location
 from kard.student.constraint import Pick
 from kard.student.cpu_engine.engine import CpuEngine, Tricks

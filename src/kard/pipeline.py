@@ -24,7 +24,6 @@ from kard.artifacts.folders import (
 from kard.machine.memory import release_memory
 from kard.machine.processes import (
     alone,
-    check_launcher,
     local_process_count,
     rank,
     share_cores,
@@ -34,6 +33,7 @@ from kard.machine.processes import (
 from kard.preflight.checks import check_before
 from kard.preflight.estimate import estimates
 from kard.preflight.first_look import first_look
+from kard.preflight.launcher import check_launcher
 from kard.preflight.timetable import Timetable
 from kard.progress import say
 from kard.recipe.file import dump_recipe

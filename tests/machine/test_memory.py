@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from kard.machine.precision import compute_dtype
+from kard.models.precision import compute_dtype
 
 SCRIPT = """
 import sys

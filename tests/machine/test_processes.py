@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from kard.errors import UserError
-from kard.machine.processes import alone, check_launcher, free_threads, process_count, rank, share_cores, whole_models
+from kard.machine.processes import alone, free_threads, process_count, rank, share_cores, whole_models
 from kard.machine.sharing import from_all, led, shared_out
 from kard.pipeline import run_recipe
+from kard.preflight.launcher import check_launcher
 from kard.recipe.file import load_recipe
 from tests import forks
 

@@ -24,7 +24,8 @@ from kard.models.training import EpochOrder, training_arguments
 from kard.prompt import extract
 from kard.recipe.sections import StudentResources, StudentSection
 from kard.student.batching import IGNORED, Collator
-from kard.student.generation import Student, Writing, Written, batches, fitting_prompt
+from kard.student.fitting import fitting_prompt
+from kard.student.generation import Student, Writing, Written, batches
 from kard.student.loading import base_model, base_tokenizer, quicken
 from kard.student.training import Example, StudentTrainer, encode_examples, train_student
 from tests.conftest import COLOURS, THINGS, byte_level_tokenizer, project_rows

@@ -142,7 +142,7 @@ def environment(recipe: Recipe) -> dict[str, Any]:
 
     import torch
 
-    from kard.machine.precision import compute_dtype
+    from kard.models.precision import compute_dtype
     from kard.models.weights import model_config
 
     config = model_config(recipe.student.model)

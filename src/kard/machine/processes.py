@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from kard.errors import UserError
-
 _POLL_SECONDS = 0.2
 # What makes accelerate and transformers join a group of processes, or wrap a model for one.
 _GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
@@ -39,23 +37,6 @@ def compute_device() -> str:
 def shards_models() -> bool:
     """Whether the launcher lets a training's processes share one model between them (FSDP, DeepSpeed)."""
     return any(os.environ.get(f"{_WRAPPING}{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
-
-
-def check_launcher() -> None:
-    """Raise UserError where a trained model would be left in pieces that no program but the launcher's puts together."""
-    if not shards_models():
-        return
-    if os.environ.get(f"{_WRAPPING}FSDP") == "true" and os.environ.get("FSDP_STATE_DICT_TYPE") != "FULL_STATE_DICT":
-        raise UserError(
-            "accelerate: FSDP would save each process's piece of the weights alone. Set fsdp_state_dict_type: FULL_STATE_DICT in "
-            "the file of 'accelerate config'."
-        )
-    stage, whole = (os.environ.get(f"ACCELERATE_DEEPSPEED_{name}") for name in ("ZERO_STAGE", "ZERO3_SAVE_16BIT_MODEL"))
-    if stage == "3" and whole != "true":
-        raise UserError(
-            "accelerate: ZeRO-3 would save each process's piece of the weights alone. Set zero3_save_16bit_model: true in the "
-            "file of 'accelerate config'."
-        )
 
 
 def process_count() -> int:

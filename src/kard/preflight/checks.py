@@ -92,7 +92,7 @@ def check_models(recipe: Recipe, to_do: set[str]) -> None:
     if "reranker" in to_do:
         check_model(recipe.reranker.model, "reranker.model")
     if to_do & {"students", "predictions"}:
-        from kard.machine.precision import compute_dtype
+        from kard.models.precision import compute_dtype
 
         config = _check_writer(recipe.student.model, "student.model")
         _check_positions(config, recipe.student)

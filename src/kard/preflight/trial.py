@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from kard.machine.cores import each_on_its_cores
-from kard.machine.precision import autocast, compute_dtype
 from kard.machine.processes import compute_device
+from kard.models.precision import autocast, compute_dtype
 from kard.models.weights import model_config
 from kard.recipe.sections import RerankerSection, StudentSection
 from kard.student.batching import aligned

@@ -17,9 +17,9 @@ import torch
 from transformers import PreTrainedModel
 
 from kard.errors import UserError
-from kard.machine import precision
 from kard.machine.cores import each_on_its_cores
 from kard.machine.processes import compute_device
+from kard.models import precision
 from kard.models.at_once import AtOnce
 from kard.models.weights import guarded, loading_explained, model_location, most_tokens, reading_as_text
 from kard.recipe.sections import RerankerSection

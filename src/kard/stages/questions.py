@@ -48,7 +48,7 @@ def make_questions(run: Run, folder: Path) -> None:
 def _check_lengths(recipe: Recipe, questions: Sequence[Question]) -> None:
     """Raise UserError where a question cannot be read as a whole, before anything is paid for or learned."""
     from kard.models.weights import model_location
-    from kard.student.generation import fitting_prompt
+    from kard.student.fitting import fitting_prompt
     from kard.student.loading import KEY, base_tokenizer
 
     section = recipe.student.model_copy(update={"long_questions": "stop"})

@@ -164,7 +164,7 @@ def training_examples(
         tokenizer: The student's; prompts are shortened to what it may read.
         questions: Whose examples; None: the training questions that students learn from.
     """
-    from kard.student.generation import fitting_prompt
+    from kard.student.fitting import fitting_prompt
     from kard.student.training import Example
 
     section, writes = run.recipe.student, TRAINING_SETS[trained_on].writes

@@ -23,8 +23,8 @@ from transformers.pytorch_utils import Conv1D
 
 from kard.artifacts.files import read_json
 from kard.errors import UserError
-from kard.machine.precision import Dtype, compute_dtype
 from kard.machine.processes import compute_device
+from kard.models.precision import Dtype, compute_dtype
 from kard.models.weights import guarded, loading_explained, local_location, model_location, read_as_text
 from kard.prompt import AnswerAs, WorkedExample
 

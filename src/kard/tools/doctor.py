@@ -28,7 +28,7 @@ def findings() -> Iterator[tuple[str, str]]:
     """Names and values to print, one a line."""
     import torch
 
-    from kard.machine.precision import compute_dtype
+    from kard.models.precision import compute_dtype
     from kard.models.weights import cache_folder
 
     yield "kard", version("kard")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kard.errors import UserError
-from kard.machine.precision import compute_dtype
+from kard.models.precision import compute_dtype
 from kard.models.training import training_arguments
 
 
