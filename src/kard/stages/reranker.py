@@ -37,12 +37,13 @@ def make_reranker(run: Run, folder: Path) -> None:
     led(_work_of(reranker), lambda work: first.append(_trained(run, judged(), reranker, work, folder)))
 
     @cache
-    def trained() -> Reranker | CrossReranker:
-        return first[0] if first else open_reranker(folder / "model", section, folder / "vectors", texts)
+    def trained() -> tuple[Reranker | CrossReranker, Work]:
+        found = first[0] if first else open_reranker(folder / "model", section, folder / "vectors", texts)
+        return found, _work_of(found)  # its own work, before it is shared out
 
     led(
-        lambda some: _work_of(trained())(some),
-        lambda work: _judge(run, judged(), _sharing(trained(), work), folder),
+        lambda some: trained()[1](some),
+        lambda work: _judge(run, judged(), _sharing(trained()[0], work), folder),
     )
 
 
@@ -71,11 +72,12 @@ def _trained(
     from kard.reranker.model import Reranker
     from kard.reranker.training import train_reranker
 
-    section, ranked = run.recipe.reranker, folder / "untrained.json"
+    section, ranked, own = run.recipe.reranker, folder / "untrained.json", _work_of(reranker)
     sets = candidate_sets(run)
     _sharing(reranker, work).prepare([p for row in sets for p in row.positions] if section.train == "question" else [])
     if not ranked.exists():
         write_json(ranked, judged.ranked(reranker))
+    _sharing(reranker, own)
     with alone():
         trained = train_reranker(reranker, sets, section, run.recipe.seed, folder)
     if isinstance(reranker, Reranker) and reranker is not trained:
