@@ -102,7 +102,8 @@ def test_answer_shows_passages_and_answer(run):
     arguments = ["answer", run, "Which colour has the ship of the north?", "-c", "red", "-c", "blue"]
     result = kard(*arguments)
     assert result.returncode == 0, result.stderr
-    assert "Passage [" in result.stdout
+    assert "Passage [1] " in result.stdout
+    assert re.search(r"Rationale: .*\[(1|unsupported)\]", result.stdout)
     assert "Answer: " in result.stdout
     assert re.search(r"Confidence: \d+% \(not calibrated", result.stdout)
     row = json.loads(kard(*arguments, "--json", "--method", "distill").stdout)

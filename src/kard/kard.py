@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kard.artifacts.files import hash_of
 from kard.calibration import Calibration, log_odds, read_calibrations
+from kard.citations import Citation, cite
 from kard.data.filters import EVERYTHING, Restriction
 from kard.data.question import Question, check_asked
 from kard.data.textfile import cleaned
@@ -46,6 +47,7 @@ class Answer:
         question_cut: The question did not fit into ``student.max_input_tokens``: only its end was read.
         candidates: All that was considered, best first; `passages` are its first ones.
         threshold: From which confidence on answers are given, where confidences are calibrated; else None.
+        citations: The rationale's sentences, each with what says so in `passages`; none where nothing was read.
         steps: Seconds that finding, reranking and writing took, for all questions that were answered together.
         documents: The version of the documents that was read (`kard docs history`); None where nothing is read.
     """
@@ -65,6 +67,7 @@ class Answer:
     steps: Mapping[str, float] = field(default_factory=dict)
     documents: int | None = None
     threshold: float | None = None
+    citations: tuple[Citation, ...] = ()
 
     @property
     def abstained(self) -> bool:
@@ -178,7 +181,8 @@ class Kard:
             replace(self.parse(*pair, passages, written[prompt]), candidates=tuple(considered), steps=steps)
             for pair, passages, prompt, considered in rows
         ]
-        return [self._calibrated(answer, method) for answer, (_, method) in zip(answers, asked, strict=True)]
+        sure = (self._calibrated(answer, method) for answer, (_, method) in zip(answers, asked, strict=True))
+        return [replace(answer, citations=tuple(self._citations(answer))) for answer in sure]
 
     def signals(self, answer: Answer) -> dict[str, float]:
         """What speaks for an answer: ``student``, the log-odds of its confidence before it is calibrated, and what speaks for the
@@ -194,6 +198,11 @@ class Kard:
         confidence, threshold = calibration.confidence(self.signals(answer)), calibration.threshold.confidence
         sure = replace(answer, confidence=confidence, threshold=threshold)
         return replace(sure, answer=None, choice=None) if sure.abstained else sure
+
+    def _citations(self, answer: Answer) -> list[Citation]:
+        if self.finder.retriever is None:
+            return []
+        return cite(answer.rationale, [item.row() for item in answer.passages], self.finder.retriever.analysis)
 
     def methods(self) -> dict[str, Method]:
         """What this student can be asked under, by name: the run's methods that share it and need no oracle, and one

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from kard.citations import with_marks
+
 if TYPE_CHECKING:
     from kard.kard import Answer
 
@@ -17,10 +19,11 @@ def answer_html(answer: Answer) -> str:
     """Answer, confidence, rationale and passages as HTML; every text of theirs is escaped, and addresses of sources are links."""
     said = "not sure enough to answer" if answer.abstained else answer.answer or "no answer could be read off"
     sure = "" if answer.confidence is None else f"{percent(answer.confidence)} sure ({meaning(answer)})"
+    why = with_marks(answer.rationale, answer.citations)
     row = Markup("<li><b>{}</b> {}<br><small>{}</small></li>")
     read = [(found.passage.title, found.passage.text, linked(found.passage.source)) for found in answer.passages]
     passages = Markup("<ol>{}</ol>").format(Markup("").join(row.format(*parts) for parts in read)) if read else ""
-    return str(Markup("<p><b>{}</b> <small>{}</small></p><p>{}</p>{}").format(said, sure, answer.rationale, passages))
+    return str(Markup("<p><b>{}</b> <small>{}</small></p><p>{}</p>{}").format(said, sure, why, passages))
 
 
 def percent(confidence: float) -> str:

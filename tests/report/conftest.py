@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from kard.calibration import Calibration
+from kard.citations import cite
 from kard.evaluation.selective import selective
 from kard.recipe.file import dump_recipe
 from kard.recipe.recipe import Recipe
 from kard.report.data import MistakeSample, ReportData, Sample
+from kard.retrieval.analysis import Analysis
 
 HOSTILE = "<script>alert('x')</script>"
 LONG = "Pneumonoultramicroscopicsilicovolcanoconiosis" * 4
@@ -228,13 +231,16 @@ def make_samples():
             gold="Cairo",
             method="kard_reranker",
             passages=[passage(number, "Cairo", cairo)],
-            rationale="Cairo is the capital and largest city of Egypt.",
+            rationale=f"Cairo is the capital and largest city of Egypt.{' Few people live there.' * (number == 0)}",
             answer="Khartoum" if number % 3 == 0 else "Cairo",
             correct=number % 3 != 0,
         )
         for number in range(17)
     ]
-    return [*odd, *plain]
+    return [
+        replace(one, citations=cite(one.rationale, one.passages, Analysis("standard", "english")))
+        for one in [*odd, *plain]
+    ]
 
 
 def make_data(**changes):

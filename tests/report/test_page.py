@@ -10,7 +10,7 @@ from kard.report.numbers import plain
 from kard.report.page import render_page
 from kard.report.sheet import write_report
 from kard.report.templates import highlight
-from tests.report.conftest import confidence, leaked, make_results
+from tests.report.conftest import RIGHT_TO_LEFT, confidence, leaked, make_results
 
 HOSTILE = "<script>alert('x')</script>"
 VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
@@ -324,3 +324,12 @@ def test_what_was_left_out_of_the_knowledge_is_counted(data):
     text = render_page(replace(data, results={**data.results, "knowledge": knowledge}))
     assert "90,000 passages from 7 documents." in text
     assert "1,234 near duplicate, 2 broken; each one is named" in text
+
+
+def test_sentences_of_rationales_name_the_passages_that_say_so(page):
+    text = page.text()
+    assert text.count("Cairo is the capital and largest city of Egypt. [1]") == 17
+    assert f"{HOSTILE} Cairo is the largest city of Egypt. [1]" in text  # the other passage has no script
+    assert f"{RIGHT_TO_LEFT} [1]" in text
+    assert "Few people live there. unsupported" in text
+    assert page.count("span", **{"class": "unsupported"}) == text.count("unsupported") == 1

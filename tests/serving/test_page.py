@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from playwright.sync_api import expect
 
+from kard.citations import with_marks
 from kard.serving.settings import Settings
 from tests.conftest import barriers, take_pictures
 from tests.serving.conftest import ASKED, COLOURS, serving
@@ -56,7 +57,9 @@ def test_a_question_is_answered_with_its_passages_highlighted(page, address, kar
     expected = kard.answer(ASKED, COLOURS)
     card = page.locator(".card")
     assert card.locator(".answer strong").inner_text() == expected.answer
-    assert card.locator(".rationale").inner_text() == expected.rationale
+    assert card.locator(".rationale").inner_text() == with_marks(expected.rationale, expected.citations).replace(
+        "[unsupported]", "unsupported"
+    )
     read = card.locator(".evidence > .passages > li")
     assert [item.locator(".text").inner_text() for item in read.all()] == [f.passage.text for f in expected.passages]
     in_passage = {word.lower() for word in read.locator("mark").all_inner_texts()}
@@ -100,7 +103,7 @@ def test_words_that_the_rationale_took_are_marked_in_both(page, address):
     reply = {
         "model": "kard_reranker", "answer": "green", "choice": 1, "confidence": 0.75, "passages": passages, "question_cut": False,
         "calibrated": False, "abstained": False,
-        "rationale": "It is a green ship, 船舶, not a lamp.", "text": "", "milliseconds": {"write": 1.0},
+        "rationale": "It is a green ship, 船舶, not a lamp.", "text": "", "milliseconds": {"write": 1.0}, "citations": [],
     }  # fmt: skip
     events = [("passages", passages), ("text", "It is a green"), ("answer", reply)]
     body = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
@@ -122,6 +125,47 @@ def test_words_that_the_rationale_took_are_marked_in_both(page, address):
     assert address.inner_text() == "https://example.org/lamp?a=1, line 3"
     page.locator(".sources a").click()
     assert page.locator(":target .text").inner_text() == passages[0]["text"]
+
+
+def test_sentences_of_the_explanation_lead_to_the_passages_that_say_so(page, address):
+    scores = {"retriever": 1.0, "retriever_rank": 1, "reranker": 0.5, "likelihood": None, "source": "ships.pdf, page 3"}
+    texts = {"a": "Ships float. The ship of the north is green.", "b": "All of them are <b>old</b>."}
+    passages = [
+        {"id": name, "title": f"About {name}", "text": text, "rank": rank, "read": True, **scores}
+        for rank, (name, text) in enumerate(texts.items(), start=1)
+    ]
+    rationale = "The ship of the north is green.  It has <i>sails</i>. Again: the ship of the north is green."
+    source = {"number": 1, "passage": "a", "sentence": "The ship of the north is green."}
+    other = {"number": 2, "passage": "b", "sentence": "All of them are <b>old</b>."}
+    citations = [
+        {"sentence": "The ship of the north is green.", "supported": True, "sources": [source, other]},
+        {"sentence": "It has <i>sails</i>.", "supported": False, "sources": []},
+        {"sentence": "Again: the ship of the north is green.", "supported": True, "sources": [source]},
+    ]
+    reply = {
+        "model": "kard_reranker", "answer": "green", "choice": 1, "confidence": None, "passages": passages, "question_cut": False,
+        "calibrated": False, "abstained": False, "rationale": rationale, "citations": citations, "text": "", "milliseconds": {},
+    }  # fmt: skip
+    body = f"event: answer\ndata: {json.dumps(reply)}\n\n"
+    page.route("**/v1/answer", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    page.goto(address)
+    ask(page)
+    cards(page)
+    shown = page.locator(".rationale")
+    assert shown.inner_text() == (
+        "The ship of the north is green. [1] [2]  It has <i>sails</i>. unsupported Again: the ship of the north is green. [1]"
+    )
+    assert shown.locator(".unsupported").inner_text() == "It has <i>sails</i>."
+    assert page.locator(".passages h4").all_inner_texts() == ["[1] About a", "[2] About b"]
+    assert page.locator(".passages .text").all_inner_texts() == list(texts.values())
+    assert page.locator(".passages .cited").all_inner_texts() == [source["sentence"], other["sentence"]]
+    shown.get_by_role("link", name="passage 2").focus()
+    page.keyboard.press("Enter")
+    assert page.locator(":target .text").inner_text() == texts["b"]
+    take_pictures(page, "citations")
+    assert barriers(page) == []
+    shown.get_by_role("link", name="unsupported").click()
+    expect(page.locator(":target dt")).to_have_text("citation")
 
 
 def test_an_answer_that_is_not_sure_enough_is_withheld_with_its_passages(page, unsure):

@@ -7,10 +7,11 @@ import json
 import pytest
 
 from kard.artifacts.folders import locked
+from kard.citations import Citation, Source
 from kard.data.passage import Passage
 from kard.errors import UserError
 from kard.kard import Answer, Found
-from kard.tools.batch import Counts, answer_file, answer_row
+from kard.tools.batch import Counts, answer_file, answer_lines, answer_row
 
 QUESTIONS = (
     '{"question": "Why?"}\n\n{"id": "two", "question": "Which?", "choices": ["a", "b"]}\n{"id": 6, "question": "6?"}\n'
@@ -172,6 +173,37 @@ def test_an_output_that_cannot_be_written_is_found_at_once(tmp_path, files):
         assert complaint(tmp_path, files[0], output).startswith(f"{output}: cannot be written")
 
 
+def test_an_answer_for_people_has_its_sources_beneath():
+    found = [
+        Passage(name, title, "In moist air, iron rusts.", name, f"{name}.pdf, page 3")
+        for name, title in (("p", "Iron"), ("q", ""))
+    ]
+    citations = (
+        Citation("It rusts.", (Source(1, "p", "Iron rusts."), Source(2, "q", "Iron rusts."))),
+        Citation("It shines.", ()),
+    )
+    answer = Answer(
+        "q",
+        "Iron",
+        1,
+        "It rusts. It shines.",
+        tuple(map(Found, found)),
+        "prompt",
+        "text",
+        False,
+        0.2,
+        citations=citations,
+    )
+    assert list(answer_lines(answer))[2:] == [
+        "Rationale: It rusts. [1][2] It shines. [unsupported]",
+        "  [1] Iron, p.pdf, page 3",
+        "  [2] q, q.pdf, page 3",
+        "Answer: Iron",
+    ]
+    assert answer_row(answer)["citations"][1] == {"sentence": "It shines.", "supported": False, "sources": []}
+    assert "It rusts. [1][2] It shines. [unsupported]" in answer._repr_html_()
+
+
 def test_an_answer_as_json():
     passage = Passage("p#2", "Title", "Words.", "p", "p.jsonl:1")
     answer = Answer(
@@ -186,6 +218,7 @@ def test_an_answer_as_json():
         "abstained": False,
         "question_cut": False,
         "rationale": "It rusts.",
+        "citations": [],
         "passages": [
             {
                 "id": "p#2",

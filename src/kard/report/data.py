@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from kard.citations import Citation
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Sample:
         rationale: The explanation that it wrote, may be empty.
         answer: The answer's text, or None where none could be read off what it wrote.
         correct: Whether the answer is right.
+        citations: The rationale's sentences with what says so in the passages; none where nothing was read.
     """
 
     question: str
@@ -30,6 +34,7 @@ class Sample:
     rationale: str
     answer: str | None
     correct: bool
+    citations: Sequence[Citation] = ()
 
 
 @dataclass(frozen=True)

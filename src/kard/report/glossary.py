@@ -53,6 +53,8 @@ GLOSSARY: dict[str, str] = {
     "confidence": "How sure an answer is. With `evaluation.abstain` it is calibrated on the dev questions: of the answers with "
     "90 % about 90 % are right. Without, it is how sure the student is of its choice, among the choices, or the share of the "
     "samples that came to the answer (`evaluation.samples`), and of the answers with 90 % far more or fewer may be right.",
+    "citation": "The number of a passage behind a sentence of an explanation: a sentence of that passage has the same words, "
+    "names and numbers. Unsupported: no passage that was read has one. It is word overlap, no understanding.",
     "abstain": "To give no answer because the calibrated confidence is below the threshold that keeps the risk "
     "(`evaluation.abstain`); the passages are shown all the same.",
     "risk, coverage": "The share of wrong answers among those that are given, and the share of the questions that are answered.",

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from kard.artifacts.files import write_json
+from kard.citations import cite
 from kard.data.question import Question
 from kard.data.sources import credits_of
-from kard.methods import preferred
+from kard.methods import METHODS, preferred
 from kard.recipe.file import dump_recipe
 from kard.recipe.recipe import Recipe
 from kard.report.card import render_card
 from kard.report.data import MistakeSample, ReportData, Sample
 from kard.report.page import render_page
+from kard.retrieval.analysis import Analysis
 from kard.run import Run
 from kard.teacher.collect import describe_teacher, spent_so_far, writer
 from kard.teacher.limits import spending
@@ -71,7 +73,8 @@ def rationale_counts(run: Run) -> list[dict[str, Any]]:
 def samples(run: Run, results: dict[str, Any]) -> list[Sample]:
     """About twenty test questions of the most useful method, right and wrong ones in turn, drawn by the seed."""
     there = {row["name"] for row in results["methods"]}
-    rows = run.predictions(preferred(there) or results["methods"][0]["name"])
+    name = preferred(there) or results["methods"][0]["name"]
+    rows, analysis = run.predictions(name), _analysis(run, [name])
     random.Random(run.recipe.seed).shuffle(rows)
     right = [row for row in rows if row["correct"]]
     wrong = [row for row in rows if not row["correct"]]
@@ -79,22 +82,23 @@ def samples(run: Run, results: dict[str, Any]) -> list[Sample]:
     some_wrong = wrong[: max(half, SAMPLES - len(right))]
     chosen = [*some_wrong, *right[: SAMPLES - len(some_wrong)]]
     questions = _questions(run)
-    return [_sample(row, questions[row["question"]]) for row in chosen]
+    return [_sample(row, questions[row["question"]], analysis) for row in chosen]
 
 
 def mistake_samples(run: Run, results: dict[str, Any], mistakes: Sequence[dict[str, Any]]) -> list[MistakeSample]:
     """A few mistakes of each class of each method, drawn by the seed."""
     order = list(mistakes)
     random.Random(run.recipe.seed).shuffle(order)
-    questions = _questions(run)
-    found = []
+    questions, found = _questions(run), []
+    analysis = _analysis(run, [summary["method"] for summary in results["diagnosis"]])
     for summary in results["diagnosis"]:
         predictions = {row["question"]: row for row in run.predictions(summary["method"])}
         for kind in summary["classes"]:
             own = [row for row in order if (row["method"], row["class"]) == (summary["method"], kind["class"])]
             for row in own[:MISTAKES]:
                 name = row["question"]
-                found.append(MistakeSample(kind["what"], row["support"], _sample(predictions[name], questions[name])))
+                sample = _sample(predictions[name], questions[name], analysis)
+                found.append(MistakeSample(kind["what"], row["support"], sample))
     return found
 
 
@@ -102,7 +106,12 @@ def _questions(run: Run) -> dict[str, Question]:
     return {question.id: question for question in run.evaluated()}
 
 
-def _sample(row: dict[str, Any], question: Question) -> Sample:
+def _analysis(run: Run, methods: Sequence[str]) -> Analysis:
+    """Which words count as the same: to the index, where any method reads passages."""
+    return run.retriever().analysis if any(METHODS[name].reads_passages for name in methods) else Analysis()
+
+
+def _sample(row: dict[str, Any], question: Question, analysis: Analysis) -> Sample:
     return Sample(
         question=question.question,
         choices=question.choices,
@@ -112,6 +121,7 @@ def _sample(row: dict[str, Any], question: Question) -> Sample:
         rationale=row["rationale"],
         answer=row["answer"],
         correct=row["correct"],
+        citations=cite(row["rationale"], row["passages"], analysis),
     )
 
 

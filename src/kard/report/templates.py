@@ -10,6 +10,7 @@ from bm25s.stopwords import STOPWORDS_EN_PLUS
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from kard.citations import pieces
 from kard.data.normal import UNSEEN, folded
 from kard.progress import duration
 from kard.report import numbers
@@ -36,7 +37,7 @@ def _environment() -> Environment:
     filters = (
         *(numbers.percent, numbers.percent_interval, numbers.points, numbers.points_interval, numbers.p_value),
         *(numbers.label, numbers.short_label, numbers.retriever, numbers.operations, numbers.plain, numbers.setting),
-        *(numbers.mean_and_spread, numbers.verdict, duration, highlight, contents, anchor, marked),
+        *(numbers.mean_and_spread, numbers.verdict, duration, highlight, contents, anchor, marked, pieces),
     )
     environment.filters |= {function.__name__: function for function in filters}
     environment.globals["glossary"] = GLOSSARY
@@ -52,9 +53,9 @@ def contents(sections: str) -> list[tuple[str, Markup]]:
 def highlight(text: str, rationale: str) -> Markup:
     """The escaped text, with the words that the rationale shares with it (stop words aside) marked."""
     shared = {folded(word) for word in re.findall(_WORDS, rationale)} - set(STOPWORDS_EN_PLUS)
-    pieces = (
-        Markup("<mark>{}</mark>").format(piece) if folded(piece) in shared else escape(piece)
-        for piece in re.split(f"({_WORDS})", text)
+    parts = (
+        Markup("<mark>{}</mark>").format(part) if folded(part) in shared else escape(part)
+        for part in re.split(f"({_WORDS})", text)
     )
     # Neighbours become one mark. Only our own tags can match: those of the text were escaped.
-    return Markup(Markup("").join(pieces).replace("</mark> <mark>", " "))
+    return Markup(Markup("").join(parts).replace("</mark> <mark>", " "))

@@ -86,6 +86,22 @@ class Passage(BaseModel):
     read: bool = Field(description="Whether the student read it")
 
 
+class Source(BaseModel):
+    """A sentence of a passage that was read."""
+
+    number: int = Field(description="Place of the passage among those that were read, from 1: the passage's rank")
+    passage: str = Field(description="The passage's id")
+    sentence: str
+
+
+class Citation(BaseModel):
+    """A sentence of the rationale, and what says the same, by words, names and numbers."""
+
+    sentence: str
+    supported: bool = Field(description="Whether a passage that was read says so")
+    sources: list[Source] = Field(description="Of each passage that says so, its best sentence")
+
+
 class AnswerReply(BaseModel):
     """An answer with all that led to it."""
 
@@ -101,6 +117,7 @@ class AnswerReply(BaseModel):
     abstained: bool = Field(description="Whether the answer was withheld, because it is not sure enough; text has it")
     question_cut: bool = Field(description="Whether the question was too long, so that only its end was read")
     rationale: str
+    citations: list[Citation] = Field(description="Of each sentence of the rationale; none where nothing was read")
     passages: list[Passage]
     documents: int | None = Field(description="Version of the documents that was read; null where nothing is read")
     text: str = Field(description="All that the student wrote")
@@ -178,6 +195,7 @@ def answer_reply(done: Done, model: str, show: int | None) -> dict[str, Any]:
         "abstained": answer.abstained,
         "question_cut": answer.question_cut,
         "rationale": answer.rationale,
+        "citations": [citation.row() for citation in answer.citations],
         "passages": passage_rows(done.found, read if show is None else show, read),
         "documents": answer.documents,
         "text": answer.text,

@@ -53,7 +53,7 @@ VERSIONS = dict.fromkeys(STAGES, 1) | {
     "reranker": 2,
     "students": 4,
     "predictions": 5,
-    "report": 4,
+    "report": 5,
 }
 _WORDS = ("analyzer", "language", "k1", "b")
 _RERANKER = (

@@ -10,6 +10,7 @@ from typing import Any
 
 from kard.artifacts.files import Log
 from kard.artifacts.folders import disk_full_explained, locked
+from kard.citations import with_marks
 from kard.data.filters import EVERYTHING, Restriction, condition_of
 from kard.data.question import Question, check_choices
 from kard.data.readers.foreign import check_keys, say_unread
@@ -105,6 +106,7 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         "abstained": answer.abstained,
         "question_cut": answer.question_cut,
         "rationale": answer.rationale,
+        "citations": [citation.row() for citation in answer.citations],
         "passages": [item.row() for item in answer.passages],
         "documents": answer.documents,
         "text": answer.text,
@@ -112,15 +114,18 @@ def answer_row(answer: Answer) -> dict[str, Any]:
 
 
 def answer_lines(answer: Answer) -> Iterator[str]:
-    """An answer for people: what was read, then what was said of it."""
-    for item in answer.passages:
+    """An answer for people: what was read, what was said of it, and where what was said stands."""
+    for number, item in enumerate(answer.passages, start=1):
         named = {"retriever": item.retriever, "reranker": item.reranker}
         scores = ", ".join(f"{name} {score:.2f}" for name, score in named.items() if score is not None)
-        yield f"Passage [{item.passage.id}] ({scores}; {item.passage.source})\n  {item.passage.text}"
+        yield f"Passage [{number}] {item.passage.id} ({scores}; {item.passage.source})\n  {item.passage.text}"
     if answer.question_cut:
         yield "The question does not fit into student.max_input_tokens: only its end was read."
     if answer.rationale:
-        yield f"Rationale: {answer.rationale}"
+        yield f"Rationale: {with_marks(answer.rationale, answer.citations)}"
+    for number in sorted({source.number for citation in answer.citations for source in citation.sources}):
+        cited = answer.passages[number - 1].passage
+        yield f"  [{number}] {cited.title or cited.id}, {cited.source}"
     why = "not sure enough to give one; it wrote" if answer.abstained else "no answer could be read off"
     yield f"Answer: {answer.answer if answer.answer is not None else f'({why}: {answer.text})'}"
     if answer.documents:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 _ABOUT = (
     "A small model that answers questions from a collection of documents, and names the passages that it has read. Where "
-    "`abstained` is true the answer is too unsure to be given: say so. Cite `source`."
+    "`abstained` is true the answer is too unsure to be given: say so. `citations` has what each sentence of the rationale "
+    "stands on; where `supported` is false no passage says so: say that too. Cite `source`."
 )
 Count = Annotated[int, Field(ge=1, le=50)]
 Filter = Annotated[

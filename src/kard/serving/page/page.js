@@ -2,7 +2,8 @@
 "use strict";
 
 const COMPARE = "side by side";
-const SHOWN = 5;
+const SHOWN = 5; // passages at least, and all that are read
+const MOST_SHOWN = 50;
 const HISTORY = 30;
 const NAMES = {
   reranker: () => "Passages, reranked",
@@ -65,7 +66,7 @@ async function* events(response) {
 }
 
 function body(question, model) {
-  return { question: question.question, choices: question.choices, model, show: SHOWN };
+  return { question: question.question, choices: question.choices, model, show: Math.min(Math.max(SHOWN, state.passages), MOST_SHOWN) };
 }
 
 // --- words that rationale and passages share -----------------------------------------------------------------------------
@@ -80,7 +81,7 @@ function words(text) {
   });
 }
 
-function highlight(target, text, shared) {
+function highlighted(text, shared) {
   const pieces = [];
   for (const { segment, word } of words(text)) {
     const marked = word !== null && shared.has(word);
@@ -88,7 +89,22 @@ function highlight(target, text, shared) {
     if (last && last.marked === marked) last.text += segment;
     else pieces.push({ marked, text: segment });
   }
-  target.replaceChildren(...pieces.map(({ marked, text }) => (marked ? element("mark", text) : document.createTextNode(text))));
+  return pieces.map(({ marked, text }) => (marked ? element("mark", text) : document.createTextNode(text)));
+}
+
+// A text with some of its sentences told apart by a class, and nodes behind them.
+function fillSentences(target, text, sentences, shared) {
+  const parts = [];
+  let begin = 0;
+  for (const { sentence, className, behind } of sentences) {
+    const place = text.indexOf(sentence, begin);
+    if (place < 0) continue;
+    const part = element("span", "", className);
+    part.append(...highlighted(sentence, shared));
+    parts.push(...highlighted(text.slice(begin, place), shared), part, ...behind);
+    begin = place + sentence.length;
+  }
+  target.replaceChildren(...parts, ...highlighted(text.slice(begin), shared));
 }
 
 function wordSet(texts) {
@@ -113,10 +129,12 @@ function withLinks(text) {
   });
 }
 
-function passageItem(passage, shared) {
+function passageItem(passage, shared, citations = []) {
   const item = at("#passage").content.cloneNode(true);
-  at("h4", item).textContent = passage.title || passage.id;
-  highlight(at(".text", item), passage.text, shared);
+  at("h4", item).textContent = passage.read ? `[${passage.rank}] ${passage.title || passage.id}` : passage.title || passage.id;
+  const own = citations.flatMap(({ sources }) => sources.filter(({ number }) => number === passage.rank).map(({ sentence }) => sentence));
+  const cited = [...new Set(own)].sort((one, other) => passage.text.indexOf(one) - passage.text.indexOf(other));
+  fillSentences(at(".text", item), passage.text, cited.map((sentence) => ({ sentence, className: "cited", behind: [] })), shared);
   const list = at(".scores", item);
   if (passage.retriever !== null) score(list, state.retriever, `${passage.retriever.toFixed(2)}, place ${passage.retriever_rank}`);
   if (passage.reranker !== null)
@@ -128,11 +146,27 @@ function passageItem(passage, shared) {
   return item;
 }
 
-function showPassages(card, passages, rationale) {
+// Behind a sentence of the explanation: links to the passages that say so, or in a word that none does.
+function behindSentence(card, { sources }) {
+  if (!sources.length) {
+    const tag = element("a", "unsupported", "tag");
+    tag.href = "/glossary#citation";
+    return [" ", tag];
+  }
+  return sources.flatMap(({ number, sentence }) => {
+    const link = element("a", `[${number}]`, "number");
+    link.href = `#${card.dataset.model}-${number}`;
+    link.title = sentence;
+    link.setAttribute("aria-label", `passage ${number}: ${sentence}`);
+    return [" ", link];
+  });
+}
+
+function showPassages(card, passages, rationale, citations = []) {
   const read = passages.filter((passage) => passage.read);
   const shared = wordSet([rationale]);
   at(".evidence", card).hidden = passages.length === 0;
-  at(".evidence > .passages", card).replaceChildren(...read.map((passage) => passageItem(passage, shared)));
+  at(".evidence > .passages", card).replaceChildren(...read.map((passage) => passageItem(passage, shared, citations)));
   const items = [...at(".evidence > .passages", card).children];
   items.forEach((item, place) => (item.id = `${card.dataset.model}-${place + 1}`));
   const links = read.map((passage, place) => {
@@ -145,7 +179,12 @@ function showPassages(card, passages, rationale) {
   const others = passages.filter((passage) => !passage.read);
   at(".others", card).hidden = others.length === 0;
   at(".others .passages", card).replaceChildren(...others.map((passage) => passageItem(passage, shared)));
-  highlight(at(".rationale", card), rationale, wordSet(read.map((passage) => `${passage.title} ${passage.text}`)));
+  const said = citations.map((citation) => ({
+    sentence: citation.sentence,
+    className: citation.supported ? "" : "unsupported",
+    behind: behindSentence(card, citation),
+  }));
+  fillSentences(at(".rationale", card), rationale, said, wordSet(read.map((passage) => `${passage.title} ${passage.text}`)));
 }
 
 function newCard(question, model) {
@@ -180,7 +219,7 @@ function showAnswer(card, question, reply) {
   const answer = at(".answer strong", card);
   answer.textContent = said(reply);
   answer.classList.toggle("none", reply.answer === null);
-  showPassages(card, reply.passages, reply.rationale || (reply.answer === null ? reply.text : ""));
+  showPassages(card, reply.passages, reply.rationale || (reply.answer === null ? reply.text : ""), reply.citations);
   if (!reply.rationale && reply.answer !== null) at(".rationale", card).textContent = "This student writes no explanation.";
   at(".sure", card).hidden = reply.confidence === null;
   if (reply.confidence !== null) {
