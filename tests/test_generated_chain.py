@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -117,6 +118,27 @@ def test_accuracies_are_marked_as_those_on_machine_made_questions(finished):
     assert warning in shown.output
     twice = CliRunner().invoke(cli.app, ["report", str(finished), str(finished)], env={"COLUMNS": "300"})
     assert warning in twice.output
+
+
+def test_unanswerable_questions_are_a_row_of_their_own(finished, project, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    run_recipe(loaded(project, "evaluation.abstain.risk=0.9"), run)
+    asked = [row["id"] for row in rows(run) if row["kind"] == "unanswerable" and row["split"] == "test"]
+    assert asked
+    results = read_json(run / "results.json")
+    for row in results["confidence"]:
+        [path] = run.glob(f"predictions/*/{row['method']}.unanswerable.jsonl")
+        said = list(read_jsonl(path))
+        assert [one["question"] for one in said] == asked
+        assert all(one["gold"] is None and not one["correct"] for one in said)
+        least = row["abstain"]["threshold"] or 2.0
+        refused = sum(one["calibrated_confidence"] is None or one["calibrated_confidence"] < least for one in said)
+        assert (row["unanswerable"]["n"], row["unanswerable"]["refused"]) == (len(asked), refused)
+    page = (run / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Questions that were made to have no answer in the documents" in page
+    assert not list(finished.glob("predictions/*/*.unanswerable.jsonl"))
+    shown = CliRunner().invoke(cli.app, ["show", str(run), "predictions", "--count", "99"])
+    assert "not nothing: the documents do not say" in shown.output
 
 
 def test_the_right_choice_is_as_often_in_each_place(finished):

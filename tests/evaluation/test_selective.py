@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kard.calibration import Calibration
-from kard.evaluation.selective import calibration_error, reliability, risks_by_coverage, selective
+from kard.evaluation.selective import calibration_error, refused, reliability, risks_by_coverage, selective
 
 
 def test_the_risk_is_the_share_of_wrong_answers_among_the_surest():
@@ -65,3 +65,10 @@ def test_where_no_answer_is_given_there_is_no_interval():
         "risk": 0.1, "threshold": None, "given": 0, "wrong": 0, "ci95": None, "dev": None,
     }  # fmt: skip
     assert measured["ece_before"] == pytest.approx(0.01)
+
+
+def test_a_question_without_an_answer_is_refused_below_the_threshold_and_where_nothing_can_be_read_off():
+    calibration = Calibration({}, 0.0, [0.6] * 60 + [0.2] * 40, [True] * 60 + [False] * 40, risk=0.1)
+    found = refused(calibration, rows((0.9, False), (0.6, False), (0.5, False), (None, False)))
+    assert (found["n"], found["refused"]) == (4, 2)
+    assert found["ci95"] == pytest.approx([0.15, 0.85], abs=0.01)

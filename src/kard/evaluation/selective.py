@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kard.artifacts.files import read_jsonl
 from kard.calibration import Calibration, read_calibrations
 from kard.evaluation.statistics import wilson
 from kard.methods import METHODS
@@ -17,7 +18,8 @@ SHARES = tuple(range(10, 101, 10))  # percent of the questions that are answered
 
 
 def selective_results(run: Run, answered: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The calibrated methods' rows of results.json; none where confidences are not calibrated.
+    """The calibrated methods' rows of results.json, ``unanswerable`` in them where there are such questions; none where
+    confidences are not calibrated.
 
     Args:
         run: With its predictions.
@@ -27,9 +29,20 @@ def selective_results(run: Run, answered: dict[str, list[dict[str, Any]]]) -> li
     if risk is None:
         return []
     for method in (METHODS[name] for name in answered if not METHODS[name].is_oracle):
-        calibration = read_calibrations(run.finished(f"predictions/{method.trained_on}"), risk)[method.name]
-        found.append({"method": method.name, **selective(calibration, answered[method.name])})
+        folder = run.finished(f"predictions/{method.trained_on}")
+        calibration = read_calibrations(folder, risk)[method.name]
+        row = {"method": method.name, **selective(calibration, answered[method.name])}
+        if (path := folder / f"{method.name}.unanswerable.jsonl").exists():
+            row["unanswerable"] = refused(calibration, list(read_jsonl(path)))
+        found.append(row)
     return found
+
+
+def refused(calibration: Calibration, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of answers to questions that the documents do not answer, how many are withheld or none at all: ``n, refused, ci95``."""
+    least = calibration.threshold.confidence
+    count = sum(row["calibrated_confidence"] is None or row["calibrated_confidence"] < least for row in rows)
+    return {"n": len(rows), "refused": count, "ci95": list(wilson(count, len(rows)))}
 
 
 def selective(calibration: Calibration, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

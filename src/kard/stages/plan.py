@@ -266,6 +266,8 @@ def _predictions_step(run: Run, keys: dict[str, str], methods: list[Method]) -> 
     if section.abstain.risk is not None:  # how large it is changes no prediction
         more |= {"calibrated": 1}
         about += "" if run.over else " and the dev questions"
+        if recipe.questions.kind == "generated" and "unanswerable" in recipe.questions.kinds and not run.over:
+            more |= {"unanswerable": 1}
         inputs += [f"predictions/{trained_on}"] if run.over else []
     make = partial(make_predictions, run, trained_on, methods)
     name = f"predictions/{trained_on}{f'_over_{run.over}' if run.over else ''}"

@@ -27,7 +27,7 @@ from kard.run import Run
 
 
 def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method], folder: Path) -> None:
-    """Answer the evaluated questions, and the dev questions where confidences are to be calibrated.
+    """Answer the evaluated questions, and where confidences are to be calibrated the dev questions and those without an answer.
 
     Prompts that are the same under several methods are written once. The batches depend on the prompts alone, and each is
     logged: a run that was killed goes on with the same batches.
@@ -36,14 +36,15 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
 
     if rank() > 0 and _is_written(folder, rank()):  # by an earlier attempt: the first process may be done at any moment
         return
-    recipe, questions, dev = run.recipe, run.evaluated(), _dev_questions(run)
+    recipe, questions, dev, unanswerable = run.recipe, run.evaluated(), _dev_questions(run), _unanswerable(run)
     student = run.student(trained_on)
     if alike := sum(student.takes_for_one(question.choices) for question in questions):
         say(
             f"  {alike:,} questions have choices that are the same to the student. Set student.answer_as: letter or both"
         )
     kard = Kard(methods[0], student, Finder.of(run, methods, student))
-    asked = {method.name: [*questions, *(() if method.is_oracle else dev)] for method in methods}
+    more = [*dev, *unanswerable]
+    asked = {method.name: [*questions, *(() if method.is_oracle else more)] for method in methods}
     considered = {method.name: _considered(kard, method, run, asked[method.name]) for method in methods}
     if kard.finder.query_likelihood is not None and rank() == 0 and not run.over:
         measured = considered["kard_reranker"][: len(questions)]
@@ -80,7 +81,8 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
         shown = given if method.reads == "teacher_rationale" else {}
         return [_prediction(kard, method, q, p, written[prompt], shown.get(q.id, "")) for q, p, prompt in rows]
 
-    _write_answers(run, trained_on, {method.name: answers_of(method) for method in methods}, len(questions), folder)
+    answers = {method.name: answers_of(method) for method in methods}
+    _write_answers(run, trained_on, answers, (len(questions), len(dev)), folder)
 
 
 def _dev_questions(run: Run) -> list[Question]:
@@ -93,23 +95,41 @@ def _dev_questions(run: Run) -> list[Question]:
     return questions
 
 
+def _unanswerable(run: Run) -> list[Question]:
+    """The kept questions that were made to have no answer in the documents, where what is unsure is withheld."""
+    section = run.recipe.evaluation
+    if section.abstain.risk is None or run.over:
+        return []
+    made = (one for one in run.generated() if one.kind == "unanswerable" and one.split == section.split)
+    kept = [one.as_question() for one in made if one.status == "kept"]
+    if kept and run.recipe.student.answer_as != "text":
+        say(
+            f"  {len(kept):,} unanswerable questions are not asked: they have no choices, and student.answer_as is not text"
+        )
+        return []
+    return kept
+
+
 def _write_answers(
-    run: Run, trained_on: TrainedOn, answers: Mapping[str, list[dict[str, Any]]], evaluated: int, folder: Path
+    run: Run, trained_on: TrainedOn, answers: Mapping[str, list[dict[str, Any]]], counts: tuple[int, int], folder: Path
 ) -> None:
-    """Write each method's answers, with calibrated confidences where there are any; those behind the first `evaluated` ones are
-    dev answers, which they are learned from."""
+    """Write each method's answers, with calibrated confidences where there are any. `counts` says how many answers of evaluated
+    and of dev questions, which confidences are learned from, come first; the others are to questions without an answer."""
     risk = run.recipe.evaluation.abstain.risk
     over_own = read_calibrations(run.finished(f"predictions/{trained_on}"), risk) if run.over and risk else {}
     learned: dict[str, Calibration] = {}
     for name, rows in answers.items():
-        if on_dev := rows[evaluated:]:
+        evaluated, behind = rows[: counts[0]], rows[counts[0] :]
+        on_dev, unanswerable = behind[: counts[1]], behind[counts[1] :]
+        if on_dev:
             learned[name] = _learned(name, on_dev, risk or 1.0)
         if calibration := learned.get(name) or over_own.get(name):
-            for row in rows[:evaluated]:
+            for row in (*evaluated, *unanswerable):
                 row["calibrated_confidence"] = calibration.confidence(row["signals"]) if row["parsed"] else None
-        write_jsonl(folder / f"{name}.jsonl", rows[:evaluated])
-        if on_dev:
-            write_jsonl(folder / f"{name}.dev.jsonl", on_dev)
+        write_jsonl(folder / f"{name}.jsonl", evaluated)
+        for kind, some in (("dev", on_dev), ("unanswerable", unanswerable)):
+            if some:
+                write_jsonl(folder / f"{name}.{kind}.jsonl", some)
     if learned:
         write_calibrations(folder, learned)
 
@@ -205,14 +225,13 @@ def _prediction(
         kard.parse(question, method, considered[: section.passages], written), candidates=tuple(considered)
     )
     signals = {} if section.abstain.risk is None or method.is_oracle else {"signals": kard.signals(answer)}
-    assert question.answer is not None
-    said = answer.choice if question.choices else answer.answer
+    said, right = answer.choice if question.choices else answer.answer, question.answer
     return {
         "question": question.id,
         "method": method.name,
-        "correct": same_answer(said, question.answer),
+        "correct": right is not None and same_answer(said, right),
         "parsed": answer.answer is not None,
-        "gold": question.answer_text,
+        "gold": question.answer_text if right is not None else None,
         "answer": answer.answer,
         "rationale": answer.rationale or given,
         "passages": [item.row() for item in answer.passages],

@@ -238,7 +238,8 @@ def _prediction_lines(run: Path, count: int, seed: int) -> Iterator[str]:
 
 def _answer(row: dict[str, Any]) -> Iterator[str]:
     yield f"\n{row['prompt']}\n  wrote: {row['text']}"
-    instead = "" if row["correct"] else f", not {row['gold']}"
+    gold = "nothing: the documents do not say" if row["gold"] is None else row["gold"]
+    instead = "" if row["correct"] else f", not {gold}"
     yield f"  {'right' if row['correct'] else 'WRONG'}: {row['answer']}{instead}"
 
 
