@@ -112,13 +112,15 @@ def cite(
 def _covered(claim: _Claims, source: _Claims, title: _Claims) -> float:
     """Share of a sentence's content words that another one and its title hold; 0 where they cannot say the same."""
     held = source.terms | title.terms
+    more = claim.terms - title.terms or claim.numbers - title.numbers
     same = claim.names <= held and claim.numbers <= source.numbers | title.numbers and claim.denies == source.denies
-    return len(claim.terms & held) / len(claim.terms) if same and claim.terms - title.terms else 0.0
+    return len(claim.terms & held) / len(claim.terms) if same and more and claim.terms else 0.0
 
 
 def _claims(texts: Sequence[str], analysis: Analysis) -> list[_Claims]:
-    names = [" ".join(word for word in _WORD.findall(text)[1:] if word[0].isupper()) for text in texts]
-    digests, numbers, bounds = analysis.terms([*texts, *names])
+    words = [_NUMBER.sub(" ", text) for text in texts]  # numbers count as wholes
+    names = [" ".join(word for word in _WORD.findall(text)[1:] if word[0].isupper()) for text in words]
+    digests, numbers, bounds = analysis.terms([*words, *names])
     terms = [frozenset(part.tolist()) for part in np.split(digests[numbers], bounds[1:-1])]
     rows = zip(texts, terms, terms[len(texts) :], strict=False)
     return [_Claims(own, named, _numbers(text), bool(_NEGATION.search(text))) for text, own, named in rows]

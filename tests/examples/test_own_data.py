@@ -35,12 +35,16 @@ def test_a_user_goes_through_it_cell_by_cell(tmp_path, monkeypatch, decoder_fold
     assert len(cells) == 10
     *_, stages, run, methods, answer, citations, frame, report = map(shown, cells)
     assert "to do" in stages
-    assert re.search(r"students/rationales_silver.*\n", run)  # what it does is told while it works
+    assert {output.output_type for output in cells[4].outputs} == {
+        "display_data"
+    }  # lines, told while it works, and no bars
+    assert re.search(r"stage \d+ of \d+: students.*\n", run)
     assert "\x1b" not in run
     assert all(name in methods for name in ("distill", "kard_bm25", "kard_reranker"))
     assert "<ol><li><b>" in answer
     assert "supported" in citations
-    assert "Which law states that" in frame
+    assert "Faraday's law" in frame
+    assert "correct" in frame
     assert (tmp_path / "my-project" / "run" / "report" / "index.html").exists()
     assert "index.html" in report
 

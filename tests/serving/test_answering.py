@@ -36,13 +36,18 @@ def test_every_way_of_asking_gives_the_evaluations_answer(answering_run, client,
     answer_file(answering_run, source, output)
     batch = {row["id"]: row for row in map(json.loads, output.open(encoding="utf-8"))}
     kard = Kard.load(answering_run)
+    supported = []
     for question in questions:
         expected = seen(evaluated[question.id])
         asked = {"question": question.question, "choices": list(question.choices)}
         alone = kard.answer(question.question, question.choices)
         assert (alone.answer, alone.rationale, alone.text, [f.passage.id for f in alone.passages]) == expected
         assert seen(batch[question.id]) == expected
-        assert seen(client.post("/v1/answer", json=asked).json()) == expected
+        reply = client.post("/v1/answer", json=asked).json()
+        assert seen(reply) == expected
+        citations = [citation.row() for citation in alone.citations]
+        assert citations == batch[question.id]["citations"] == reply["citations"]
+        supported += [citation["supported"] for citation in citations]
         [*_, (name, last)] = sse(client.post("/v1/answer", json={**asked, "stream": True}))
         assert name == "answer"
         assert seen(last) == expected
@@ -51,6 +56,7 @@ def test_every_way_of_asking_gives_the_evaluations_answer(answering_run, client,
         reply = client.post("/v1/chat/completions", json=chat).json()
         assert seen(reply["kard"]) == expected
         assert reply["choices"][0]["message"]["content"] == expected[2]
+    assert set(supported) == {True, False}  # it has learned to say what it reads, not always rightly
 
 
 def test_a_question_without_words_is_refused(kard):
