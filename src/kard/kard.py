@@ -99,19 +99,20 @@ class Kard:
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, run: str | Path, method: str | None = None) -> Kard:
+    def load(cls, run: str | Path, method: str | None = None, engine: str | None = None) -> Kard:
         """Load a finished run.
 
         Args:
             run: The run's folder.
             method: One of the run's methods; by default its best one that needs no oracle.
+            engine: ``"llama_cpp"`` writes with an export's GGUF file; None: as the recipe says.
 
         Raises:
-            UserError: The folder is no run, or the run did not get that far.
+            UserError: The folder is no run, the run did not get that far, or it cannot be asked with this engine.
         """
         opened = Run.open(Path(run))
         chosen = _method_for(opened.recipe, method)
-        student = opened.student(chosen.trained_on)
+        student = opened.student(chosen.trained_on, engine)
         calibrations = _calibrations(opened, chosen)
         return cls(chosen, student, Finder.of(opened, [chosen], student), calibrations)
 
@@ -319,9 +320,9 @@ def majority(answers: Sequence[int | str | None]) -> tuple[int, int]:
     return best, len(same[best])
 
 
-def answerer(run: Path, name: str | None) -> dict[str, str]:
+def answerer(run: Path, name: str | None, engine: str | None = None) -> dict[str, str]:
     """Who answers: the method that `Kard.load` would choose, and a hash of all in the run that its answers depend on; an export
-    has that of its run.
+    has that of its run, but for the file that llama.cpp answers from.
 
     Raises:
         UserError: As `Kard.load`.
@@ -338,6 +339,8 @@ def answerer(run: Path, name: str | None) -> dict[str, str]:
     )
     if (risk := recipe.evaluation.abstain.risk) is not None:
         keys += [opened.key(f"predictions/{method.trained_on}"), str(risk)]
+    if engine is not None:
+        keys += [opened.gguf(engine).name]
     retriever, reranker = recipe.retriever, recipe.reranker
     searched = (retriever.query, retriever.candidates, reranker.choices, reranker.likelihood_weight)
     settings = [evaluation, recipe.student.answer_by, searched if method.reads_passages else None, recipe.seed]

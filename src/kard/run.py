@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from kard.student.generation import Student
 
 
+GGUF = "gguf"
+"""The folder of an export that has the student as a GGUF file."""
+
+
 @dataclass(frozen=True)
 class Candidates:
     """What a rationale finds (KARD equations 3 and 4).
@@ -192,13 +196,36 @@ class Run:
             temperature = read_json(trained / "training.json")["tau_question"]
             return open_reranker(trained / "model", section, store, texts, temperature)
 
-    def student(self, trained_on: str) -> Student:
-        """A trained student, ready to write with the engine that the recipe names."""
+    def student(self, trained_on: str, engine: str | None = None) -> Student:
+        """A trained student, ready to write with an engine that `gguf` knows, or with the one that the recipe names.
+
+        Raises:
+            UserError: As `gguf`, or llama.cpp is not installed.
+        """
         folder = self.finished(f"students/{trained_on}")
+        if engine is not None:
+            from kard.student.llama_cpp import gguf_student
+
+            return gguf_student(folder, self.gguf(engine))
         with damage_explained(folder):
             from kard.student.generation import Student
 
             return Student.load(folder, self.online, self.recipe.evaluation.engine)
+
+    def gguf(self, engine: str) -> Path:
+        """The file that an engine of a command's choice writes from: ``llama_cpp`` from an export's GGUF file.
+
+        Raises:
+            UserError: There is no such engine, or no such file.
+        """
+        if engine != "llama_cpp":
+            raise UserError(f"--engine {engine}: choose llama_cpp, or leave it out, and the recipe's engine writes.")
+        found = list((self.folder / GGUF).glob("*.gguf"))
+        if not found:
+            raise UserError(
+                f"{self.folder}: has no GGUF file. Make an export with one: kard export RUN DIR --gguf q8_0."
+            )
+        return self.finished(GGUF) / found[0].name
 
     def passage_vectors(self) -> Path:
         """Where the passage vectors lie that ``reranker.model`` makes; another encoder has another folder."""

@@ -33,7 +33,7 @@ def answered(*names: str, by=BY, asked=ASKED) -> str:
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    monkeypatch.setattr("kard.tools.batch.answerer", lambda run, method: BY)
+    monkeypatch.setattr("kard.tools.batch.answerer", lambda run, method, engine: BY)
     source, output = tmp_path / "fragen é.jsonl", tmp_path / "out.jsonl"
     source.write_text(QUESTIONS, encoding="utf-8")
     return source, output

@@ -12,6 +12,10 @@ RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 RunOrExport = Annotated[Path, typer.Argument(help="The folder of a run or of an export.")]
 MethodName = Annotated[str | None, typer.Option(help="One of the run's methods (default: its best that is no oracle).")]
+EngineName = Annotated[
+    str | None,
+    typer.Option("--engine", help="llama_cpp: write with an export's GGUF file (default: as the recipe says)."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key. May be repeated."),

@@ -21,7 +21,7 @@ from kard.serving.settings import Settings
 EXAMPLES = 4
 
 
-def serve(run: Path, method: str | None, host: str, port: int, settings: Settings) -> None:
+def serve(run: Path, method: str | None, host: str, port: int, settings: Settings, engine: str | None = None) -> None:
     """Serve a run or an export until the process is told to stop; what was accepted by then is answered.
 
     Raises:
@@ -35,7 +35,7 @@ def serve(run: Path, method: str | None, host: str, port: int, settings: Setting
     # threads of both as too many for the machine and let them sleep after each operation: the cores would stand idle.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    kard = Kard.load(run, method)
+    kard = Kard.load(run, method, engine)
     torch.set_num_threads(threads)
     check_no_oracle(kard.method)
     if loopback:

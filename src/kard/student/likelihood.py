@@ -45,8 +45,36 @@ def likelihoods(
     return [[next(rest) for _ in ways] for ways in paths]
 
 
+@torch.inference_mode()
+def following_scores(model: PreTrainedModel, prompt: Tensor, begun: Sequence[int], path: Sequence[int]) -> Tensor:
+    """How likely each token is behind what was begun, and behind each token of a path after it.
+
+    Args:
+        model: Encoder-decoder or decoder.
+        prompt: Token ids (1, tokens).
+        begun: What has been written.
+        path: The tokens that follow it.
+
+    Returns:
+        Natural logarithms (tokens of the path + 1, vocabulary).
+    """
+    after = torch.tensor([[*begun, *path]], dtype=prompt.dtype, device=prompt.device)
+    if model.config.is_encoder_decoder:
+        one_more = torch.nn.functional.pad(after, (0, 1))  # scores stand in front of a token
+        owner = torch.zeros(1, dtype=torch.long, device=prompt.device)
+        logits = _encoder_decoder_scores(model, prompt, torch.ones_like(prompt), owner, one_more)
+    else:
+        ids = torch.cat([prompt, after], dim=1)
+        kept: dict[str, Any] = {"logits_to_keep": len(path) + 1, "use_cache": False}
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **kept).logits
+    return logits[0, -len(path) - 1 :].float().log_softmax(dim=-1)
+
+
 def keeps_tokens(model: PreTrainedModel) -> bool:
-    """Whether all layers of a decoder keep what they have read token by token, as attention does and Mamba does not."""
+    """Whether all layers of a decoder keep what they have read token by token, as attention does and Mamba does not; and whether
+    it can be asked for them: llama.cpp keeps its own."""
+    if not isinstance(model, PreTrainedModel):
+        return False
     kinds = (DynamicLayer, DynamicSlidingWindowLayer)  # layers that also keep a state are made from them
     return all(type(layer) in kinds for layer in DynamicCache(config=model.config).layers)
 

@@ -1,8 +1,9 @@
-"""What writes: one interface, and three writers behind it that write the same texts up to rounding.
+"""What writes: one interface, and four writers behind it that write the same texts up to rounding.
 
 - `kard.student.reference`: transformers' own `generate`, for every architecture; on GPUs.
 - `kard.student.cpu_engine`: our own on CPUs, for encoder-decoders and for decoders whose layers all attend to what was read.
 - `kard.student.vllm`: vLLM on a GPU, where the recipe asks for it.
+- `kard.student.llama_cpp`: llama.cpp from an export's GGUF file, where a command asks for it.
 """
 
 from __future__ import annotations

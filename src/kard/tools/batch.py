@@ -43,7 +43,7 @@ class Counts:
     there: int
 
 
-def answer_file(run: Path, source: Path, output: Path, method: str | None = None) -> Counts:
+def answer_file(run: Path, source: Path, output: Path, method: str | None = None, engine: str | None = None) -> Counts:
     """Answer a JSONL file of questions with a finished run.
 
     Args:
@@ -52,6 +52,7 @@ def answer_file(run: Path, source: Path, output: Path, method: str | None = None
             ``filter``, a condition on the metadata of the documents that may be read for the question.
         output: JSONL that answers are appended to; questions that are there are not answered again.
         method: One of the run's methods; by default its best one that is no oracle.
+        engine: See `Kard.load`.
 
     Raises:
         UserError: A line is wrong, `output` cannot be written or holds something else, such as answers to other questions or
@@ -60,17 +61,17 @@ def answer_file(run: Path, source: Path, output: Path, method: str | None = None
     if output.is_dir() or not output.parent.is_dir():
         raise UserError(f"{output}: cannot be written. Name a file in a folder that is there.")
     with locked(output, beside=True):
-        return _answer_file(run, source, output, method)
+        return _answer_file(run, source, output, method, engine)
 
 
-def _answer_file(run: Path, source: Path, output: Path, method: str | None) -> Counts:
+def _answer_file(run: Path, source: Path, output: Path, method: str | None, engine: str | None) -> Counts:
     every = asked_in(source)
     log = Log(output)
-    by = answerer(run, method)
+    by = answerer(run, method, engine)
     there = _answered(log, by, {asked.question.id: asked.row() for asked in every})
     todo = [asked for asked in every if asked.question.id not in there]
     if todo:
-        kard = Kard.load(run, method)
+        kard = Kard.load(run, method, engine)
         _check(source, todo, kard)
         with progress("answer", len(todo), "questions") as advance, disk_full_explained(output):
             for begin in range(0, len(todo), QUESTIONS_AT_ONCE):

@@ -24,9 +24,10 @@ from kard.prompt import render, with_examples
 from kard.recipe.base import Section
 from kard.recipe.file import dump_recipe, recipe_from_run
 from kard.recipe.recipe import Recipe
-from kard.run import Run
+from kard.run import GGUF, Run
+from kard.tools.gguf import about_gguf, check_gguf, compare, write_gguf
 
-CHECKED = 16
+CHECKED, CHECKED_GGUF = 16, 100
 _VERSION = 2
 _SECTIONS_WITH_PATHS = ("questions", "knowledge", "teacher", "reranker", "student")
 # Of the reranker's folder how test questions were ranked, and vectors, which are written on their own; of the knowledge's what
@@ -34,7 +35,9 @@ _SECTIONS_WITH_PATHS = ("questions", "knowledge", "teacher", "reranker", "studen
 _LEFT_OUT = shutil.ignore_patterns("retrieval.json", "rankings.jsonl", "vectors", SOURCES)
 
 
-def export_run(run: Path, folder: Path, method: str | None = None, vectors: str = "all") -> int:
+def export_run(
+    run: Path, folder: Path, method: str | None = None, vectors: str = "all", gguf: str | None = None
+) -> int:
     """Export a finished run, and check that the export answers like the run.
 
     Args:
@@ -43,13 +46,14 @@ def export_run(run: Path, folder: Path, method: str | None = None, vectors: str 
         method: The method to answer by; by default the run's best one that needs no oracle.
         vectors: ``"all"`` computes the vectors of all passages, so that nothing is written when it is used; ``"computed"``
             takes those that the run has.
+        gguf: The student as a GGUF file as well, with weights of this type.
 
     Returns:
         How many dev questions were answered again.
 
     Raises:
-        UserError: The run is not finished, the folder holds something else (such as an export of another run or method), or an
-            answer differs.
+        UserError: The run is not finished, the folder holds something else (such as an export of another run or method), an
+            answer differs, or the student cannot become a GGUF file.
     """
     if vectors not in ("all", "computed"):
         raise UserError(f"--vectors {vectors}: choose all or computed.")
@@ -58,14 +62,18 @@ def export_run(run: Path, folder: Path, method: str | None = None, vectors: str 
     finished(run, "report")
     kard = Kard.load(run, method)
     check_no_oracle(kard.method)
+    if gguf is not None:
+        check_gguf(gguf, kard.student)
     parts = _parts(kard)
     keys = [(manifest_of(run / part) or {}).get("key") for part in (*parts, "report")]
     key: dict[str, Any] = {"version": _VERSION, "parts": keys, "method": kard.method.name, "vectors": vectors}
     opened = Run.open(run)
     if opened.documents:
         key["documents"] = opened.documents_key()
+    if gguf is not None:
+        key["gguf"] = gguf
     check_output("export", folder, key)
-    artifact = build("export", folder, key, lambda target: _write(opened, kard, parts, target, vectors))
+    artifact = build("export", folder, key, lambda target: _write(opened, kard, parts, target, vectors, gguf))
     say(f"export: {'is there' if artifact.skipped else 'written'}")
     return len(list(read_jsonl(folder / "check.jsonl")))
 
@@ -87,13 +95,15 @@ def _parts(kard: Kard) -> list[str]:
     return [*readers, *reranker, *calibrated, f"students/{kard.method.trained_on}"]
 
 
-def _write(opened: Run, kard: Kard, parts: Sequence[str], folder: Path, vectors: str) -> None:
+def _write(opened: Run, kard: Kard, parts: Sequence[str], folder: Path, vectors: str, gguf: str | None) -> None:
     run = opened.folder
     for part in parts[:-1]:
         source = opened.searched(part) if part in ("knowledge", "index") else run / part
         left_out = shutil.ignore_patterns("*.jsonl", "retrieval.json") if part.startswith("predictions/") else _LEFT_OUT
         shutil.copytree(source, folder / part, dirs_exist_ok=True, ignore=left_out)
     _write_student(kard, folder / parts[-1])
+    if gguf is not None:
+        write_gguf(kard.student, kard.method.writes, folder / parts[-1] / "weights", folder / GGUF, gguf)
     if kard.finder.reranker is not None:
         _write_vectors(kard, folder, vectors)
     exported = _without_paths(recipe_from_run(run), kard)
@@ -107,6 +117,18 @@ def _write(opened: Run, kard: Kard, parts: Sequence[str], folder: Path, vectors:
     for part in parts:
         seal(folder / part, manifest_of(run / part) or {})
     check_export(folder)
+    if gguf is not None:
+        _compare_gguf(kard, folder, gguf, _dev_questions(run, CHECKED_GGUF))
+
+
+def _compare_gguf(kard: Kard, folder: Path, gguf: str, questions: Sequence[Question]) -> None:
+    """Answer dev questions through the GGUF file as well, and put down how many answers are the same."""
+    seal(folder / GGUF, {"name": GGUF, "key": gguf, "seconds": 0.0})
+    found = compare(kard, Kard.load(folder, engine="llama_cpp"), questions)
+    seal(folder / GGUF, {"name": GGUF, "key": gguf, "seconds": 0.0, "compared": asdict(found)})
+    with open(folder / "README.md", "a", encoding="utf-8") as card:
+        card.write(about_gguf(folder / GGUF, found))
+    say(f"{gguf}: {found.line()}")
 
 
 def _write_student(kard: Kard, folder: Path) -> None:
@@ -178,10 +200,10 @@ def prompt_of(kard: Kard) -> dict[str, Any]:
     }
 
 
-def _dev_questions(run: Path) -> list[Question]:
+def _dev_questions(run: Path, count: int = CHECKED) -> list[Question]:
     """Some dev questions, or test questions where there is no dev set."""
     for split in ("dev", "test"):
-        questions = read_questions(run / "questions" / f"{split}.jsonl")[:CHECKED]
+        questions = read_questions(run / "questions" / f"{split}.jsonl")[:count]
         if questions:
             return questions
     raise UserError(f"{run}: has no question to check the export with. Run its recipe with dev or test questions.")
