@@ -20,7 +20,11 @@ from tests.serving.conftest import serving
 
 COUNT = int(os.environ.get("KARD_FUZZ", "12"))
 ROUTES = [
-    *(("POST", f"/v1/{name}", mode) for name in ("answer", "chat/completions", "search") for mode in GenerationMode),
+    *(
+        ("POST", f"/v1/{name}", mode)
+        for name in ("answer", "chat/completions", "completions", "search")
+        for mode in GenerationMode
+    ),
     ("GET", "/v1/models/{model}", GenerationMode.POSITIVE),
     ("GET", "/v1/models", GenerationMode.POSITIVE),
 ]

@@ -129,11 +129,14 @@ def test_tricks_in_names_lead_nowhere(client, path):
         b'{"question": "x", "unknown": 1}',
         b'{"model": "kard_bm25", "messages": [{"role": "user", "content": "\\ud800"}]}',
         b'{"model": "kard_bm25", "messages": [{"role": "user", "content": [{"type": "text", "text": "\\ud800"}]}]}',
+        b'{"model": "kard_bm25", "prompt": ["\\ud800", ""]}',
+        b'{"model": "kard_bm25", "prompt": [[1, -1]]}',
+        b'{"model": "kard_bm25", "prompt": [0]}',
         b'{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}',
     ],
 )
 def test_broken_bodies_are_the_senders_error(client, content):
-    for path in ("/v1/answer", "/v1/chat/completions", "/v1/search"):
+    for path in ("/v1/answer", "/v1/chat/completions", "/v1/completions", "/v1/search"):
         reply = client.post(path, content=content, headers={"content-type": "application/json"})
         assert 400 <= reply.status_code < 500, reply.text
         assert reply.json()["error"]["message"]

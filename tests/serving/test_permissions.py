@@ -154,6 +154,11 @@ def test_a_filter_leaves_what_fits_by_every_way_of_asking(address, run, guarded,
     chat = {"model": "kard_reranker", "messages": [{"role": "user", "content": ASKED}], "choices": COLOURS}
     answered = ask(address, STAFF, "/v1/chat/completions", {**chat, "filter": condition}).json()["kard"]
     assert answered["passages"][0]["id"] == read(whole)[0]
+    prompt = "\n- ".join([f"{ASKED}\nChoices:", *COLOURS])
+    completed = ask(
+        address, STAFF, "/v1/completions", {"model": "kard_reranker", "prompt": prompt, "filter": condition}
+    )
+    assert completed.json()["choices"][0]["kard"]["passages"][0]["id"] == read(whole)[0]
     open_to_all = {**condition, "groups": {"$nin": ["qxgroup"]}, "$or": [{"$not": {"lang": "qxvalue"}}]}
     direct = guarded.answer(ASKED, COLOURS, filter=open_to_all)
     assert [item.passage.id for item in direct.candidates] == read(whole)

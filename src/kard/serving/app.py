@@ -23,6 +23,7 @@ from kard.methods import Method
 from kard.report.numbers import retriever
 from kard.serving import schema
 from kard.serving.chat import ChatRequest, Completion, question_of
+from kard.serving.completions import CompletionRequest, completion_reply, prompts_of
 from kard.serving.documents import add_documents
 from kard.serving.guard import Guard
 from kard.serving.metrics import Metrics
@@ -171,6 +172,23 @@ def _add_answering(app: FastAPI, desk: Desk, tokenizer: Any) -> None:
             return await _stream(_chat_events(completion, desk.events(question, method, restriction)))
         return completion.whole(await desk.done(Job(question, method, restriction)))
 
+    @app.post("/v1/completions", responses=_ERRORS, response_model=None)
+    async def complete(request: CompletionRequest, http: Request) -> Any:
+        """Answer prompts, or say how likely the answers are that stand in them, in OpenAI's older protocol."""
+        _, method = desk.method(request.model)
+        prompts, restriction = prompts_of(request, tokenizer), _restriction(request, http)
+        jobs = [
+            Job(
+                _question(one.question),
+                method,
+                restriction,
+                scored=one.tokens[one.answered :] if request.scores else (),
+            )
+            for one in prompts
+        ]
+        done = await asyncio.gather(*(desk.done(job) for job in jobs))
+        return completion_reply(request, prompts, done, tokenizer)
+
     @app.post("/v1/search", response_model=schema.SearchReply, responses=_ERRORS)
     async def search(request: schema.SearchRequest, http: Request) -> Any:
         """Find passages for a question, as they would be found for answering it."""
@@ -189,7 +207,9 @@ def _question(request: schema.AnswerRequest) -> Question:
     return Question("question", request.question, tuple(request.choices))
 
 
-def _restriction(request: schema.AnswerRequest | schema.SearchRequest | ChatRequest, http: Request) -> Restriction:
+def _restriction(
+    request: schema.AnswerRequest | schema.SearchRequest | ChatRequest | CompletionRequest, http: Request
+) -> Restriction:
     """What may be read for a request: what its filter says, of what its key's groups may read (the guard knows them)."""
     return Restriction.of(request.filter, http.state.groups)
 

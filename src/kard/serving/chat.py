@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -35,6 +36,13 @@ def _as_list(sent: Any) -> Any:
     return [] if sent is None else [sent] if isinstance(sent, str) else sent
 
 
+StopTexts = Annotated[
+    Stops,
+    BeforeValidator(_as_list, json_schema_input_type=Stop | Stops | None),
+    Field(description="The text ends before the first of these"),
+]
+
+
 class Message(BaseModel):
     """A turn of a conversation."""
 
@@ -61,9 +69,7 @@ class ChatRequest(BaseModel):
     n: int | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    stop: Annotated[Stops, BeforeValidator(_as_list, json_schema_input_type=Stop | Stops | None)] = Field(
-        [], description="The text ends before the first of these"
-    )
+    stop: StopTexts = []
     response_format: dict[str, Any] | None = None
     sources: bool = Field(
         False,
@@ -118,6 +124,11 @@ def _text(message: Message) -> str:
     return "\n".join(str(part) for part in parts)
 
 
+def before_stops(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first of what ends it."""
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
+
+
 def first_tokens(tokenizer: PreTrainedTokenizerFast, text: str, limit: int | None) -> str:
     """As much of a text as `limit` tokens hold."""
     if limit is None:
@@ -142,7 +153,7 @@ class Completion:
 
     def cut(self, text: str, whole: bool = True) -> str:
         """What of a text is within the limits that were asked for; of one that goes on, what is sure to be."""
-        kept = text[: min((at for stop in self.request.stop if (at := text.find(stop)) >= 0), default=len(text))]
+        kept = before_stops(text, self.request.stop)
         if not whole and kept == text:
             begun = (n for stop in self.request.stop for n in range(1, len(stop)) if text.endswith(stop[:n]))
             kept = text[: len(text) - max(begun, default=0)]

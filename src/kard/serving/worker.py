@@ -12,6 +12,8 @@ from pathlib import Path
 from threading import Condition, Thread
 from time import monotonic
 
+from torch import Tensor
+
 from kard.artifacts.versions import current_path
 from kard.data.filters import Restriction
 from kard.data.question import Question
@@ -43,6 +45,7 @@ class Done:
         answer: None where a search was asked for.
         prompt_tokens: Tokens that the student read.
         completion_tokens: Tokens that it wrote.
+        scores: How likely each token is where the answer stands, and behind each of those that were asked about.
     """
 
     found: Sequence[Found]
@@ -50,17 +53,22 @@ class Done:
     answer: Answer | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    scores: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """A question in the queue; `future` gives what came of it, and is cancelled by whoever no longer waits for it."""
+    """A question in the queue; `future` gives what came of it, and is cancelled by whoever no longer waits for it.
+
+    `scored` are tokens that might stand in the place of the answer, where it is asked how likely they are.
+    """
 
     question: Question
     method: Method
     restriction: Restriction
     only_search: bool = False
     listener: Listener | None = None
+    scored: Sequence[int] = ()
     future: Future[Done] = field(default_factory=Future)
     accepted: float = field(default_factory=monotonic)
 
@@ -239,10 +247,13 @@ class Worker:
         ]
 
     def _answered(self, job: Job, answer: Answer, start: float) -> Done:
-        tokens = [len(self.kard.student.tokenizer(text).input_ids) for text in (answer.prompt, answer.text)]
+        read, written = (len(self.kard.student.tokenizer(text).input_ids) for text in (answer.prompt, answer.text))
         times = _times(job, start, {name: answer.steps[name] for name in _steps(job.method)})
-        self.metrics.answered(times, tokens)
-        return Done(answer.candidates, times, answer, *tokens)
+        self.metrics.answered(times, [read, written])
+        scores = None
+        if job.scored:
+            scores = self.kard.student.following(answer.prompt, answer.rationale, job.method.writes, job.scored)
+        return Done(answer.candidates, times, answer, read, written, scores)
 
     def _searched(self, job: Job, start: float) -> Done:
         steps: dict[str, float] = {}

@@ -10,6 +10,8 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Literal, Protocol
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kard.errors import UserError
@@ -30,7 +32,7 @@ from kard.prompt import (
 from kard.student.batching import IGNORED, Batch, Collator, aligned, of_similar_length, prompt_batch
 from kard.student.constraint import AnswerConstraint, likeliest
 from kard.student.cpu_engine.engine import CpuEngine
-from kard.student.likelihood import keeps_tokens, label_likelihoods, likelihoods
+from kard.student.likelihood import following_scores, keeps_tokens, label_likelihoods, likelihoods
 from kard.student.loading import StudentSettings, trained_model
 from kard.student.reference import Reference
 from kard.student.sampling import Sampling
@@ -217,6 +219,13 @@ class Student:
         found = {p: one for group, part in zip(groups, parts, strict=True) for p, one in zip(group, part, strict=True)}
         return [found[place] for place in range(len(pairs))]
 
+    def following(self, prompt: str, rationale: str, writes: Writes, tokens: Sequence[int]) -> Tensor:
+        """How likely each token is where an answer stands, after a rationale, and behind each of `tokens` there; see
+        `following_scores`."""
+        begun = _before_answer(self.tokenizer, rationale, writes)
+        read = torch.tensor([self.tokenizer(prompt).input_ids], device=self.model.device)
+        return following_scores(self.model, read, begun, tokens)
+
     def _batches(self, prompts: list[str], how: Writing) -> list[list[str]]:
         size = max(1, how.batch_size // (how.sampling.samples if how.sampling else 1))
         if self.writer.takes_all:
@@ -341,14 +350,18 @@ class Student:
             read = extract(text, (), writes[row])
             if confidence[row] is not None or not isinstance(read.answer, str):
                 continue
-            before = target(read.rationale, "", writes[row]).rstrip() if writes[row] == "rationale" else ""
-            begun, path = (
-                text_tokens(self.tokenizer, [before]),
-                answer_paths(self.tokenizer, [read.answer], writes[row]),
-            )
+            begun = _before_answer(self.tokenizer, read.rationale, writes[row])
+            path = answer_paths(self.tokenizer, [read.answer], writes[row])
             own = slice(row, row + 1)
-            [[score]] = likelihoods(self.model, inputs["input_ids"][own], inputs["attention_mask"][own], begun, [path])
+            [[score]] = likelihoods(
+                self.model, inputs["input_ids"][own], inputs["attention_mask"][own], [begun], [path]
+            )
             confidence[row] = math.exp(score / len(path[0]))
+
+
+def _before_answer(tokenizer: PreTrainedTokenizerFast, rationale: str, writes: Writes) -> list[int]:
+    """The tokens that a student writes up to its answer."""
+    return text_tokens(tokenizer, [target(rationale, "", writes).rstrip()])[0] if writes == "rationale" else []
 
 
 def batches(lengths: Mapping[str, int], size: int) -> Iterator[list[str]]:
