@@ -122,7 +122,6 @@ def test_an_encoder_decoder_scores_too(t5_folder):
         ({"n": 2}, "n: a student writes one"),
         ({"stream": True}, "stream: a student writes one"),
         ({"prompt": [10**6]}, "has the token 1000000"),
-        ({"prompt": "\ud800\nAnswer:"}, "no answer to score"),
         ({"model": "nope"}, "no model of this name"),
     ],
 )

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from kard import Kard
@@ -30,6 +31,11 @@ def ask(folder: Path, *more: str) -> dict:
     options = [part for choice in CHOICES for part in ("--choice", choice)]
     shown = CliRunner().invoke(app, ["answer", str(folder), ASKED, *options, "--json", *more], catch_exceptions=False)
     return json.loads(shown.stdout)
+
+
+def loaded(folder: Path) -> Student:
+    settings = StudentSettings("", False, "text", "float32", 64, 24)
+    return Student(base_model(str(folder), torch.float32), base_tokenizer(str(folder)), settings)
 
 
 def test_a_run_has_no_file_for_llama_cpp_and_there_are_no_other_engines(answering_run):
@@ -147,17 +153,31 @@ def test_an_encoder_decoder_and_an_unknown_kind_are_refused(t5_folder, decoder_f
     conversion = pytest.importorskip("conversion")
     from kard.tools.gguf import check_gguf
 
-    def student(folder):
-        import torch
-
-        settings = StudentSettings("", False, "text", "float32", 64, 24)
-        return Student(base_model(str(folder), torch.float32), base_tokenizer(str(folder)), settings)
-
     with pytest.raises(
         UserError, match=r"knows no decoder 'T5ForConditionalGeneration'\. It knows .*Gemma3ForCausalLM"
     ):
-        check_gguf("f16", student(t5_folder))
-    check_gguf("f16", student(decoder_folder))
+        check_gguf("f16", loaded(t5_folder))
+    check_gguf("f16", loaded(decoder_folder))
     monkeypatch.delitem(conversion.TEXT_MODEL_MAP, "LlamaForCausalLM")
     with pytest.raises(UserError, match="knows no decoder 'LlamaForCausalLM'"):
-        check_gguf("f16", student(decoder_folder))
+        check_gguf("f16", loaded(decoder_folder))
+
+
+def test_what_the_converter_fails_at_is_said(decoder_folder, tmp_path, monkeypatch):
+    pytest.importorskip("cyllama")
+    conversion = pytest.importorskip("conversion")
+    from kard.tools.gguf import write_gguf
+
+    student = loaded(decoder_folder)
+    # Rows of 48 numbers cannot be cut into blocks of 32.
+    with pytest.raises(
+        UserError, match=r"fails at this LlamaForCausalLM \(RuntimeError: .*Choose f16, or export without"
+    ):
+        write_gguf(student, "rationale", decoder_folder, tmp_path / "gguf", "q8_0")
+
+    def replaced(name):
+        raise AttributeError("GEMMA9")
+
+    monkeypatch.setattr(conversion, "get_model_class", replaced)
+    with pytest.raises(UserError, match=r"misses 'GEMMA9' in gguf.*pip install --force-reinstall --no-deps convert-hf"):
+        write_gguf(student, "rationale", decoder_folder, tmp_path / "gguf", "f16")

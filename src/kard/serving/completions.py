@@ -34,7 +34,7 @@ MOST_PROMPTS = 128
 
 
 class CompletionRequest(BaseModel):
-    """Questions as prompts: a text that ends after ``Answer:``, or with an answer there. The last ``Question:`` counts; what
+    """Questions as prompts: a text that ends after Answer:, or with an answer there. The last Question: counts; what
     stands before it is not read, because the run finds passages itself. Temperature and the like change nothing."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [_EXAMPLE]})

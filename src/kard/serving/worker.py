@@ -247,13 +247,13 @@ class Worker:
         ]
 
     def _answered(self, job: Job, answer: Answer, start: float) -> Done:
-        tokens = [len(self.kard.student.tokenizer(text).input_ids) for text in (answer.prompt, answer.text)]
+        read, written = (len(self.kard.student.tokenizer(text).input_ids) for text in (answer.prompt, answer.text))
         times = _times(job, start, {name: answer.steps[name] for name in _steps(job.method)})
-        self.metrics.answered(times, tokens)
+        self.metrics.answered(times, [read, written])
         scores = None
         if job.scored:
             scores = self.kard.student.following(answer.prompt, answer.rationale, job.method.writes, job.scored)
-        return Done(answer.candidates, times, answer, tokens[0], tokens[1], scores)
+        return Done(answer.candidates, times, answer, read, written, scores)
 
     def _searched(self, job: Job, start: float) -> Done:
         steps: dict[str, float] = {}

