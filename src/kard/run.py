@@ -228,21 +228,6 @@ class Run:
             )
         return self.finished(GGUF) / found[0].name
 
-    def gguf(self, engine: str) -> Path:
-        """The file that an engine of a command's choice writes from: ``llama_cpp`` from an export's GGUF file.
-
-        Raises:
-            UserError: There is no such engine, or no such file.
-        """
-        if engine != "llama_cpp":
-            raise UserError(f"--engine {engine}: choose llama_cpp, or leave it out, and the recipe's engine writes.")
-        found = list((self.folder / GGUF).glob("*.gguf"))
-        if not found:
-            raise UserError(
-                f"{self.folder}: has no GGUF file. Make an export with one: kard export RUN DIR --gguf q8_0."
-            )
-        return self.finished(GGUF) / found[0].name
-
     def passage_vectors(self) -> Path:
         """Where the passage vectors lie that ``reranker.model`` makes; another encoder has another folder."""
         from kard.models.weights import model_identity
