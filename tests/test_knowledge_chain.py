@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from kard import cli
+from kard.cli.main import app
 from kard.recipe.file import load_recipe
 from tests.conftest import COLOURS, make_project
 from tests.data.samples import write_pdf
@@ -75,11 +75,11 @@ def test_from_the_file_to_a_right_answer_with_its_place(kind, tmp_path, decoder_
     run_recipe(load_recipe(str(recipe), changes), run)
     choices = [part for _, colour in FACTS for part in ("--choice", colour)]
     question = "Which colour has the river of the north?"
-    answered = CliRunner().invoke(cli.app, ["answer", str(run), question, *choices])
+    answered = CliRunner().invoke(app, ["answer", str(run), question, *choices])
     assert answered.exit_code == 0, answered.output
     assert place in answered.output
     assert f"Answer: {FACTS[1][1]}" in answered.output
-    found = CliRunner().invoke(cli.app, ["search", str(run), "river", "--json"])
+    found = CliRunner().invoke(app, ["search", str(run), "river", "--json"])
     [row] = json.loads(found.stdout)
     assert row["source"].endswith(place)
     assert {word.lower() for word in row["words"]} == {"river"}

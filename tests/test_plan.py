@@ -18,14 +18,16 @@ WORKED_OUT = {
     "questions": {"evaluation.split", "student.long_questions", "evaluation.abstain"},  # errors
     "rationales": {"evaluation.split", "student.early_stopping", "student.train_questions", "reranker.train_questions"},
     "candidates": {"student.passages", "evaluation.passages"},  # as `depth`
-    "students": {"evaluation.methods", "student.early_stopping", "reranker.likelihood_weight"},  # as `asks`
-    # As `methods`; a line on the screen; how many passages of none; a step for each; as `calibrated`, and a line.
+    # As `asks`; held where it is set.
+    "students": {"evaluation.methods", "student.early_stopping", "reranker.likelihood_weight", "student.quantized"},
+    # As `methods`; a line on the screen; how many passages of none; a step for each; as `calibrated`, and a line; held where set.
     "predictions": {
         "evaluation.methods",
         "evaluation.shots",
         "evaluation.passages",
         "evaluation.knowledge",
         "evaluation.abstain",
+        "evaluation.vllm",
     },
 }
 METHODS = (

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from inspect import signature
+from types import ModuleType
 
 import pytest
 import torch
 from transformers import DynamicCache, TrainingArguments
 
-from kard.models.names import cache_argument, checkpointing_argument
+from kard.errors import UserError
+from kard.models.names import cache_argument, checkpointing_argument, dense
 from kard.student.loading import base_model
 
 
@@ -35,6 +38,15 @@ class Neither:
 )
 def test_the_name_is_what_the_model_takes(kind, name):
     assert cache_argument(kind) == cache_argument(kind()) == name
+
+
+def test_gguf_files_are_not_converted_by_a_version_that_reads_their_tokenizers_wrongly(monkeypatch):
+    with monkeypatch.context() as changes:
+        changes.setitem(sys.modules, "transformers", ModuleType("transformers"))  # it knows no GgufConfig
+        with pytest.raises(
+            UserError, match=r"student.model: transformers .* reads the tokenizers of GGUF files wrongly"
+        ):
+            dense("student.model")
 
 
 def test_what_is_installed_warns_of_nothing(decoder_folder, tmp_path, caplog, monkeypatch):

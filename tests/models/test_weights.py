@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
@@ -123,6 +124,9 @@ def test_a_package_without_one_model_says_so(install, files):
         location("package:odd")
 
 
+@pytest.mark.skipif(
+    "GgufConfig" not in dir(transformers), reason="this version reads the tokenizers of GGUF files wrongly"
+)
 def test_a_gguf_file_in_several_packages_is_one_model(install, monkeypatch, tmp_path, decoder_folder):
     """Its settings are read from the first part, its weights from all of them put together."""
     whole = gguf_file(tmp_path / "whole.gguf", decoder_folder)

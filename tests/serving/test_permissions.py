@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from kard import cli
+from kard.cli.main import app
 from kard.documents import files_to_read, put_documents
 from kard.errors import UserError
 from kard.finder import Finder
@@ -123,7 +123,7 @@ def test_a_key_finds_what_its_groups_may_read(address, model):
 
 def test_the_owner_reads_all_and_a_server_without_keys_what_is_everybodys(run, guarded):
     assert "qxident" in [item.passage.id for item in guarded.answer(ASKED, COLOURS).candidates]
-    found = CliRunner().invoke(cli.app, ["search", str(run), "qxtext ship"])
+    found = CliRunner().invoke(app, ["search", str(run), "qxtext ship"])
     assert found.output.startswith("1. [qxident]")
     with serving(guarded) as open_address:
         reply = httpx.post(f"{open_address}/v1/search", json={"query": ASKED, "model": "kard_bm25", "k": 20})
@@ -176,7 +176,7 @@ def test_a_filter_leaves_what_fits_by_every_way_of_asking(address, run, guarded,
 
 def test_filters_at_the_command_line(run):
     def kard(*arguments: str):
-        return CliRunner().invoke(cli.app, [arguments[0], str(run), *arguments[1:]])
+        return CliRunner().invoke(app, [arguments[0], str(run), *arguments[1:]])
 
     found = kard("search", "ship", "--filter", '{"year": {"$lt": 2000}}', "--json")
     assert [row["id"] for row in json.loads(found.stdout)] == ["old"]

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from kard import cli
+from kard.cli.main import app
 from kard.errors import UserError
 from kard.retrieval import building
 from tests.conftest import write_rows
 
 
 def kard(*arguments: str | Path):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_build_that_dies_leaves_the_old_index(recipe, monkeypatch):
     assert json.loads((run / "index" / "analysis.json").read_text(encoding="utf-8"))["k1"] == 0.9
     # The run's recipe says 1.5 now: the old index is whole, and is not searched under the new settings in silence.
     with pytest.raises(UserError, match=r"built with retriever\.k1 0\.9"):
-        CliRunner().invoke(cli.app, ["search", str(run), "valley"], catch_exceptions=False)
+        CliRunner().invoke(app, ["search", str(run), "valley"], catch_exceptions=False)
     assert kard("index", recipe).exit_code == 0
     assert kard("search", run, "valley").output == before
     assert kard("index", recipe, "--set", "retriever.k1=1.5").exit_code == 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 from inspect import signature
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import TrainingArguments, __version__
+
+from kard.errors import UserError
 
 
 def cache_argument(model: Any) -> str:
@@ -20,10 +22,18 @@ def checkpointing_argument() -> str:
     return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
 
 
-def dense() -> dict[str, Any]:
-    """Arguments with which a GGUF file's weights become ordinary ones; where transformers knows no others, none."""
+def dense(key: str) -> dict[str, Any]:
+    """Arguments with which a GGUF file's weights become ordinary ones.
+
+    Raises:
+        UserError: This version would take its tokenizer for another one (Gemma's without the token that texts begin with, Llama's
+            with the wrong end).
+    """
     try:
         from transformers import GgufConfig
-    except ImportError:
-        return {}
+    except ImportError as error:
+        raise UserError(
+            f"{key}: transformers {__version__} reads the tokenizers of GGUF files wrongly. Install 5.24 or later; once "
+            "converted, the model is used by earlier ones too."
+        ) from error
     return {"quantization_config": GgufConfig(dequantize=True)}

@@ -83,12 +83,12 @@ def model_location(name: str, key: str) -> str:
         if files[0].is_dir():
             return str(files[0])
         with loading_explained(name, key):
-            return str(_converted(files, _package_cache(name)))
+            return str(_converted(files, key, _package_cache(name)))
     path = Path(name)
     if path.suffix == ".gguf" and path.is_file():
         check_file(path, key)
         with loading_explained(name, key):
-            return str(_converted([path], cache_folder() / f"{path.stem}-{hash_of_file(path)[:12]}"))
+            return str(_converted([path], key, cache_folder() / f"{path.stem}-{hash_of_file(path)[:12]}"))
     if path.is_dir() or not looks_like_path(name):
         return name
     raise UserError(f"{key}: no model at '{name}'. {_NAMES}; if it was moved away, put it back.")
@@ -376,7 +376,7 @@ def _joined(parts: Sequence[Path]) -> Iterator[Path]:
         yield Path(whole.name)
 
 
-def _converted(parts: Sequence[Path], done: Path) -> Path:
+def _converted(parts: Sequence[Path], key: str, done: Path) -> Path:
     """Dequantise a GGUF file into an ordinary folder of safetensors and tokenizer."""
     if done.exists():
         return done
@@ -385,14 +385,14 @@ def _converted(parts: Sequence[Path], done: Path) -> Path:
 
     from kard.models.names import dense
 
+    unpacked = {"dtype": torch.bfloat16, **dense(key)}
     say(f"Converting {done.name} once into {done} (about a minute and a half)")
     partial = done.with_name(f"{done.name}.{os.getpid()}.partial")
     with disk_full_explained(done), _joined(parts) as gguf:
         shutil.rmtree(partial, ignore_errors=True)
         source = {"gguf_file": gguf.name, **guarded(gguf.parent)}
         AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(partial)
-        weights = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.bfloat16, **dense(), **source)
-        weights.save_pretrained(partial)
+        AutoModelForCausalLM.from_pretrained(gguf.parent, **unpacked, **source).save_pretrained(partial)
         if done.exists():  # another process was faster
             shutil.rmtree(partial)
         else:

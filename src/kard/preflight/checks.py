@@ -97,6 +97,8 @@ def check_models(recipe: Recipe, to_do: set[str]) -> None:
         config = _check_writer(recipe.student.model, "student.model")
         _check_positions(config, recipe.student)
         compute_dtype(recipe.student.dtype, config.model_type)
+        if recipe.student.quantized and "students" in to_do and find_spec("bitsandbytes") is None:
+            raise UserError("student.quantized: bitsandbytes is not installed. Run: pip install 'kard[qlora]'.")
         if config.is_encoder_decoder and recipe.reranker.likelihood_weight:
             raise UserError(
                 f"reranker.likelihood_weight: '{recipe.student.model}' is an encoder-decoder, and only decoders learn how "

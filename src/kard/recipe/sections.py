@@ -270,6 +270,11 @@ class StudentSection(Section):
     )
     method: Literal["lora", "full"] = "lora"
     lora_rank: Size = 16
+    quantized: bool = Field(
+        False,
+        description="lora: the weights that do not learn in 4 bit while training (QLoRA), for students of 7B and more; needs "
+        "bitsandbytes",
+    )
     lora_targets: Literal["all", "attention"] = Field("all", description="which linear layers get adapters")
     epochs: Positive = 1.0
     early_stopping: Size | None = Field(
@@ -293,6 +298,12 @@ class StudentSection(Section):
     )
     trim_vocabulary: bool = Field(False, description="keep only the tokens that questions, passages and rationales use")
     resources: StudentResources = StudentResources()
+
+    @model_validator(mode="after")
+    def _quantized_fits(self) -> StudentSection:
+        if self.quantized and self.method != "lora":
+            raise ValueError("quantized: weights in 4 bit cannot learn. Set method: lora, or quantized: false")
+        return self
 
 
 class EvaluationResources(Section):

@@ -226,6 +226,7 @@ def _prompted_step(run: Run, keys: dict[str, str], trained_on: TrainedOn, base: 
 def _student_step(run: Run, keys: dict[str, str], trained_on: TrainedOn, base: list[str]) -> Step:
     section, of = run.recipe.student, TRAINING_SETS[trained_on]
     reads, inputs = [*_named("student", ("model", *_STUDENT)), "seed"], ["questions", *base]
+    reads += ["student.quantized"] if section.quantized else []
     more: dict[str, Any] = {"prompt": prompt.FORMAT}
     if of.from_rationales:
         reads += ["student.rationales"]

@@ -77,7 +77,9 @@ def keeps_tokens(model: PreTrainedModel) -> bool:
     if not isinstance(model, PreTrainedModel):
         return False
     kinds = (DynamicLayer, DynamicSlidingWindowLayer)  # layers that also keep a state are made from them
-    return all(type(layer) in kinds for layer in DynamicCache(config=model.config).layers)
+    return not reads_alone(model.config) and all(
+        type(layer) in kinds for layer in DynamicCache(config=model.config).layers
+    )
 
 
 def _after_prompts(

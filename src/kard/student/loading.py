@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -76,7 +77,12 @@ def base_tokenizer(location: str, key: str = KEY) -> PreTrainedTokenizerFast:
 
 
 def base_model(
-    location: str, dtype: torch.dtype, attention: str | None = None, key: str = KEY, device: str | None = None
+    location: str,
+    dtype: torch.dtype,
+    attention: str | None = None,
+    key: str = KEY,
+    device: str | None = None,
+    quantized: bool = False,
 ) -> PreTrainedModel:
     """The model with a language-model head.
 
@@ -86,19 +92,24 @@ def base_model(
         attention: How it attends, in transformers' words; None: by PyTorch's kernel where the model can.
         key: The recipe's key, for the error message.
         device: Where it is put; None: on this process's GPU, if it has one.
+        quantized: Keep the linear layers' weights in 4 bit (NF4, double quantization: Dettmers et al. 2023).
 
     Raises:
         UserError: It cannot be loaded.
     """
+    device, more = device or compute_device(), dict[str, Any]()
+    if quantized:
+        settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+        more = {"device_map": {"": device}, "quantization_config": BitsAndBytesConfig(load_in_4bit=True, **settings)}
     with loading_explained(location, key):
         config = AutoConfig.from_pretrained(location, **guarded(location))
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = kind.from_pretrained(location, dtype=dtype, attn_implementation=attention, **guarded(location))
+        more |= guarded(location)
+        model = kind.from_pretrained(location, dtype=dtype, attn_implementation=attention, **more)
     quicken(model)
-    device = device or compute_device()
-    return (
-        model if device == "cpu" else model.to(device)
-    )  # to shard it, a process may have been given no weights at all
+    if quantized or device == "cpu":  # to shard it, a process may have been given no weights at all
+        return model
+    return model.to(device)
 
 
 def model_dtype(wanted: Dtype, location: str, key: str = KEY) -> torch.dtype:

@@ -98,9 +98,9 @@ def train_student(
         base,
         dtype if section.method == "lora" else torch.float32,
         None if torch.cuda.is_available() else ATTENTION_CPU,
-        device="cpu"
-        if shards_models()
-        else None,  # each process's piece alone goes to its GPU, and Trainer takes it there
+        # Each process's piece alone goes to its GPU, and Trainer takes it there.
+        device="cpu" if shards_models() else None,
+        quantized=section.quantized,
     )
     trained = with_adapters(model, section) if section.method == "lora" else model
     if section.resources.compile:
