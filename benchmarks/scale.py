@@ -85,7 +85,7 @@ def build(arguments: Namespace) -> dict[str, float]:
         build_retriever(RETRIEVER, read_passages(path).texts, folder / "index")
     files = [*folder.glob("passages.*"), *(folder / "index").iterdir()]
     disk = sum(file.stat().st_size for file in files) / 1e9
-    return {"build_seconds": round(time.perf_counter() - start, 1), "build_gb": peak(), "disk_gb": round(disk, 3)}
+    return {"build_seconds": round(time.perf_counter() - start, 1), "build_gb": peak(), "disk_gb": round(disk, 6)}
 
 
 def synthetic(arguments: Namespace) -> Iterator[Passage]:
@@ -122,7 +122,7 @@ def ask(arguments: Namespace) -> dict[str, Any]:
         reranker.score(queries, positions)
         times.append(1000 * (time.perf_counter() - start) / len(queries))
     return {
-        "questions": len(asked), "candidates_seconds": round(seconds, 2), "rerank_ms": round(float(np.median(times)), 2),
+        "questions": len(asked), "candidates_seconds": round(seconds, 3), "rerank_ms": round(float(np.median(times)), 2),
         "serving_gb": held("RssAnon"), "mapped_gb": held("RssFile"), "peak_gb": peak(),
     }  # fmt: skip
 
