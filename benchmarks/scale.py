@@ -122,7 +122,7 @@ def ask(arguments: Namespace) -> dict[str, Any]:
         reranker.score(queries, positions)
         times.append(1000 * (time.perf_counter() - start) / len(queries))
     return {
-        "questions": len(asked), "candidates_seconds": round(seconds, 3), "rerank_ms": round(float(np.median(times)), 2),
+        "questions": len(asked), "candidates_seconds": round(seconds, 4), "rerank_ms": round(float(np.median(times)), 2),
         "serving_gb": held("RssAnon"), "mapped_gb": held("RssFile"), "peak_gb": peak(),
     }  # fmt: skip
 

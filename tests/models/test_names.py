@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from inspect import signature
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -43,10 +44,8 @@ def test_the_name_is_what_the_model_takes(kind, name):
 def test_gguf_files_are_not_converted_by_a_version_that_reads_their_tokenizers_wrongly(monkeypatch):
     with monkeypatch.context() as changes:
         changes.setitem(sys.modules, "transformers", ModuleType("transformers"))  # it knows no GgufConfig
-        with pytest.raises(
-            UserError, match=r"student.model: transformers .* reads the tokenizers of GGUF files wrongly"
-        ):
-            dense("student.model")
+        with pytest.raises(UserError, match=r"student.model: transformers .* reads the tokenizer of x.gguf wrongly"):
+            dense("student.model", Path("m/x.gguf"))
 
 
 def test_what_is_installed_warns_of_nothing(decoder_folder, tmp_path, caplog, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments, __version__
@@ -22,8 +23,8 @@ def checkpointing_argument() -> str:
     return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
 
 
-def dense(key: str) -> dict[str, Any]:
-    """Arguments with which a GGUF file's weights become ordinary ones.
+def dense(key: str, file: Path) -> dict[str, Any]:
+    """Arguments with which a GGUF file's weights become ordinary ones; `key` is the recipe's.
 
     Raises:
         UserError: This version would take its tokenizer for another one (Gemma's without the token that texts begin with, Llama's
@@ -33,7 +34,7 @@ def dense(key: str) -> dict[str, Any]:
         from transformers import GgufConfig
     except ImportError as error:
         raise UserError(
-            f"{key}: transformers {__version__} reads the tokenizers of GGUF files wrongly. Install 5.24 or later; once "
-            "converted, the model is used by earlier ones too."
+            f"{key}: transformers {__version__} reads the tokenizer of {file.name} wrongly. Install 5.24 or later to convert it; "
+            "then this version takes it too."
         ) from error
     return {"quantization_config": GgufConfig(dequantize=True)}

@@ -385,7 +385,7 @@ def _converted(parts: Sequence[Path], key: str, done: Path) -> Path:
 
     from kard.models.names import dense
 
-    unpacked = {"dtype": torch.bfloat16, **dense(key)}
+    unpacked = {"dtype": torch.bfloat16, **dense(key, parts[0])}
     say(f"Converting {done.name} once into {done} (about a minute and a half)")
     partial = done.with_name(f"{done.name}.{os.getpid()}.partial")
     with disk_full_explained(done), _joined(parts) as gguf:
