@@ -361,7 +361,8 @@ def small_inputs(folder: Path) -> dict[str, Any]:
 
 def same(folder: Path, size: Size, peak: float) -> dict[str, Any]:
     """The largest differences between this machine's GPU and its CPU, and how many texts are the same."""
-    here, there = (on(folder / place, place) for place in ("gpu", "cpu"))
+    (folder / "here").mkdir()
+    here, there = small_inputs(folder / "here"), on_cpu(folder / "there")
     rows: dict[str, Any] = {}
     for name, values in here.items():
         pairs = list(zip(values, there[name], strict=True))
@@ -372,12 +373,12 @@ def same(folder: Path, size: Size, peak: float) -> dict[str, Any]:
     return rows
 
 
-def on(folder: Path, place: str) -> dict[str, Any]:
-    """`small_inputs` in a process that sees the GPU, or none."""
+def on_cpu(folder: Path) -> dict[str, Any]:
+    """`small_inputs` in a process that sees no GPU."""
     folder.mkdir()
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if place == "cpu" else {}
     command = [sys.executable, __file__, "--small-inputs", str(folder)]
-    shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | hidden).stdout
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     found: dict[str, Any] = json.loads(shown.splitlines()[-1])
     return found
 

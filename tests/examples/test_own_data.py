@@ -35,9 +35,7 @@ def test_a_user_goes_through_it_cell_by_cell(tmp_path, monkeypatch, decoder_fold
     assert len(cells) == 10
     *_, stages, run, methods, answer, citations, frame, report = map(shown, cells)
     assert "to do" in stages
-    assert {output.output_type for output in cells[4].outputs} == {
-        "display_data"
-    }  # lines, told while it works, and no bars
+    assert sum(output.output_type == "display_data" for output in cells[4].outputs) > 20  # lines, while it works
     assert re.search(r"stage \d+ of \d+: students.*\n", run)
     assert "\x1b" not in run
     assert all(name in methods for name in ("distill", "kard_bm25", "kard_reranker"))
