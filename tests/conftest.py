@@ -35,12 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_paper_recipes.py",
         "test_limits.py",
         "test_processes.py",
+        "test_browser.py",
+        "test_own_data.py",
+        "test_benchmarks.py",
         "test_cli.py",
         "test_client.py",
         "test_export.py",
         "test_sweep.py",
         "test_knowledge_chain.py",
-        "test_browser.py",
     ]
     place = {name: number for number, name in enumerate(long)}
     items.sort(key=lambda item: place.get(item.path.name, len(long)))
