@@ -15,7 +15,7 @@ Found = TypeVar("Found")
 
 
 class AtOnce:
-    """So many at once, and half as many from there on when they do not fit into the memory.
+    """A number of texts at once, halved from there on when they do not fit into the memory.
 
     Args:
         size: How many to begin with.
@@ -31,7 +31,7 @@ class AtOnce:
         self.same = same
 
     def run(self, compute: Callable[[int], Found], count: int, before: Callable[[], object] = gc.collect) -> Found:
-        """What `compute` makes of at most so many at once as it is given.
+        """What `compute` makes of the texts, at most as many at once as it is told.
 
         Args:
             compute: Called again with half as many when it runs out of memory.

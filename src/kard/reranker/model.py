@@ -87,7 +87,7 @@ def check_length(model: Any, name: str, key: str, tokens: int) -> None:
 
 
 def encode_passages(encoder: MultiVectorEncoder, texts: list[str], at_once: AtOnce) -> list[np.ndarray]:
-    """Token vectors of passages, (tokens, dimension) each, float16; on a CPU each core encodes so many at once."""
+    """Token vectors of passages, (tokens, dimension) each, float16; on a CPU each core encodes a part."""
     encoder.preprocess(texts[:1], task="document")  # its tokenizer is set up now, and not by several threads at once
 
     def encode(some: list[str]) -> list[np.ndarray]:

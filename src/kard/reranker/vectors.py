@@ -18,7 +18,7 @@ from kard.progress import progress
 
 BATCH = 256
 _ROW = 24  # bytes of a row of places
-_ASIDE, _ASIDE_SHARE = 4096, 16  # vectors of which it is not sorted where they are: so many, or a sixteenth of all
+_ASIDE, _ASIDE_SHARE = 4096, 16  # most vectors whose places are not sorted yet: this number, or a sixteenth of all
 
 Encode = Callable[[list[str]], Sequence[np.ndarray]]
 Format = Literal["fp16", "int8"]

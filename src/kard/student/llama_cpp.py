@@ -107,7 +107,7 @@ class LlamaCpp:
             scores = self._read(context, [(p, len(prompts[p]) + len(text) - 1, text[-1:]) for p, text in places])
 
     def _context(self, texts: int, tokens: int) -> Any:
-        """An empty cache for so many texts of so many tokens each."""
+        """An empty cache for a number of texts, and of tokens in each."""
         settings = self._library.LlamaContextParams()
         settings.n_seq_max = texts
         settings.n_ctx = texts * tokens
