@@ -11,9 +11,12 @@ from typing import Literal
 
 from kard.errors import UserError, nearest
 
-TrainedOn = Literal["nothing", "answers", "answers_passages", "rationales", "rationales_silver"]
+TrainedOn = Literal[
+    "nothing", "answers", "answers_passages", "answers_silver", "answers_first", "rationales", "rationales_silver"
+]
 Reads = Literal["nothing", "bm25", "reranker", "silver", "gold", "teacher_rationale"]
-Writes = Literal["answer", "rationale"]
+Writes = Literal["answer", "answer_first", "rationale"]
+"""answer: alone; answer_first: the answer, then the rationale; rationale: the rationale, then the answer."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ TRAINING_SETS: dict[TrainedOn, TrainingSet] = {
     "nothing": TrainingSet("rationale", "silver", True),  # worked examples
     "answers": TrainingSet("answer", "nothing", False),
     "answers_passages": TrainingSet("answer", "question", False),
+    "answers_silver": TrainingSet("answer", "silver", True),
+    "answers_first": TrainingSet("answer_first", "silver", True),
     "rationales": TrainingSet("rationale", "nothing", True),
     "rationales_silver": TrainingSet("rationale", "silver", True),
 }
@@ -71,9 +76,23 @@ METHODS: dict[str, Method] = {
         ),
         Method("finetune", "answers", "nothing", "answer", "fine-tuning on answers"),
         Method("ka_finetune", "answers_passages", "bm25", "answer", "fine-tuning on answers with BM25 passages"),
+        Method(
+            "ka_finetune_reranker",
+            "answers_silver",
+            "reranker",
+            "answer",
+            "fine-tuning on answers with silver passages, passages by reranker",
+        ),
         Method("distill", "rationales", "nothing", "rationale", "reasoning distillation"),
         Method("kard_bm25", "rationales_silver", "bm25", "rationale", "KARD, passages by BM25"),
         Method("kard_reranker", "rationales_silver", "reranker", "rationale", "KARD, passages by reranker"),
+        Method(
+            "kard_answer_first",
+            "answers_first",
+            "reranker",
+            "answer_first",
+            "KARD that answers first and explains after, passages by reranker",
+        ),
         Method("kard_silver", "rationales_silver", "silver", "rationale", "KARD, silver passages (oracle)"),
         Method("kard_gold", "rationales_silver", "gold", "rationale", "KARD, gold passages (oracle)"),
         Method(
@@ -86,7 +105,9 @@ METHODS: dict[str, Method] = {
 # Which of a run's methods answers where none is named: the first of these.
 PREFERRED = (
     "kard_reranker",
+    "kard_answer_first",
     "kard_bm25",
+    "ka_finetune_reranker",
     "distill",
     "finetune",
     "ka_finetune",

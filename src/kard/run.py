@@ -197,13 +197,13 @@ class Run:
             return open_reranker(trained / "model", section, store, texts, temperature)
 
     def student(self, trained_on: str, engine: str | None = None) -> Student:
-        """A trained student, ready to write with an engine that `gguf` knows, or with the one that the recipe names.
+        """A trained student, ready to write with ``transformers``, an engine that `gguf` knows, or the one that the recipe names.
 
         Raises:
             UserError: As `gguf`, or llama.cpp is not installed.
         """
         folder = self.finished(f"students/{trained_on}")
-        if engine is not None:
+        if engine and engine != "transformers":
             from kard.student.llama_cpp import gguf_student
 
             return gguf_student(folder, self.gguf(engine))
@@ -211,7 +211,7 @@ class Run:
             from kard.student.generation import Student
 
             section = self.recipe.evaluation
-            return Student.load(folder, self.online, section.engine, section.vllm)
+            return Student.load(folder, self.online, "transformers" if engine else section.engine, section.vllm)
 
     def gguf(self, engine: str) -> Path:
         """The file that an engine of a command's choice writes from: ``llama_cpp`` from an export's GGUF file.
@@ -220,7 +220,9 @@ class Run:
             UserError: There is no such engine, or no such file.
         """
         if engine != "llama_cpp":
-            raise UserError(f"--engine {engine}: choose llama_cpp, or leave it out, and the recipe's engine writes.")
+            raise UserError(
+                f"--engine {engine}: choose llama_cpp or transformers, or leave it out, and the recipe's writes."
+            )
         found = list((self.folder / GGUF).glob("*.gguf"))
         if not found:
             raise UserError(

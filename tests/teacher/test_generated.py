@@ -72,6 +72,29 @@ def test_what_cannot_be_read_says_what_is_missing(text, kind, says, passage):
     assert says in one.reason
 
 
+def test_a_passage_that_is_repeated_in_front_is_passed_over_where_it_is_the_right_one(passage):
+    echo = "Passage: A text.\nWanted answer: no\nQuestion: Is it blue?\nExplanation: It is red."
+    one = read(echo, passage, "yes_no", "no")
+    assert (one.status, one.question, one.right, one.rationale) == ("kept", "Is it blue?", "no", "It is red.")
+    other = read(echo.replace("A text", "The Danube is a river of ten countries"), passage, "yes_no", "no")
+    assert other.status == "unparsable"
+    assert other.reason.startswith("no question about this passage in")
+    assert read("Passage: A text.", passage, "short").status == "unparsable"
+
+
+def test_yes_or_no_answers_no_question_for_more(passage):
+    one = read("What is its name?", passage, "yes_no", "no")
+    assert (one.status, one.reason) == ("unparsable", "no question for yes or no in “What is its name?”")
+    assert read("Is what it says true?", passage, "yes_no", "no").status == "kept"
+    assert read("What is its name?\nAnswer: Danube", passage, "short").status == "kept"
+
+
+def test_numbers_of_a_list_of_wrong_answers_are_no_part_of_them(passage):
+    listed = "Which?\nAnswer: Rhine\nWrong: 1. Elbe\nWrong: 2. Oder"
+    assert read(listed, passage).choices == ("Rhine", "Elbe", "Oder")
+    assert read(listed.replace("2. ", ""), passage).choices == ("Rhine", "1. Elbe", "Oder")
+
+
 def test_the_same_question_has_the_same_id_and_another_one_another(passage):
     first, again, other = read(PLAIN, passage), read(PLAIN, passage), read(PLAIN.replace("Elbe", "Seine"), passage)
     assert first.id == again.id != other.id

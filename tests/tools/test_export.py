@@ -223,3 +223,16 @@ def test_it_is_uploaded_only_as_a_whole_and_on_request(exported, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     assert push_export(exported, "somebody/kard") == "hub/somebody/kard"
     assert calls == [("create", "somebody/kard", True), ("upload", "somebody/kard", exported)]
+
+
+def test_a_run_that_vllm_answered_is_exported_without_it(answering_run, tmp_path):
+    """Its engine gives no weights away, and two of them do not fit on a GPU."""
+    run = tmp_path / "run"
+    shutil.copytree(answering_run, run)
+    recipe = run / "recipe.yaml"
+    text = recipe.read_text(encoding="utf-8")
+    assert "engine: transformers" in text
+    recipe.write_text(text.replace("engine: transformers", "engine: vllm"), encoding="utf-8")
+    assert export_run(run, tmp_path / "export") == 4
+    assert recipe_from_run(tmp_path / "export").evaluation.engine == "vllm"
+    assert Kard.load(tmp_path / "export", engine="transformers").answer(ASKED, CHOICES).answer in CHOICES

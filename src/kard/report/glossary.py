@@ -31,13 +31,15 @@ GLOSSARY: dict[str, str] = {
     "a rationale first (chain of thought). `ka_few_shot`, `ka_few_shot_cot`: it also reads passages (plain "
     "RAG).",
     "finetune": "Trained to write the answer alone. `ka_finetune`: it also reads passages that the retriever finds for "
-    "the question.",
+    "the question. `ka_finetune_reranker`: it learns beside silver passages, and reads what the reranker puts first.",
     "distill": "Reasoning distillation: trained to write the teacher's rationale and the answer, without passages.",
     "kard_bm25": "KARD: trained to write rationale and answer beside silver passages; it reads what the retriever finds "
     "for the question.",
     "kard_reranker": "The same student, which reads what the reranker puts first. This is the whole method, and what users are "
     "given.",
-    "kard_silver": "The same student, which reads the silver passages of the test question. An oracle. `kard_gold`: its gold "
+    "kard_answer_first": "Trained beside silver passages to write the answer first and the rationale behind it; it reads what "
+    "the reranker puts first.",
+    "kard_silver": "The student of `kard_reranker`, which reads the silver passages of the test question. An oracle. `kard_gold`: its gold "
     "passages.",
     "teacher_cot": "The distilled student, with the teacher's rationale for the test question. An oracle.",
     "oracle": "A method that is told at test time what no user could know. It shows what better retrieval could still "

@@ -145,7 +145,7 @@ def explained(run: Run, trained_on: TrainedOn, questions: Sequence[Question]) ->
         if rationale.status == "kept":
             kept.setdefault(rationale.question, []).append(rationale)
     pairs = [(q, rationale) for q in questions for rationale in kept.get(q.id, [])[: recipe.student.rationales]]
-    mixes = trained_on == "rationales_silver"
+    mixes = of.reads == "silver" and trained_on != "nothing"
     by_question = _mixed_in(run, [(q, rationale.id) for q, rationale in pairs]) if mixes else {}
     depth = recipe.student.passages if of.reads == "silver" else 0
     for question, rationale in pairs:

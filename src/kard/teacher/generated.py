@@ -40,6 +40,9 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _ASKS = re.compile(r"[?？؟]|[;\u037e]$")  # as Latin, Chinese, Arabic and Greek ask
+_ASKS_FOR_MORE = re.compile(r"^\W*(?:what|which|who|whom|whose|when|where|why|how)\b", re.IGNORECASE)  # than yes or no
+_ECHOED = 0.5  # share of a repeated passage's words that are the passage's
+_NUMBER = re.compile(r"^\d[.)]\s+")
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]\s+)?(?:\(?[A-Da-d]\)\s*)?")
 
 
@@ -114,7 +117,8 @@ def from_reply(text: str, drawn: Drawn, passages: Sequence[Passage]) -> Generate
     """Read a question off a reply; ``unparsable`` where something is missing.
 
     Args:
-        text: In labelled lines, ``Question:`` (may be left out at the beginning), ``Answer:``, ``Wrong:``, ``Explanation:``.
+        text: In labelled lines, ``Question:`` (may be left out at the beginning), ``Answer:``, ``Wrong:``, ``Explanation:``; the
+            passage may be repeated in front of them.
         drawn: What was asked for.
         passages: Those that it is about.
     """
@@ -128,7 +132,7 @@ def from_reply(text: str, drawn: Drawn, passages: Sequence[Passage]) -> Generate
     made = replace(made, rationale=" ".join(parts.get("explanation", ())))
     if drawn.kind in ("multiple_choice", "comparison"):
         every: dict[str, str] = {}
-        for one in filter(None, (answer, *map(_cleaned, parts.get("wrong", ())))):
+        for one in filter(None, (answer, *map(_cleaned, _without_numbers(parts.get("wrong", []))))):
             every.setdefault(one.casefold(), one)
         made = replace(made, choices=tuple(every.values())[: MOST_WRONG + 1], answer=0 if answer else None)
     elif drawn.kind == "yes_no":
@@ -137,31 +141,47 @@ def from_reply(text: str, drawn: Drawn, passages: Sequence[Passage]) -> Generate
     elif drawn.kind == "unanswerable":
         made = replace(made, answer=None, rationale="")
     made = replace(made, id=_identity(made, text))
-    lacks = (
-        "question"
-        if not _ASKS.search(question)
-        else "answer"
-        if made.answer is None and drawn.kind != "unanswerable"
-        else ""
-    )
+    lacks = ""
+    if not _ASKS.search(question):
+        lacks = "question"
+    elif not _is_echo(parts.get("passage", ()), passages):
+        lacks = "question about this passage"
+    elif drawn.kind == "yes_no" and _ASKS_FOR_MORE.search(question):
+        lacks = "question for yes or no"
+    elif made.answer is None and drawn.kind != "unanswerable":
+        lacks = "answer"
     return made.rejected("unparsable", f"no {lacks} in “{first_words(text)}”") if lacks else made
 
 
 def _parts(text: str) -> dict[str, list[str]]:
-    """The lines behind each label, of the first question alone; what stands before any label belongs to the question."""
+    """The lines behind each label, of the first question alone; what stands before any label belongs to the question, and what
+    was repeated in front of it is the passage."""
     parts: dict[str, list[str]] = {}
     label = "question"
     for line in text.strip().splitlines():
         if found := _LABEL.match(line):
             word = found[1].lower()
-            label = next((name for name in ("wrong", "answer", "question") if name in word), "")
+            label = next((name for name in ("wrong", "answer", "question", "passage") if name in word), "")
             label = {"incorrect": "wrong", "other": "wrong"}.get(word.split()[0], label) or "explanation"
-            if word == "passage" or (label == "question" and parts.get("question")):
+            if label in ("passage", "question") and parts.get("question"):
                 break
             line = line[found.end() :]
         if line.strip():
             parts.setdefault(label, []).append(" ".join(line.split()).strip("*_ "))
     return parts
+
+
+def _is_echo(lines: Sequence[str], passages: Sequence[Passage]) -> bool:
+    """Whether a passage that was repeated is one of those that were shown, and not a worked example's or an invented one."""
+    said = words_of(" ".join(lines))
+    shown = set(words_of(" ".join(passage.full_text for passage in passages)))
+    return sum(word in shown for word in said) >= _ECHOED * len(said)
+
+
+def _without_numbers(choices: Sequence[str]) -> list[str]:
+    """Choices without the numbers that a list gave them; where only some have one, it belongs to them."""
+    numbered = len(choices) > 1 and all(map(_NUMBER.match, choices))
+    return [_NUMBER.sub("", choice) for choice in choices] if numbered else list(choices)
 
 
 def _cleaned(choice: str) -> str:

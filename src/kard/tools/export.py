@@ -60,7 +60,7 @@ def export_run(
     if check_run(run).get("export"):
         raise UserError(f"{run}: is an export itself. Copy the folder.")
     finished(run, "report")
-    kard = Kard.load(run, method)
+    kard = Kard.load(run, method, "transformers")  # vLLM has no weights to give, and would fill a GPU twice
     check_no_oracle(kard.method)
     if gguf is not None:
         check_gguf(gguf, kard.student)
@@ -231,7 +231,7 @@ def check_export(folder: Path) -> None:
     """
     rows = list(read_jsonl(folder / "check.jsonl"))
     questions = [Question(row["id"], row["question"], tuple(row["choices"])) for row in rows]
-    again = check_rows(Kard.load(folder), questions)
+    again = check_rows(Kard.load(folder, engine="transformers"), questions)
     differ = [row["id"] for row, other in zip(rows, again, strict=True) if row != other]
     if differ:
         raise UserError(
