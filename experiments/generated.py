@@ -34,7 +34,15 @@ from kard.teacher.question_filters import faults, near_duplicates
 from kard.teacher.rationale import counts_of
 from kard.tools.init import write_project
 
-ALONE = ("too_long", "not_self_contained", "copied_sentence", "two_right", "gives_itself_away", "near_duplicate")
+ALONE = (
+    "too_long",
+    "not_self_contained",
+    "copied_sentence",
+    "two_right",
+    "unsupported",
+    "gives_itself_away",
+    "near_duplicate",
+)
 ASKED = ("unparsable", "round_trip", "known_by_heart")
 _FEWEST_WORDS = 40
 
@@ -74,7 +82,7 @@ def status_table(made: Sequence[Generated]) -> Iterator[str]:
 def sample(run: Path, output: Path, count: int, seed: int) -> None:
     """Write questions to label: as many of each status as there are room and rows for."""
     opened = Run.open(run)
-    by_id = {passage.id: passage.text for passage in opened.passages()}
+    by_id = {passage.id: passage.full_text for passage in opened.passages()}
     made = [one for one in opened.generated() if one.question]
     random.Random(seed).shuffle(made)
     turns: Counter[str] = Counter()

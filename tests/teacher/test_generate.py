@@ -26,9 +26,9 @@ def generation(tmp_path, server, asking):
     """A function that makes what is asked of the test's server."""
     server.answer = asks_and_answers
 
-    def make(count=20, kinds=KINDS, section=None, **settings) -> Generation:
+    def make(count=20, kinds=KINDS, section=None, more="", **settings) -> Generation:
         texts = [(name, text.partition("\n\n")) for name, text in documents(count).items()]
-        rows = (Passage(name, title[2:], text.strip(), name, name) for name, (title, _, text) in texts)
+        rows = (Passage(name, title[2:], text.strip() + more, name, name) for name, (title, _, text) in texts)
         write_passages(tmp_path / "passages.jsonl", rows)
         passages = read_passages(tmp_path / "passages.jsonl")
         questions = QuestionsSection(kind="generated", kinds=kinds, train_size=count // 2, test_size=4, **settings)
@@ -232,7 +232,7 @@ def test_other_languages_go_through_as_well(generation, tmp_path, server):
         return f"Question: {pair[0]}\nAnswer: {pair[1]}" if pair else None
 
     server.answer = instead(answer)
-    made = generated(generation(20, ("short",)), tmp_path)
+    made = generated(generation(20, ("short",), more=f" {'. '.join(LANGUAGES.values())}."), tmp_path)
     assert {one.question: one.right for one in made if one.question in LANGUAGES} == LANGUAGES
     assert {one.status for one in made} == {"kept"}
 

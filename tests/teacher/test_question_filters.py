@@ -61,8 +61,8 @@ def test_questions_that_need_their_passage(question):
 
 @pytest.mark.parametrize("question", [*SELF_CONTAINED, CITY])
 def test_questions_that_stand_alone(question):
-    assert not faults(open_one(question, "nothing"), [TEXT])
-    assert not faults(chosen(question, "one", "two", "three"), [TEXT])
+    assert not faults(open_one(question, "Regensburg"), [TEXT])
+    assert not faults(chosen(question, "Regensburg", "two", "three"), [TEXT])
 
 
 def test_a_choice_that_speaks_of_others():
@@ -98,6 +98,13 @@ def test_a_choice_that_speaks_of_others():
             "gives_itself_away",
             "only the right choice shares words with the question (danub)",
         ),
+        (open_one("Who swam all of the Danube?", "Martin Strel"), "unsupported", "“Martin Strel” does not stand in"),
+        (open_one("When was Vienna founded?", "in 1137"), "unsupported", "“1137” does not stand in its passages"),
+        (
+            chosen("How long is the Danube?", "2,860 kilometres", "1,230 kilometres", "2,058 kilometres"),
+            "unsupported",
+            "“860”",
+        ),
         (
             open_one("Into which sea does the Black Sea river Danube flow?", "Black Sea"),
             "gives_itself_away",
@@ -115,7 +122,14 @@ def test_what_is_wrong_with_a_question_alone(one, status, says):
     "one",
     [
         chosen("How long is the Danube?", "2,850 kilometres", "1,230 kilometres", "2,058 kilometres"),
-        chosen("Which law is about springs?", "Hooke's law", "Boyle's law", "Ohm's law"),
+        chosen(
+            "In which forest does the Danube rise?", "the Black Forest", "the Bavarian Forest", "the Bohemian Forest"
+        ),
+        chosen(
+            "Which war closed the Danube?", "World War II on the Black Sea", "World War I on the Black Sea", "no war"
+        ),
+        open_one("How many sons has the Danube?", "two sons that are long"),
+        open_one("多瑙河发源于哪里?", "黑森林"),
         open_one("Which is longer, the Danube or the Rhine?", "the Danube"),
         Generated("g", "yes_no", "train", "Does the Danube reach Vienna?", ("yes", "no"), 0),
         Generated(

@@ -130,7 +130,7 @@ def _first(generation: Generation, replies: Drafts) -> list[Generated]:
     items = [drawn for drawn, _ in pairs]
     made = [_with_choices(place, made, items, generation) for place in range(len(made))]
     for place, one in enumerate(made):
-        texts = [passage.text for passage in generation.about(items[place])]
+        texts = [passage.full_text for passage in generation.about(items[place])]
         if one.status == "kept" and (found := faults(one, texts)):
             made[place] = one.rejected(*found[0])
     kept = [place for place, one in enumerate(made) if one.status == "kept"]

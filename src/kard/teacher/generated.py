@@ -24,6 +24,7 @@ GeneratedStatus = Literal[
     "not_self_contained",
     "copied_sentence",
     "two_right",
+    "unsupported",
     "gives_itself_away",
     "near_duplicate",
     "round_trip",

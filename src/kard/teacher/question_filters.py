@@ -64,13 +64,18 @@ _NOT_TOLD = re.compile(
     r"|\b(?:do|does|can|could)(?: not|n['’]?t) (?:know|tell|say|be answered)\b",
     re.IGNORECASE,
 )
+_WITHOUT_SPACES = re.compile(
+    "[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]"
+)  # Thai, Japanese, Chinese: words cannot be told apart
+_ORDINAL = re.compile(r"\b(?:[IVXLC]{2,}|[B-HJ-Z])\b")  # the Second World War is not the First, vitamin C not D
 _ARTICLE = re.compile(r"^(?:the|an?) (?=\S)")
 _LETTERS = re.compile(r"\W*[A-Z]\b(?:\W+(?:and\W+)?[A-Z]\b)+\W*$")
 
 
 def faults(one: Generated, texts: Sequence[str]) -> list[Verdict]:
     """All that is wrong with a question and its choices, the passages' `texts` beside them; the first one is its status."""
-    checks = (_too_long(one), _not_self_contained(one), _copied(one, texts), _two_right(one), _gives_itself_away(one))
+    alone = (_too_long(one), _not_self_contained(one), _copied(one, texts), _two_right(one))
+    checks = (*alone, _unsupported(one, texts), _gives_itself_away(one))
     return [found for found in checks if found is not None]
 
 
@@ -118,6 +123,20 @@ def _two_right(one: Generated) -> Verdict | None:
     return None
 
 
+def _unsupported(one: Generated, texts: Sequence[str]) -> Verdict | None:
+    """An answer from memory: no word that says what it is about stands in the passages, or a number of it does not."""
+    if one.kind not in ("multiple_choice", "short") or _WITHOUT_SPACES.search(one.right):
+        return None
+    read = _content(" ".join(texts))
+    lacking = [
+        number for number in _numbers(one.right) if len(number) > 2 and number not in read
+    ]  # "two" may stand for 2
+    words = content_words(one.right)
+    if lacking or (words and not words & read):
+        return "unsupported", f"“{lacking[0] if lacking else one.right}” does not stand in its passages"
+    return None
+
+
 def _gives_itself_away(one: Generated) -> Verdict | None:
     asked, right = _content(one.question), _content(one.right)
     if one.kind == "short":
@@ -137,7 +156,7 @@ def _gives_itself_away(one: Generated) -> Verdict | None:
 
 
 def _content(text: str) -> set[str]:
-    return content_words(text) | set(_numbers(text))
+    return content_words(text) | set(_numbers(text)) | set(_ORDINAL.findall(text))
 
 
 def judged_by_answer(one: Generated, reply: str) -> Verdict | None:
