@@ -5,10 +5,12 @@ python experiments/generated.py documents data/summaries
 python experiments/generated.py run data/summaries runs/generated --teacher models/qwen2.5-1.5b-instruct.gguf
 python experiments/generated.py sample runs/generated/run to-label.jsonl
 python experiments/generated.py filters tests/data/questions.labelled.jsonl
+python experiments/generated.py quickstart data/summaries runs/generated/run
 
 `run` makes questions, prints what became of them, and with --all goes on to the report. `sample` writes questions with the texts
 of their passages, some of each status; put into `labels` what is wrong with each (statuses; an empty list where it is good).
-`filters` prints precision and recall of each filter on such a file.
+`filters` prints precision and recall of each filter on such a file. `quickstart` asks a finished run the questions of the recipe
+quickstart about the same articles, which of four titles a description describes, and prints what each method answers right.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from kard import UserError
+from kard import Kard, UserError
 from kard.artifacts.files import read_jsonl, write_jsonl
-from kard.data.readers.wikivital import read_articles
+from kard.data.readers.wikivital import read_articles, read_wikivital
+from kard.evaluation.statistics import paired_tests, wilson
+from kard.methods import methods_named
 from kard.pipeline import run_recipe
 from kard.recipe.file import load_recipe
 from kard.run import Run
@@ -51,10 +56,14 @@ def write_documents(folder: Path, count: int, seed: int) -> None:
     """Write so many summaries, drawn by the seed, as Markdown files in a folder for each topic."""
     articles = [article for article in read_articles() if len(article.extract.split()) >= _FEWEST_WORDS]
     for article in random.Random(seed).sample(articles, min(count, len(articles))):
-        topic, title = re.sub(r"\W+", "-", article.topic), re.sub(r"[^\w ()-]", "_", article.title)
-        path = folder / topic / f"{title}.md"
+        path = folder / re.sub(r"\W+", "-", article.topic) / f"{file_name(article.title)}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"# {article.title}\n\n{article.extract}\n", encoding="utf-8")
+
+
+def file_name(title: str) -> str:
+    """An article's title as the name of its file, without the suffix."""
+    return re.sub(r"[^\w ()-]", "_", title)
 
 
 def make_questions(documents: Path, folder: Path, teacher: str, settings: Sequence[str], everything: bool) -> str:
@@ -123,6 +132,27 @@ def measured(path: Path) -> list[dict[str, Any]]:
     ]
 
 
+def quickstart(documents: Path, run: Path, seed: int) -> Iterator[str]:
+    """The accuracy of the run's methods on the quickstart's questions about articles of the folder, and paired tests."""
+    there = {path.stem for path in documents.rglob("*.md")}
+    questions = [one for one in read_wikivital(seed) if file_name(one.gold_passages[0]) in there]
+    names = [one.name for one in methods_named(Run.open(run).recipe.evaluation.methods) if not one.is_oracle]
+    right = {}
+    for name in names:
+        answers = Kard.load(run, name).answer_many(questions)
+        right[name] = [one.choice == question.answer for one, question in zip(answers, questions, strict=True)]
+    yield "| method | n | accuracy | 95 % interval |"
+    yield "|---|--:|--:|--:|"
+    for name in names:
+        low, high = wilson(sum(right[name]), len(questions))
+        share = sum(right[name]) / len(questions)
+        yield f"| {name} | {len(questions)} | {100 * share:.1f} % | {100 * low:.1f}–{100 * high:.1f} % |"
+    for row in paired_tests(right, list(combinations(reversed(names), 2)), seed):
+        low, high = row["ci95"]
+        points = f"{100 * row['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+        yield f"{row['a']} − {row['b']}: {points}, p (Holm) = {row['p_value']:.3g}"
+
+
 def _row(name: str, found: Sequence[bool], labelled: Sequence[bool]) -> dict[str, Any]:
     both = sum(a and b for a, b in zip(found, labelled, strict=True))
     return {
@@ -162,7 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     to_label.add_argument("--count", type=int, default=200)
     filters = commands.add_parser("filters")
     filters.add_argument("labelled", type=Path)
-    for each in (documents, to_label):
+    asked = commands.add_parser("quickstart")
+    asked.add_argument("documents", type=Path)
+    asked.add_argument("run", type=Path)
+    for each in (documents, to_label, asked):
         each.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
@@ -173,6 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.write(f"{table}\n")
         elif options.command == "sample":
             sample(options.run, options.output, options.count, options.seed)
+        elif options.command == "quickstart":
+            sys.stdout.write("\n".join(quickstart(options.documents, options.run, options.seed)) + "\n")
         else:
             sys.stdout.write("\n".join(filter_table(measured(options.labelled))) + "\n")
     except UserError as error:

@@ -52,6 +52,21 @@ def test_from_summaries_to_a_sample_to_label(summaries, tmp_path, capsys):
     assert "| any | 0 | – | 0 | – |" in capsys.readouterr().out
 
 
+def test_the_quickstarts_questions_about_the_same_articles(answering_run, wikipedia_of, tmp_path, capsys):
+    words = ("red stone", "blue river", "green valley", "grey tower", "old bridge", "white house")
+    rows = [
+        {"title": f"Thing {n}", "extract": f"It is a {one}. " * 20, "description": f"{one} of the north", "topic": "A"}
+        for n, one in enumerate(words)
+    ]
+    wikipedia_of(rows)
+    main(["documents", str(tmp_path / "docs"), "--count", "4"])
+    main(["quickstart", str(tmp_path / "docs"), str(answering_run)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[1] for line in lines[2:] if line.startswith("| ")] == ["4"] * 5
+    assert lines[2].startswith("| finetune | 4 | ")
+    assert len([line for line in lines if "p (Holm) = " in line]) == 10
+
+
 def test_the_filters_on_labelled_questions():
     found = {row["filter"]: row for row in measured(LABELLED)}
     assert found["any"]["labelled"] > 40
