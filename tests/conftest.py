@@ -75,14 +75,16 @@ def browser():
         browser.close()
 
 
-def barriers(page) -> list[str]:
-    """What axe-core finds on a page that keeps people from using it: contrast by day and by night, names, keyboard (serious and
-    critical). The page is left by day."""
+def barriers(page, contrast: bool = True) -> list[str]:
+    """What axe-core finds on a page that keeps people from using it: contrast by day and by night (or not: it takes nearly all of
+    the time, and a page that is narrower has the same colours), names, keyboard (serious and critical). The page is left by
+    day."""
     from axe_playwright_python.sync_playwright import Axe
 
     found = []
     # Of all that axe-core looks at, night changes the contrast alone.
-    for scheme, only in (("dark", {"runOnly": ["color-contrast"]}), ("light", {})):
+    looks: list[tuple[str, dict]] = [("dark", {"runOnly": ["color-contrast"]}), ("light", {})]
+    for scheme, only in looks if contrast else [("light", {"rules": {"color-contrast": {"enabled": False}}})]:
         page.emulate_media(color_scheme=scheme)
         found += Axe().run(page, options={"resultTypes": ["violations"], **only}).response["violations"]
     return [
