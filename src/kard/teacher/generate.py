@@ -20,7 +20,7 @@ from kard.recipe.teacher import TeacherSection
 from kard.teacher.cache import ReplyCache
 from kard.teacher.collect import Ask, asker, drafts
 from kard.teacher.filter import said, unusable, why_ended
-from kard.teacher.generated import MOST_WRONG, Generated, from_reply, used
+from kard.teacher.generated import MOST_WRONG, Generated, as_asked, from_reply, used
 from kard.teacher.limits import Spent, likely_cost
 from kard.teacher.prompting import Request, Write
 from kard.teacher.question_filters import faults, judged_by_answer, judged_by_memory, near_duplicates
@@ -200,7 +200,7 @@ def _second(one: Generated, answers: Sequence[Draft]) -> Generated:
     for draft, judge in zip(answers, (judged_by_answer, judged_by_memory), strict=False):
         if draft.failure:
             return one.rejected("error", draft.failure)
-        if verdict := judge(one, said(draft)):
+        if verdict := judge(as_asked(one), said(draft)):
             return one.rejected(*verdict)
     return one
 

@@ -103,6 +103,14 @@ class Generated:
         return replace(self, status=status, reason=reason)
 
 
+def as_asked(one: Generated) -> Generated:
+    """The question as its teacher has to answer it: no in front of yes. Models prefer yes, and what comes first; where both are the
+    same choice, they confirm whatever they have asked."""
+    if one.kind != "yes_no" or one.answer is None:
+        return one
+    return replace(one, choices=one.choices[::-1], answer=one.choices[::-1].index(one.right))
+
+
 def write_generated(path: Path, generated: Iterable[Generated]) -> None:
     """Write generated questions as JSONL, kept and rejected alike."""
     write_jsonl(path, (asdict(one) for one in generated))

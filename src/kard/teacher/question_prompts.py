@@ -13,7 +13,7 @@ from kard.data.draw import Drawn
 from kard.data.passage import Passage
 from kard.recipe.sections import GENERATED_KINDS, GeneratedKind
 from kard.recipe.teacher import TeacherSection
-from kard.teacher.generated import Generated, from_reply
+from kard.teacher.generated import Generated, as_asked, from_reply
 from kard.teacher.prompting import Request, lettered, one_line, request_of
 
 _EXPLANATION = re.compile(r"^(?:- )?Explanation:.*\n", re.MULTILINE)
@@ -48,7 +48,7 @@ class QuestionPrompts:
     def answer(self, generated: Generated, passages: Iterable[Passage] | None) -> Request:
         """Ask for the answer of a question: from passages, or without any from memory, at temperature 0."""
         name, shown = ("known", "") if passages is None else ("answer", _shown(passages))
-        lines = lettered(generated.as_question())
+        lines = lettered(as_asked(generated).as_question())
         choices = "".join(f"{line}\n" for line in ("Choices:", *lines)) if lines else ""
         sure = self.section.model_copy(update={"temperature": None if self.section.temperature is None else 0.0})
         return self._request(sure, name, passages=shown, question=one_line(generated.question), choices=choices)
