@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kard.data.draw import Drawn
-from kard.teacher.generated import from_reply, read_generated, used, write_generated
+from kard.teacher.generated import as_asked, from_reply, read_generated, used, write_generated
+from kard.teacher.question_filters import judged_by_answer
 from kard.teacher.rationale import counts_of
 
 PAGE = "p"
@@ -49,6 +50,15 @@ def test_what_yes_no_open_and_unanswerable_questions_hold(passage):
     assert (short.choices, short.answer) == ((), "dark blue")
     none = read("Who painted it?\nAnswer: nobody", passage, "unanswerable")
     assert (none.answer, none.status) == (None, "kept")
+
+
+def test_its_teacher_answers_a_yes_or_no_question_with_no_in_front(passage):
+    yes, which = read("Is it blue?", passage, "yes_no", "yes"), read(PLAIN, passage)
+    asked = as_asked(yes)
+    assert (asked.choices, asked.right, asked.id) == (("no", "yes"), "yes", yes.id)
+    assert judged_by_answer(asked, "(B)") is None
+    assert judged_by_answer(asked, "(A) no") is not None
+    assert as_asked(which) == which
 
 
 def test_a_wrong_answer_that_is_the_right_one_does_not_count(passage):

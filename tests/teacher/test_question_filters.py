@@ -105,6 +105,7 @@ def test_a_choice_that_speaks_of_others():
             "unsupported",
             "“860”",
         ),
+        (open_one("What is the Danube?", "the long Danube"), "gives_itself_away", "holds its answer"),
         (
             open_one("Into which sea does the Black Sea river Danube flow?", "Black Sea"),
             "gives_itself_away",
@@ -128,6 +129,7 @@ def test_what_is_wrong_with_a_question_alone(one, status, says):
         chosen(
             "Which war closed the Danube?", "World War II on the Black Sea", "World War I on the Black Sea", "no war"
         ),
+        open_one("What is the Danube?", "the second longest river of Europe, the Danube"),
         open_one("How many sons has the Danube?", "two sons that are long"),
         open_one("多瑙河发源于哪里?", "黑森林"),
         open_one("Which is longer, the Danube or the Rhine?", "the Danube"),

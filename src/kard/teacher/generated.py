@@ -104,8 +104,8 @@ class Generated:
 
 
 def as_asked(one: Generated) -> Generated:
-    """The question as its teacher has to answer it: no in front of yes. Models prefer yes, and what comes first; where both are the
-    same choice, they confirm whatever they have asked."""
+    """The question as its teacher has to answer it: no in front of yes. Models prefer yes, and what comes first; where both are
+    the same choice, they confirm whatever they have asked."""
     if one.kind != "yes_no" or one.answer is None:
         return one
     return replace(one, choices=one.choices[::-1], answer=one.choices[::-1].index(one.right))

@@ -20,6 +20,7 @@ LONGEST_QUESTION, LONGEST_ANSWER = 60, 20  # words
 COPIED_WORDS, COPIED_SHARE, _SHORTEST_COPY = 10, 0.75, 6
 # A right choice that is so much longer than each wrong one is found without reading.
 _TIMES_LONGER, _MORE_WORDS = 1.6, 3
+_FEW_WORDS = 2
 # Shares of common words, or stretches of letters, from which questions with the same answer are near duplicates; and any are.
 SIMILAR, NEARLY_SAME = 0.6, 0.9
 _AGREE = 0.6  # share of common words from which two open answers are the same
@@ -141,7 +142,14 @@ def _gives_itself_away(one: Generated) -> Verdict | None:
     asked, right = _content(one.question), _content(one.right)
     if one.kind == "short":
         known = right and right <= asked and " or " not in one.question
-        return ("gives_itself_away", f"the question holds its answer “{one.right}”") if known else None
+        # "Who is Ada Lovelace?" "Ada King Lovelace"
+        says_again = asked and asked < right and len(right) <= len(asked) + _FEW_WORDS
+        if known or says_again:
+            return (
+                "gives_itself_away",
+                f"the question holds its answer “{one.right}”, or all but {_FEW_WORDS} words of it",
+            )
+        return None
     if one.kind != "multiple_choice":
         return None
     length, longest = word_count(one.right), max(map(word_count, one.wrong), default=0)
