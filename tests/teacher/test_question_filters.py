@@ -105,6 +105,16 @@ def test_a_choice_that_speaks_of_others():
             "unsupported",
             "“860”",
         ),
+        (
+            chosen(
+                "In which age of the Black Forest did the Danube begin?",
+                "the Black Forest",
+                "the ice age",
+                "the old age",
+            ),
+            "gives_itself_away",
+            "the question holds its answer “the Black Forest”",
+        ),
         (open_one("What is the Danube?", "the long Danube"), "gives_itself_away", "holds its answer"),
         (
             open_one("Into which sea does the Black Sea river Danube flow?", "Black Sea"),
@@ -153,6 +163,8 @@ def test_good_questions_pass(one):
         (chosen("Which vitamin?", "vitamin C", "vitamin A", "vitamin D"), "vitamin C"),
         (open_one(CITY, "in the Black Forest"), "The Black Forest."),
         (open_one(CITY, "28 days"), "28"),
+        (open_one(CITY, "92 cm (36 in)"), "92 cm"),
+        (open_one(CITY, "about 1,300 km (810 mi) from Ulm"), "1,300 km"),
         (open_one(CITY, "the end of March"), "Until the end of March"),
         (open_one(CITY, "every 4,000 hours"), "Its oil is changed every 4,000 hours."),
     ],

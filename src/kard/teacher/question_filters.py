@@ -69,6 +69,7 @@ _WITHOUT_SPACES = re.compile(
     "[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]"
 )  # Thai, Japanese, Chinese: words cannot be told apart
 _ORDINAL = re.compile(r"\b(?:[IVXLC]{2,}|[B-HJ-Z])\b")  # the Second World War is not the First, vitamin C not D
+_IN_BRACKETS = re.compile(r"\s*\([^()]*\)")
 _ARTICLE = re.compile(r"^(?:the|an?) (?=\S)")
 _LETTERS = re.compile(r"\W*[A-Z]\b(?:\W+(?:and\W+)?[A-Z]\b)+\W*$")
 
@@ -160,6 +161,8 @@ def _gives_itself_away(one: Generated) -> Verdict | None:
     if own and all(other <= right for other in others):
         words = ", ".join(sorted(own))
         return "gives_itself_away", f"only the right choice shares words with the question ({words})"
+    if right and right <= asked and not any(_content(choice) <= asked for choice in one.wrong):
+        return "gives_itself_away", f"the question holds its answer “{one.right}”"
     return None
 
 
@@ -194,10 +197,11 @@ def agrees(one: Generated, said: str) -> bool:
         return extract(line, one.choices, "answer", "both").answer == one.answer
     if same_answer(line, one.right) or _holds(line, one.right):
         return True
-    if _numbers(line) != _numbers(one.right):
+    line, stated = (_IN_BRACKETS.sub("", text) for text in (line, one.right))  # 92 cm (36 in)
+    if _numbers(line) != _numbers(stated):
         return False
-    given, right = content_words(line), content_words(one.right)
-    return _holds(one.right, line) or (bool(given) and 2 * len(given & right) >= _AGREE * (len(given) + len(right)))
+    given, right = content_words(line), content_words(stated)
+    return _holds(stated, line) or (bool(given) and 2 * len(given & right) >= _AGREE * (len(given) + len(right)))
 
 
 def _holds(text: str, part: str) -> bool:
