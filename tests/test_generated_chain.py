@@ -21,7 +21,7 @@ from kard.stages.plan import plan
 from kard.tools.dryrun import state_rows, teacher_lines
 from tests.conftest import write_rows
 from tests.teacher.fault_server import FaultServer
-from tests.teacher.question_teacher import asks_and_answers, instead, write_documents
+from tests.teacher.question_teacher import LATER, asks_and_answers, instead, write_documents
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +314,26 @@ def test_one_huge_file_is_split_by_stretches(project, tmp_path, capsys):
     assert re.search(
         r"questions about stretches of \d passages \(test \d, dev \d, train \d+\)", capsys.readouterr().err
     )
+
+
+def test_a_question_that_came_without_an_explanation_is_explained_later(project, tmp_path):
+    def forgets(last: str, good: str) -> str | None:
+        return good.partition("\nExplanation")[0] if " stone " in last and not last.endswith("Explanation:") else None
+
+    with FaultServer(instead(forgets)) as server:
+        change = [f"teacher.base_url={server.url}", "questions.kinds=[short, multiple_choice]"]
+        recipe, run = loaded(project, *change), tmp_path / "run"
+        run_recipe(recipe, run, until="questions")
+        opened = Run(run, recipe)
+        without = [one.id for one in opened.questions("train") if not one.rationales]
+        assert 0 < len(without) < len(opened.questions("train"))
+        assert f"Teacher: {len(without)} requests (0 are answered)" in "\n".join(teacher_lines(recipe, run))
+        before = len(server.bodies)
+        run_recipe(recipe, run, until="rationales")
+        assert len(server.bodies) - before == len(without)
+    kept = {one.question: one for one in opened.rationales() if one.status == "kept"}
+    assert set(kept) >= {one.id for one in opened.questions("train")}
+    assert [name for name, one in kept.items() if one.text.startswith(LATER)] == without
 
 
 def test_where_none_is_kept_the_message_says_why_and_the_rows_can_be_read(project, tmp_path):

@@ -12,6 +12,7 @@ from tests.conftest import COLOURS, PLACES, THINGS
 from tests.teacher.fault_server import completion
 
 FACT = re.compile(r"The (\w+) of the (\w+) is (\w+)\.")
+LATER = "This was asked for later."
 ASKED = re.compile(r"(\w+) of the (\w+)")
 
 
@@ -48,6 +49,8 @@ def asks_and_answers(body: dict[str, Any], attempt: int = 1) -> dict[str, Any]:
     last = prompt_of(body).rpartition("\n\n")[2]
     if last.endswith("Answer:"):
         return sized(body, answered(last))
+    if last.endswith("Explanation:"):
+        return sized(body, explained(last))
     facts = FACT.findall(last)
     return sized(body, asked(prompt_of(body), last, facts))
 
@@ -75,6 +78,12 @@ def asked(prompt: str, last: str, facts: list[tuple[str, str, str]]) -> str:
     if "does not answer" in prompt:
         return f"How old is the {thing} of the {place}?"
     return f"Question: Of which colour is the {thing} of the {place}?\nAnswer: {colour}{why}"
+
+
+def explained(last: str) -> str:
+    thing, place = ASKED.findall(last)[-1]
+    right = re.findall(r"Answer: (?:\([A-Z]\) )?(.*)", last)[-1]
+    return f"{LATER} As one sees from the {place}, the {thing} has a colour of its own in the day. So the answer is {right}."
 
 
 def answered(last: str) -> str:

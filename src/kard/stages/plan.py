@@ -188,6 +188,8 @@ def _search_steps(run: Run, keys: dict[str, str], methods: Sequence[Method]) -> 
         "split": recipe.evaluation.split if with_test else None,
         "with_dev": recipe.student.early_stopping is not None,
     }
+    if recipe.teacher.asks and not recipe.explainer.asks:
+        more["asks_where_none_came"] = True
     make: Callable[[Path], None] = partial(make_rationales, run, with_test)
     about = f"teacher: {recipe.teacher.kind}"
     reads: Sequence[str] = ("teacher", "data_seed")

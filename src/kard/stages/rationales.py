@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kard.data.question import Question
 from kard.errors import UserError
 from kard.machine.sharing import Compute, led
+from kard.methods import methods_named
 from kard.progress import say
 from kard.recipe.recipe import Recipe
 from kard.run import Run
@@ -43,16 +44,25 @@ def _collect(run: Run, with_test: bool, folder: Path, models: Models, verdicts: 
     from kard.teacher.collect import collect_rationales, why_none_is_kept
 
     recipe = run.recipe
-    questions = explained_questions(run, with_test)
+    questions, to_ask = explained_questions(run, with_test), questions_to_ask(run)
     passages, gold = run.passages(), run.named(questions)
-    rationales = collect_rationales(
-        questions,
-        lambda question: [passages[p] for name in question.gold_passages for p in gold.get(name, [])],
-        recipe.explainer,
-        recipe.seed_of_data,
-        run.folder / "teacher.sqlite",
-        replace(models, rank=lambda prompts, answers: list(verdicts(list(zip(prompts, answers, strict=True))))),
-    )
+    asked = {question.id for question in to_ask}
+    came = [question for question in questions if question.id not in asked]
+    rationales = [
+        rationale
+        for some, section in ((came, recipe.explainer), (to_ask, recipe.teacher))
+        if some
+        for rationale in collect_rationales(
+            some,
+            lambda question: [passages[p] for name in question.gold_passages for p in gold.get(name, [])],
+            section,
+            recipe.seed_of_data,
+            run.folder / "teacher.sqlite",
+            replace(models, rank=lambda prompts, answers: list(verdicts(list(zip(prompts, answers, strict=True))))),
+        )
+    ]
+    place = {question.id: number for number, question in enumerate(questions)}
+    rationales.sort(key=lambda rationale: place[rationale.question])
     write_rationales(folder / "rationales.jsonl", rationales)
     kept = [rationale.question for rationale in rationales if rationale.status == "kept"]
     train = {question.id for question in run.questions("train")}
@@ -74,6 +84,18 @@ def explained_questions(run: Run, with_test: bool) -> list[Question]:
     train = run.questions("train")[: run.recipe.explained_count]
     asked = [*train, *(run.evaluated() if with_test else []), *stopping_questions(run)]
     return list({question.id: question for question in asked}.values())
+
+
+def questions_to_ask(run: Run) -> list[Question]:
+    """Those that the teacher has to be asked to explain: all that need a rationale; where rationales come along with generated
+    questions, those that came without. Evaluated ones are asked about where an oracle reads their rationales."""
+    recipe = run.recipe
+    if not recipe.teacher.asks:
+        return []
+    oracle = any(method.needs_test_rationales for method in methods_named(recipe.evaluation.methods))
+    return [
+        question for question in explained_questions(run, oracle) if recipe.explainer.asks or not question.rationales
+    ]
 
 
 def stopping_questions(run: Run) -> list[Question]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +33,10 @@ def teacher_lines(recipe: Recipe, folder: Path) -> list[str]:
         return ["Teacher: run '--until knowledge' first, then the dry run counts requests, tokens and money."]
     if recipe.questions.kind == "generated":
         lines.append(_questions_line(recipe, folder))
-    if recipe.explainer.asks:
-        later = "Teacher, explanations: run '--until questions' first, then the dry run counts them as well."
-        lines.append(_rationales_line(recipe, folder) if made else later)
+    if made:
+        lines += _rationales_line(recipe, folder)
+    elif recipe.explainer.asks:
+        lines.append("Teacher, explanations: run '--until questions' first, then the dry run counts them as well.")
     return lines
 
 
@@ -58,14 +59,14 @@ def _counted(answered: int, cost: Spent, recipe: Recipe, note: str) -> str:
     return f"{counts}, {cost.completion_tokens:,} out, {money} (estimated: {CHARACTERS_PER_TOKEN} characters a token in, {note})"
 
 
-def _rationales_line(recipe: Recipe, folder: Path) -> str:
-    from kard.methods import methods_named
-    from kard.stages.rationales import explained_questions
+def _rationales_line(recipe: Recipe, folder: Path) -> Iterator[str]:
+    from kard.stages.rationales import questions_to_ask
     from kard.teacher.collect import estimate
 
-    with_test = any(method.needs_test_rationales for method in methods_named(recipe.evaluation.methods))
     run = Run(folder, recipe, online=True)
-    questions = explained_questions(run, with_test)
+    questions = questions_to_ask(run)
+    if not questions:
+        return
     passages, gold = run.passages(), run.named(questions)
     answered, cost = estimate(
         questions,
@@ -77,7 +78,7 @@ def _rationales_line(recipe: Recipe, folder: Path) -> str:
     note = "at most teacher.max_tokens a reply out"
     if recipe.teacher.rewrite == "ask":
         note += "; teacher.rewrite: ask comes on top, at most as many requests again"
-    return f"Teacher: {_counted(answered, cost, recipe, note)}"
+    yield f"Teacher: {_counted(answered, cost, recipe, note)}"
 
 
 def state_rows(recipe: Recipe, folder: Path, until: str | None = None) -> list[dict[str, Any]]:
