@@ -59,6 +59,8 @@ def _teacher(run: Run) -> str:
     sentence = describe_teacher(run.recipe.explainer)
     if run.recipe.questions.kind == "generated":
         sentence = f"The questions were made from the documents by {writer(section)}. {sentence}"
+        if not run.recipe.explainer.asks:
+            sentence += " It was asked later for those that did not."
     if not section.asks:
         return sentence
     spent = spent_so_far(run.folder / "teacher.sqlite")
