@@ -254,10 +254,9 @@ def _speed(recipe: Recipe, folder: Path, work: Work) -> StudentSpeed | None:
 
 def _student(recipe: Recipe, folder: Path, work: Work, of: TrainingSet) -> float | None:
     section = recipe.student
-    is_explained = of.from_rationales
     read = _read(recipe, work, section.passages if of.reads != "nothing" else 0)
-    written = work.answer + is_explained * work.rationale
-    each = min(work.rationales, section.rationales or work.rationales) if is_explained else 1.0
+    written = work.answer + (of.writes != "answer") * work.rationale
+    each = min(work.rationales, section.rationales or work.rationales) if of.from_rationales else 1.0
     questions = min(section.train_questions or work.questions["train"], work.questions["train"])
     examples = section.epochs * questions * each
     if _is_little(section.model, examples * (read + written)):
