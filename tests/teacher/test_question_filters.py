@@ -103,7 +103,7 @@ def test_a_choice_that_speaks_of_others():
         (
             chosen("How long is the Danube?", "2,860 kilometres", "1,230 kilometres", "2,058 kilometres"),
             "unsupported",
-            "“860”",
+            "“2860”",
         ),
         (
             chosen(
@@ -163,6 +163,7 @@ def test_good_questions_pass(one):
         (chosen("Which vitamin?", "vitamin C", "vitamin A", "vitamin D"), "vitamin C"),
         (open_one(CITY, "in the Black Forest"), "The Black Forest."),
         (open_one(CITY, "28 days"), "28"),
+        (open_one(CITY, "2,850 kilometres"), "2850 kilometres"),
         (open_one(CITY, "92 cm (36 in)"), "92 cm"),
         (open_one(CITY, "about 1,300 km (810 mi) from Ulm"), "1,300 km"),
         (open_one(CITY, "the end of March"), "Until the end of March"),

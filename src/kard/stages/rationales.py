@@ -14,8 +14,9 @@ from kard.machine.sharing import Compute, led
 from kard.methods import methods_named
 from kard.progress import say
 from kard.recipe.recipe import Recipe
+from kard.recipe.teacher import TeacherSection
 from kard.run import Run
-from kard.teacher.rationale import write_rationales
+from kard.teacher.rationale import Rationale, write_rationales
 
 if TYPE_CHECKING:
     from kard.student.prompted import PromptedModel
@@ -47,12 +48,11 @@ def _collect(run: Run, with_test: bool, folder: Path, models: Models, verdicts: 
     questions, to_ask = explained_questions(run, with_test), questions_to_ask(run)
     passages, gold = run.passages(), run.named(questions)
     asked = {question.id for question in to_ask}
-    came = [question for question in questions if question.id not in asked]
-    rationales = [
-        rationale
-        for some, section in ((came, recipe.explainer), (to_ask, recipe.teacher))
-        if some
-        for rationale in collect_rationales(
+
+    def by(section: TeacherSection, some: Sequence[Question]) -> Sequence[Rationale]:
+        if not some:
+            return []
+        return collect_rationales(
             some,
             lambda question: [passages[p] for name in question.gold_passages for p in gold.get(name, [])],
             section,
@@ -60,7 +60,9 @@ def _collect(run: Run, with_test: bool, folder: Path, models: Models, verdicts: 
             run.folder / "teacher.sqlite",
             replace(models, rank=lambda prompts, answers: list(verdicts(list(zip(prompts, answers, strict=True))))),
         )
-    ]
+
+    came = [question for question in questions if question.id not in asked]
+    rationales = [*by(recipe.explainer, came), *by(recipe.teacher, to_ask)]
     place = {question.id: number for number, question in enumerate(questions)}
     rationales.sort(key=lambda rationale: place[rationale.question])
     write_rationales(folder / "rationales.jsonl", rationales)

@@ -65,9 +65,9 @@ _NOT_TOLD = re.compile(
     r"|\b(?:do|does|can|could)(?: not|n['’]?t) (?:know|tell|say|be answered)\b",
     re.IGNORECASE,
 )
-_WITHOUT_SPACES = re.compile(
-    "[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]"
-)  # Thai, Japanese, Chinese: words cannot be told apart
+# Thai, Japanese, Chinese: words cannot be told apart.
+_WITHOUT_SPACES = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")
+_THOUSANDS = re.compile(r"(?<=\d)[, \u202f](?=\d{3}(?!\d))")
 _ORDINAL = re.compile(r"\b(?:[IVXLC]{2,}|[B-HJ-Z])\b")  # the Second World War is not the First, vitamin C not D
 _IN_BRACKETS = re.compile(r"\s*\([^()]*\)")
 _ARTICLE = re.compile(r"^(?:the|an?) (?=\S)")
@@ -130,9 +130,8 @@ def _unsupported(one: Generated, texts: Sequence[str]) -> Verdict | None:
     if one.kind not in ("multiple_choice", "short") or _WITHOUT_SPACES.search(one.right):
         return None
     read = _content(" ".join(texts))
-    lacking = [
-        number for number in _numbers(one.right) if len(number) > 2 and number not in read
-    ]  # "two" may stand for 2
+    # A passage may say "two" where the answer says 2.
+    lacking = [number for number in _numbers(one.right) if len(number) > 2 and number not in read]
     words = content_words(one.right)
     if lacking or (words and not words & read):
         return "unsupported", f"“{lacking[0] if lacking else one.right}” does not stand in its passages"
@@ -197,7 +196,7 @@ def agrees(one: Generated, said: str) -> bool:
         return extract(line, one.choices, "answer", "both").answer == one.answer
     if same_answer(line, one.right) or _holds(line, one.right):
         return True
-    line, stated = (_IN_BRACKETS.sub("", text) for text in (line, one.right))  # 92 cm (36 in)
+    line, stated = (_THOUSANDS.sub("", _IN_BRACKETS.sub("", text)) for text in (line, one.right))  # 1,300 km (810 mi)
     if _numbers(line) != _numbers(stated):
         return False
     given, right = content_words(line), content_words(stated)
@@ -211,7 +210,7 @@ def _holds(text: str, part: str) -> bool:
 
 
 def _numbers(text: str) -> list[str]:
-    return re.findall(r"\d+", text)
+    return re.findall(r"\d+", _THOUSANDS.sub("", text))
 
 
 def _letters_in(said: str, one: Generated) -> set[str]:
