@@ -22,10 +22,8 @@ from kard.prompt import (
     shorten_passages,
     shown_answer,
     target,
-    with_answer,
     with_examples,
     with_rationale,
-    without_answer,
     without_rationale,
 )
 
@@ -264,19 +262,6 @@ def test_a_given_rationale_leaves_the_answer_to_write(rationale, answer):
     assert without_rationale(told) == (prompt, told.removeprefix(prompt))
     plain = render("Which metal?", METALS, [], "answer")
     assert without_rationale(plain) == (plain, "")
-
-
-@given(texts, st.sampled_from(METALS))
-def test_a_given_answer_leaves_its_rationale_to_write(rationale, answer):
-    prompt = render("Which metal?", METALS, ["Answer: no."], "answer_first")
-    assert prompt == render("Which metal?", METALS, ["Answer: no."], "answer")
-    told = with_answer(prompt, answer)
-    learned = target(rationale, answer, "answer_first")
-    assert prompt + learned == f"{told} {' '.join(rationale.split())}"
-    assert without_answer(told) == (prompt, told.removeprefix(prompt))
-    assert without_answer(prompt) == (prompt, "")
-    read = extract(learned, METALS, "answer_first")
-    assert (METALS[read.answer], read.rationale) == (answer, " ".join(rationale.split()))
 
 
 def test_a_question_of_the_models_own_making_is_not_looked_at():

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kard.data.question import Question
 from kard.errors import UserError
-from kard.kard import Kard, Listener
+from kard.kard import Kard
 from kard.pipeline import run_recipe
 from kard.prompt import examples_in
 from kard.recipe.file import load_recipe
@@ -20,7 +19,6 @@ from kard.stages.students import training_examples, worked_examples
 from tests.conftest import make_project, write_rows
 
 METHODS = ["few_shot", "few_shot_cot", "ka_few_shot", "ka_few_shot_cot", "distill", "teacher_cot"]
-ANSWERS_AT_ONCE = ["ka_finetune_reranker", "kard_answer_first"]
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +206,9 @@ def test_an_export_of_a_prompted_student_shows_the_same_examples(prompted, tmp_p
 
 @pytest.fixture(scope="module")
 def at_once(tmp_path_factory, decoder_folder, encoder_folder) -> Recipe:
-    """A finished run of the methods that answer from the reranker's passages before they explain, or without."""
+    """A finished run of the method that answers from the reranker's passages without a rationale."""
     path = make_project(tmp_path_factory.mktemp("at once") / "p", decoder_folder, encoder_folder)
-    settings = [f"evaluation.methods={json.dumps(ANSWERS_AT_ONCE)}", "student.epochs=6", "student.lr=0.004"]
-    recipe = load_recipe(str(path), settings)
+    recipe = load_recipe(str(path), ["evaluation.methods=[ka_finetune_reranker]"])
     assert recipe.output
     run_recipe(recipe, recipe.output)
     return recipe
@@ -219,34 +216,21 @@ def at_once(tmp_path_factory, decoder_folder, encoder_folder) -> Recipe:
 
 def test_who_answers_at_once_learns_from_silver_passages(at_once):
     run = Run(at_once.output, at_once)
-    tokenizer = run.student("answers_silver").tokenizer
     silver = {row.question: row.silver[0] for row in run.candidates()}
     texts = run.passages().texts
-    alone, first = (list(training_examples(run, name, tokenizer)) for name in ("answers_silver", "answers_first"))
-    kept = [row for row in run.rationales() if row.status == "kept"]
-    assert len(alone) == len(first) > 0
-    for one, two in zip(alone, first, strict=True):
-        assert one.prompt == two.prompt
-        assert two.target.startswith(f"{one.target}\nExplanation: ")
-        assert any(two.target.endswith(f" {row.text}") for row in kept)
+    answers = {question.answer_text for question in run.questions("train")}
+    examples = list(training_examples(run, "answers_silver", run.student("answers_silver").tokenizer))
+    assert examples
+    for one in examples:
+        assert one.target.strip() in answers
         assert any(one.prompt.startswith(f"Passage: {texts[place]}\n") for place in silver.values())
 
 
-def test_an_answer_comes_first_and_its_explanation_only_when_somebody_asks(at_once):
-    measured = {row["question"]: row for row in predictions(at_once.output, "kard_answer_first")}
-    assert {row["rationale"] for row in measured.values()} == {""}
-    questions = Run(at_once.output, at_once).questions("test")[:4]
-    kard = Kard.load(at_once.output, "kard_answer_first")
-    heard: list[str] = []
-    answers = kard.answer_each([(q, kard.method) for q in questions], {0: Listener(lambda found: None, heard.append)})
-    for question, answer in zip(questions, answers, strict=True):
+def test_who_answers_at_once_writes_a_choice_and_no_rationale(at_once):
+    questions = Run(at_once.output, at_once).questions("test")
+    measured = {row["question"]: row for row in predictions(at_once.output, "ka_finetune_reranker")}
+    for question, answer in zip(questions, Kard.load(at_once.output).answer_many(questions), strict=True):
         row = measured[question.id]
-        assert (answer.answer, answer.prompt) == (row["answer"], row["prompt"])
-        assert answer.rationale
-        assert answer.text == f"{row['answer']}\nExplanation: {answer.rationale}"
-    assert heard[-1] == answers[0].text
-    other = Kard.load(at_once.output, "ka_finetune_reranker").answer_many(questions)
-    assert {answer.rationale for answer in other} == {""}
-    assert {answer.answer for answer in other} <= {choice for question in questions for choice in question.choices}
-    [open_answer] = kard.answer_many([Question("open", questions[0].question)])
-    assert open_answer.text.startswith(open_answer.answer or "")
+        assert (answer.answer, answer.rationale, answer.prompt) == (row["answer"], "", row["prompt"])
+        assert answer.answer in question.choices
+        assert [found.passage.id for found in answer.passages] == [passage["id"] for passage in row["passages"]]

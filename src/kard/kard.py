@@ -19,7 +19,7 @@ from kard.data.textfile import cleaned
 from kard.errors import UserError
 from kard.finder import Finder, Found
 from kard.methods import Method, Writes, methods_named, preferred, without_passages
-from kard.prompt import check_letters, extract, holds_question, same_answer, shown_answer, target, with_answer
+from kard.prompt import check_letters, extract, holds_question, same_answer, shown_answer
 from kard.recipe.recipe import Recipe
 from kard.run import Run
 
@@ -177,44 +177,14 @@ class Kard:
             on_text[prompts[place]] = _both(on_text.get(prompts[place]), listener.text)
         start = monotonic()
         written = self.write(asked, prompts, on_text=on_text)
+        steps["write"] = monotonic() - start
         rows = zip(asked, read, prompts, candidates, strict=True)
         answers = [
-            replace(self.parse(*pair, passages, written[prompt]), candidates=tuple(considered))
+            replace(self.parse(*pair, passages, written[prompt]), candidates=tuple(considered), steps=steps)
             for pair, passages, prompt, considered in rows
         ]
-        answers = self._explained(asked, answers, on_text)
-        steps["write"] = monotonic() - start
-        answers = [replace(answer, steps=steps) for answer in answers]
         sure = (self._calibrated(answer, method) for answer, (_, method) in zip(answers, asked, strict=True))
         return [replace(answer, citations=tuple(self._citations(answer))) for answer in sure]
-
-    def _explained(
-        self, asked: Sequence[tuple[Question, Method]], answers: Sequence[Answer], on_text: Mapping[str, OnText]
-    ) -> list[Answer]:
-        """The answers; those that came first have got the rationale that the student writes behind them."""
-        from kard.student.generation import Writing
-
-        wanted = {
-            with_answer(answer.prompt, answer.text): answer
-            for (_, method), answer in zip(asked, answers, strict=True)
-            if method.writes == "answer_first" and answer.choice is not None and not answer.rationale
-        }
-        if not wanted:
-            return list(answers)
-        told = {
-            prompt: _behind(answer.text, on_text[answer.prompt])
-            for prompt, answer in wanted.items()
-            if answer.prompt in on_text
-        }
-        how = Writing("answer_first", self.recipe.evaluation.resources.batch_size)
-        written = self.student.write(dict.fromkeys(wanted, ()), how, on_text=told)
-        texts = {a.prompt: target(written[p].text, a.text, "answer_first").strip() for p, a in wanted.items()}
-        return [
-            replace(answer, text=text, rationale=extract(text, (), method.writes).rationale)
-            if method.writes == "answer_first" and (text := texts.get(answer.prompt))
-            else answer
-            for (_, method), answer in zip(asked, answers, strict=True)
-        ]
 
     def signals(self, answer: Answer) -> dict[str, float]:
         """What speaks for an answer: ``student``, the log-odds of its confidence before it is calibrated, and what speaks for the
@@ -348,11 +318,6 @@ def _both(first: OnText | None, second: OnText) -> OnText:
         second(text)
 
     return tell
-
-
-def _behind(answer: str, on_text: OnText) -> OnText:
-    """Tells of a rationale as what stands behind its answer."""
-    return lambda rationale: on_text(target(rationale, answer, "answer_first").strip())
 
 
 def majority(answers: Sequence[int | str | None]) -> tuple[int, int]:

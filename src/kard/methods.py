@@ -11,12 +11,9 @@ from typing import Literal
 
 from kard.errors import UserError, nearest
 
-TrainedOn = Literal[
-    "nothing", "answers", "answers_passages", "answers_silver", "answers_first", "rationales", "rationales_silver"
-]
+TrainedOn = Literal["nothing", "answers", "answers_passages", "answers_silver", "rationales", "rationales_silver"]
 Reads = Literal["nothing", "bm25", "reranker", "silver", "gold", "teacher_rationale"]
-Writes = Literal["answer", "answer_first", "rationale"]
-"""answer: alone; answer_first: the answer, then the rationale; rationale: the rationale, then the answer."""
+Writes = Literal["answer", "rationale"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,6 @@ TRAINING_SETS: dict[TrainedOn, TrainingSet] = {
     "answers": TrainingSet("answer", "nothing", False),
     "answers_passages": TrainingSet("answer", "question", False),
     "answers_silver": TrainingSet("answer", "silver", True),
-    "answers_first": TrainingSet("answer_first", "silver", True),
     "rationales": TrainingSet("rationale", "nothing", True),
     "rationales_silver": TrainingSet("rationale", "silver", True),
 }
@@ -86,13 +82,6 @@ METHODS: dict[str, Method] = {
         Method("distill", "rationales", "nothing", "rationale", "reasoning distillation"),
         Method("kard_bm25", "rationales_silver", "bm25", "rationale", "KARD, passages by BM25"),
         Method("kard_reranker", "rationales_silver", "reranker", "rationale", "KARD, passages by reranker"),
-        Method(
-            "kard_answer_first",
-            "answers_first",
-            "reranker",
-            "answer_first",
-            "KARD that answers first and explains after, passages by reranker",
-        ),
         Method("kard_silver", "rationales_silver", "silver", "rationale", "KARD, silver passages (oracle)"),
         Method("kard_gold", "rationales_silver", "gold", "rationale", "KARD, gold passages (oracle)"),
         Method(
@@ -105,7 +94,6 @@ METHODS: dict[str, Method] = {
 # Which of a run's methods answers where none is named: the first of these.
 PREFERRED = (
     "kard_reranker",
-    "kard_answer_first",
     "kard_bm25",
     "ka_finetune_reranker",
     "distill",

@@ -65,17 +65,6 @@ def with_rationale(prompt: str, rationale: str) -> str:
     return f"{prompt}{target(rationale, '', 'rationale').rstrip()}"
 
 
-def with_answer(prompt: str, answer: str) -> str:
-    """A prompt that asks for the answer first with one given: what is left to write is its rationale."""
-    return f"{prompt}{target('', answer, 'answer_first').rstrip()}"
-
-
-def without_answer(prompt: str) -> tuple[str, str]:
-    """What `with_answer` put together: the prompt, and the text after it; nothing after it where no answer was given."""
-    asked, cue, given = prompt.rpartition(f"\n{ANSWER_CUE} ")
-    return (f"{asked}\n{ANSWER_CUE}", f" {given}") if cue else (prompt, "")
-
-
 def without_rationale(prompt: str) -> tuple[str, str]:
     """What `with_rationale` put together: the prompt, and the text after it; nothing after it where no rationale was given."""
     asked, cue, given = prompt.rpartition(f"\n{RATIONALE_CUE} ")
@@ -91,7 +80,7 @@ def render(
         question: The question without its choices.
         choices: The options, or none.
         passages: Full texts of the passages, best first; none for methods without knowledge.
-        writes: ``"rationale"`` asks for an explanation and the answer, all else for the answer.
+        writes: ``"rationale"`` asks for an explanation and the answer, ``"answer"`` for the answer alone.
         answer_as: With ``"letter"`` and ``"both"`` the choices carry letters.
     """
     lines = [f"Passage: {_one_line(passage)}" for passage in passages]
@@ -115,12 +104,9 @@ def question_span(prompt: str) -> tuple[int, int]:
 
 
 def target(rationale: str, answer: str, writes: Writes) -> str:
-    """The text that a student learns to write after the prompt: the answer alone, the answer first, or the rationale first and
-    then the answer (KARD equation 3)."""
+    """The text that a student learns to write after the prompt: the rationale first, then the answer (KARD equation 3)."""
     if writes == "answer":
         return f" {answer}"
-    if writes == "answer_first":
-        return f" {answer}\n{RATIONALE_CUE} {_one_line(rationale)}"
     return f" {_one_line(rationale)}\n{ANSWER_CUE} {answer}"
 
 
@@ -136,8 +122,8 @@ def shown_answer(choices: Sequence[str], answer: int | str, answer_as: AnswerAs)
 def extract(text: str, choices: Sequence[str], writes: Writes, answer_as: AnswerAs = "text") -> Extraction:
     """Read rationale and answer off a student's text.
 
-    The answer is what follows the last ``Answer:`` (the whole text where no rationale was asked for, or one after it), up to the
-    end of its line. It must name exactly one choice; anything else is unparsed (None), never a guess.
+    The answer is what follows the last ``Answer:`` (the whole text where no rationale was asked for), up to the end of its
+    line. It must name exactly one choice; anything else is unparsed (None), never a guess.
     """
     if writes == "rationale":
         # A prompted model may go on with a question of its own making.
@@ -145,7 +131,7 @@ def extract(text: str, choices: Sequence[str], writes: Writes, answer_as: Answer
         if not cue:
             return Extraction(text.strip(), None)
     else:
-        stated, _, rationale = text.partition(f"\n{RATIONALE_CUE}")
+        rationale, stated = "", text
     line = next((line.strip() for line in stated.splitlines() if line.strip()), "")
     if not choices:
         return Extraction(rationale.strip(), line or None)

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from kard.kard import majority
-from kard.prompt import extract, with_answer, with_rationale
+from kard.prompt import extract, with_rationale
 from kard.recipe.sections import StudentSection
 from kard.student.constraint import AnswerConstraint
 from kard.student.generation import Student, Writing
@@ -171,22 +171,6 @@ def test_a_rationale_that_is_given_is_answered_as_the_students_own(student, answ
         assert given[told[prompt]].text == written.text.rpartition("Answer: ")[2]
         assert given[told[prompt]].confidence == pytest.approx(written.confidence, rel=1e-4)
     assert given[prompts[-1]].text in CHOICES
-
-
-@pytest.mark.parametrize("answer_by", ["choices", "likelihood"])
-def test_an_answer_that_comes_first_is_a_choice_and_its_rationale_follows_when_asked_for(student, answer_by):
-    first = student.write(dict.fromkeys(PROMPTS, CHOICES), Writing("answer_first", 4, answer_by=answer_by))
-    assert {written.text for written in first.values()} <= set(CHOICES)
-    assert all(0 < written.confidence <= 1 for written in first.values())
-    told = {prompt: with_answer(prompt.replace("Explanation:", "Answer:"), w.text) for prompt, w in first.items()}
-    heard = {prompt: [] for prompt in told.values()}
-    on_text = {prompt: texts.append for prompt, texts in heard.items()}
-    behind = student.write(dict.fromkeys(heard, ()), Writing("answer_first", 4), on_text=on_text)
-    for prompt, written in behind.items():
-        alone = student.write({prompt: ()}, Writing("answer_first", 1))[prompt]
-        assert written.text == alone.text
-        assert not written.text.startswith("Explanation:")
-        assert heard[prompt][-1] == written.text
 
 
 def test_likelihood_ranks_whole_choices(student):

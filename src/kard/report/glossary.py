@@ -37,10 +37,8 @@ GLOSSARY: dict[str, str] = {
     "for the question.",
     "kard_reranker": "The same student, which reads what the reranker puts first. This is the whole method, and what users are "
     "given.",
-    "kard_answer_first": "Trained beside silver passages to write the answer first and the rationale behind it; it reads "
-    "what the reranker puts first.",
-    "kard_silver": "The student of `kard_reranker`, which reads the silver passages of the test question. An oracle. "
-    "`kard_gold`: its gold passages.",
+    "kard_silver": "The same student, which reads the silver passages of the test question. An oracle. `kard_gold`: its gold "
+    "passages.",
     "teacher_cot": "The distilled student, with the teacher's rationale for the test question. An oracle.",
     "oracle": "A method that is told at test time what no user could know. It shows what better retrieval could still "
     "gain; it competes with nobody.",

@@ -34,7 +34,7 @@ class AnswerConstraint:
     Args:
         tokenizer: The student's.
         paths: For each row the tokens of the answers that may be written, each with the end token; none where any may.
-        writes: ``"rationale"``: the answer begins after ``Answer:``; else at once.
+        writes: ``"answer"``: the answer begins at once; ``"rationale"``: after ``Answer:``.
         limit: Most tokens that a row writes; the last of them are kept free for ``Answer:`` and the longest choice, which gets
             more where it would take more than half of them.
         pick: How a token is chosen among those that may follow.
@@ -66,7 +66,7 @@ class AnswerConstraint:
             for tokens, room, answer, ways in zip(self.given, self.rooms, answers, paths, strict=True)
         ]
         """Most tokens of each row, with those that it begins with."""
-        self.begins: list[int | None] = [None if writes == "rationale" else len(tokens) for tokens in self.given]
+        self.begins: list[int | None] = [len(tokens) if writes == "answer" else None for tokens in self.given]
         self.log_probability: list[float | None] = [0.0 for _ in paths]
         """Of each row's answer among its choices so far; None where the writer cannot say."""
         self._ended: set[int] = set()

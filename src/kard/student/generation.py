@@ -24,7 +24,6 @@ from kard.prompt import (
     extract,
     shown_answer,
     target,
-    without_answer,
     without_rationale,
 )
 from kard.student.batching import IGNORED, Batch, Collator, aligned, of_similar_length, prompt_batch
@@ -300,8 +299,7 @@ class Student:
         def hand_on(written: list[list[int]]) -> None:
             for row, take in wanted:
                 upto = constraint.begins[row] if constraint.paths[row] else None
-                own = written[row][len(constraint.given[row]) : upto]
-                take(self.tokenizer.decode(own, skip_special_tokens=True).rstrip("\ufffd").strip())
+                take(self.tokenizer.decode(written[row][:upto], skip_special_tokens=True).rstrip("\ufffd").strip())
 
         return hand_on
 
@@ -314,8 +312,8 @@ class Student:
         none: list[list[int]] = [[] for _ in prompts]
         if how.writes == "rationale":
             return self._encoded(prompts, none), none, ["rationale" for _ in prompts]
-        parts = [(without_answer if how.writes == "answer_first" else without_rationale)(prompt) for prompt in prompts]
-        writes: list[Writes] = ["rationale" if given and how.writes == "answer" else how.writes for _, given in parts]
+        parts = [without_rationale(prompt) for prompt in prompts]
+        writes: list[Writes] = ["rationale" if given else "answer" for _, given in parts]
         given = text_tokens(self.tokenizer, [text for _, text in parts])
         asked = [prompt for prompt, _ in parts]
         if self.model.config.is_encoder_decoder:

@@ -29,16 +29,15 @@ def cue_tokens(tokenizer: PreTrainedTokenizerFast) -> list[int]:
 def answer_paths(
     tokenizer: PreTrainedTokenizerFast, answers: Sequence[str], writes: Writes = "rationale"
 ) -> list[list[int]]:
-    """The tokens of each answer, as training has them, with the end token; of an answer that comes first with what introduces its
-    rationale, because no end was learned before it.
+    """The tokens of each answer, as training has them, with the end token.
 
     Args:
         tokenizer: The student's.
         answers: As they are shown.
-        writes: ``"rationale"``: after a rationale and ``Answer:``; else as the text begins.
+        writes: ``"rationale"``: after a rationale and ``Answer:``; ``"answer"``: as the whole text.
     """
     rationale = _RATIONALE if writes == "rationale" else ""
-    whole = text_tokens(tokenizer, [target(rationale, answer, writes).rstrip() for answer in answers])
+    whole = text_tokens(tokenizer, [target(rationale, answer, writes) for answer in answers])
     before = len(text_tokens(tokenizer, [_BEFORE_ANSWER])[0]) if writes == "rationale" else 0
     end = int(tokenizer.eos_token_id)
     # A tokenizer may have one token for the end and for what it does not know.
