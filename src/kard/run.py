@@ -221,7 +221,7 @@ class Run:
         """
         if engine != "llama_cpp":
             raise UserError(
-                f"--engine {engine}: choose llama_cpp or transformers, or leave it out, and the recipe's writes."
+                f"--engine {engine}: choose llama_cpp or transformers, or leave it out for the recipe's engine."
             )
         found = list((self.folder / GGUF).glob("*.gguf"))
         if not found:

@@ -14,7 +14,9 @@ RunOrExport = Annotated[Path, typer.Argument(help="The folder of a run or of an 
 MethodName = Annotated[str | None, typer.Option(help="One of the run's methods (default: its best that is no oracle).")]
 EngineName = Annotated[
     str | None,
-    typer.Option("--engine", help="llama_cpp: an export's GGUF file; transformers (default: as the recipe says)."),
+    typer.Option(
+        "--engine", help="llama_cpp: an export's GGUF file; transformers: its weights (default: the recipe's)."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -60,7 +60,7 @@ def _teacher(run: Run) -> str:
     if run.recipe.questions.kind == "generated":
         sentence = f"The questions were made from the documents by {writer(section)}. {sentence}"
         if not run.recipe.explainer.asks:
-            sentence += " It was asked later for those that did not."
+            sentence += " The teacher was asked later for those that were missing."
     if not section.asks:
         return sentence
     spent = spent_so_far(run.folder / "teacher.sqlite")

@@ -68,7 +68,9 @@ _NOT_TOLD = re.compile(
 # Thai, Japanese, Chinese: words cannot be told apart.
 _WITHOUT_SPACES = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")
 _THOUSANDS = re.compile(r"(?<=\d)[, \u202f](?=\d{3}(?!\d))")
-_ORDINAL = re.compile(r"\b(?:[IVXLC]{2,}|[B-HJ-Z])\b")  # the Second World War is not the First, vitamin C not D
+_NUMERAL_OR_LETTER = re.compile(
+    r"\b(?:[IVXLC]{2,}|[B-HJ-Z])\b"
+)  # the Second World War is not the First, vitamin C not D
 _IN_BRACKETS = re.compile(r"\s*\([^()]*\)")
 _ARTICLE = re.compile(r"^(?:the|an?) (?=\S)")
 _LETTERS = re.compile(r"\W*[A-Z]\b(?:\W+(?:and\W+)?[A-Z]\b)+\W*$")
@@ -166,7 +168,7 @@ def _gives_itself_away(one: Generated) -> Verdict | None:
 
 
 def _content(text: str) -> set[str]:
-    return content_words(text) | set(_numbers(text)) | set(_ORDINAL.findall(text))
+    return content_words(text) | set(_numbers(text)) | set(_NUMERAL_OR_LETTER.findall(text))
 
 
 def judged_by_answer(one: Generated, reply: str) -> Verdict | None:

@@ -235,7 +235,7 @@ def _convert(student: Student, weights: Path, target: Path) -> None:
         def get_vocab_base_pre(self, tokenizer: Any) -> str:
             try:
                 return str(super().get_vocab_base_pre(tokenizer))
-            except NotImplementedError:  # the converter's word for: these token ids are no tokenizer's that I know
+            except NotImplementedError:  # the converter raises it where it does not know the tokenizer's ids
                 return _split(spec)
 
     with torch.inference_mode():
