@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from batch_server import BatchServer
 from fault_server import completion
-from question_teacher import asks_and_answers, documents, instead, prompt_of
+from question_teacher import asks_and_answers, documents, instead, prompt_of, sized
 
 from kard.data.draw import draw
 from kard.data.passage import Passage, read_passages, write_passages
@@ -17,6 +17,7 @@ from kard.recipe.sections import QuestionsSection
 from kard.recipe.teacher import TeacherSection
 from kard.teacher.generate import Generation, balanced, estimate_questions, generate_questions
 from kard.teacher.limits import Spent
+from tests.conftest import COLOURS
 
 KINDS = ("multiple_choice", "yes_no", "short", "comparison", "unanswerable")
 
@@ -93,7 +94,7 @@ def test_what_the_teacher_knows_by_heart_is_kept_apart_by_a_key(generation, tmp_
 
 
 REPLIES = {
-    "unparsable": lambda last, good: None if last.endswith("Answer:") else "Question: Which?",
+    "unparsable": lambda last, good: None if last.endswith("Answer:") else "Which colour it is",
     "round_trip": lambda last, good: "not told" if last.endswith("Answer:") else None,
     "refused": lambda last, good: None if last.endswith("Answer:") else "I'm sorry, I cannot do that.",
     "not_self_contained": lambda last, good: (
@@ -114,6 +115,36 @@ def test_each_failure_has_its_status(generation, tmp_path, server, status):
     assert set(river) == {status}
     assert set(others) == {"kept"}
     assert all(one.reason for one in made if one.status != "kept")
+
+
+@pytest.mark.parametrize("form", ["{answer}", "Answer: {answer}", "Question: {question}\nAnswer: {answer}"])
+def test_what_belongs_behind_a_question_is_asked_for_where_the_reply_ended_with_it(generation, tmp_path, server, form):
+    def question_alone(body, attempt):
+        good = asks_and_answers(body)["body"]["choices"][0]["message"]["content"]
+        prompt = prompt_of(body)
+        if not prompt.startswith("Write one question"):
+            return sized(body, good)
+        if prompt.endswith("Question:"):
+            return sized(body, good.partition("\n")[0])
+        question = prompt.rpartition("Question: ")[2].removesuffix("\nAnswer:")
+        return sized(body, form.format(question=question, answer=good))
+
+    server.answer = question_alone
+    plan, path = generation(24, ("short",), keep_known=True), tmp_path / "teacher.sqlite"
+    made = generated(plan, tmp_path)
+    assert all(one.right in COLOURS for one in made)
+    assert {one.status for one in made} == {"kept"}
+    assert len(server.bodies) == sum(one.usage["requests"] for one in made)
+    assert estimate_questions(plan, path) == (len(server.bodies), Spent())
+
+
+def test_a_question_that_stays_without_an_answer_is_unparsable(generation, tmp_path, server):
+    server.answer = lambda body, attempt: sized(
+        body, "" if prompt_of(body).endswith("Answer:") else "Which colour is it?"
+    )
+    with pytest.raises(UserError, match="none of the first 16 replies holds a question"):
+        generated(generation(24, ("short",)), tmp_path)
+    assert len(server.bodies) == 32
 
 
 def test_a_failed_request_is_an_error_with_its_reason(generation, tmp_path, server, asking):

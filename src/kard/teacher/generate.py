@@ -20,7 +20,7 @@ from kard.recipe.teacher import TeacherSection
 from kard.teacher.cache import ReplyCache
 from kard.teacher.collect import Ask, asker, drafts
 from kard.teacher.filter import said, unusable, why_ended
-from kard.teacher.generated import MOST_WRONG, Generated, as_asked, from_reply, used
+from kard.teacher.generated import MOST_WRONG, Generated, as_asked, ends_with_question, from_reply, gone_on, used
 from kard.teacher.limits import Spent, likely_cost
 from kard.teacher.prompting import Request, Write
 from kard.teacher.question_filters import faults, judged_by_answer, judged_by_memory, near_duplicates
@@ -93,8 +93,8 @@ def generate_questions(generation: Generation, path: Path, write: Write | None) 
     with closing(ReplyCache(path)) as cache, asker(generation.prompts.section, cache, write) as ask:
         if generation.teacher.mode == "live":
             some = requests[:_PROBE]
-            _check_probe(_first(generation, _asked(some, ask, cache)), generation)
-        made = _first(generation, _asked(requests, ask, cache))
+            _check_probe(_first(generation, _whole(generation, _asked(some, ask, cache), ask, cache)), generation)
+        made = _first(generation, _whole(generation, _asked(requests, ask, cache), ask, cache))
         checks = [generation.checks(*pair) if pair[1].status == "kept" else [] for pair in _pairs(generation, made)]
         answered = _asked([request for some in checks for request in some], ask, cache)
     return [_second(one, [answered[each.key] for each in own]) for one, own in zip(made, checks, strict=True)]
@@ -104,6 +104,37 @@ def _asked(requests: Sequence[Request], ask: Ask, cache: ReplyCache) -> dict[str
     """The teacher's reply to each request, by its key."""
     draft = drafts(ask(([request] for request in requests), len(requests)), cache)
     return {request.key: draft(request.key) for request in requests}
+
+
+def _whole(generation: Generation, replies: Drafts, ask: Ask, cache: ReplyCache) -> Drafts:
+    """The replies; those that ended with their question go on with what the teacher writes behind it."""
+    rests = _rests(generation, replies)
+    return _with_rests(replies, rests, _asked(list(rests.values()), ask, cache))
+
+
+def _rests(generation: Generation, replies: Drafts) -> dict[str, Request]:
+    """What is asked for behind replies that ended with their question, by the key of their first request."""
+    found = {}
+    for drawn, request in zip(generation.items, generation.requests, strict=True):
+        if draft := replies.get(request.key):
+            one = _read(drawn, draft, generation)
+            if one.status == "unparsable" and ends_with_question(one):
+                found[request.key] = generation.prompts.rest(drawn, generation.about(drawn), one.question)
+    return found
+
+
+def _with_rests(replies: Drafts, rests: Mapping[str, Request], more: Drafts) -> Drafts:
+    return {
+        **replies,
+        **{key: _joined(replies[key], more[rest.key]) for key, rest in rests.items() if rest.key in more},
+    }
+
+
+def _joined(begun: Draft, rest: Draft) -> Draft:
+    usage = used([begun.usage, rest.usage])
+    if rest.failure:
+        return replace(rest, usage=usage)
+    return replace(rest, text=gone_on(said(begun).strip(), said(rest).strip()), usage=usage)
 
 
 def _pairs(generation: Generation, made: Sequence[Generated]) -> Iterator[tuple[Drawn, Generated]]:
@@ -230,10 +261,17 @@ def estimate_questions(generation: Generation, path: Path) -> tuple[int, Spent]:
     with closing(ReplyCache(path)) if path.exists() else nullcontext() as cache:
         reply: Callable[[str], Draft | None] = cache.reply if cache else lambda key: None
         there = {one.key: draft for one in generation.requests if (draft := reply(one.key))}
+        rests = _rests(generation, there)
+        more = {one.key: draft for one in rests.values() if (draft := reply(one.key))}
         pairs = list(zip(generation.items, generation.requests, strict=True))
         known = [drawn for drawn, request in pairs if request.key in there]
-        expected = [pair for pair in zip(known, _first(generation, there), strict=True) if pair[1].status == "kept"]
-        for drawn, request in (pair for pair in pairs if pair[1].key not in there):
+        made = _first(generation, _with_rests(there, rests, more))
+        expected = [pair for pair in zip(known, made, strict=True) if pair[1].status == "kept"]
+        to_ask = [(drawn, one) for drawn, one in pairs if one.key not in there]
+        to_ask += [
+            (drawn, rests[one.key]) for drawn, one in pairs if one.key in rests and rests[one.key].key not in more
+        ]
+        for drawn, request in to_ask:
             text, one = prompts.typical(drawn, generation.about(drawn))
             spent += likely_cost(request.body, section, text)
             expected.append((drawn, one))
@@ -242,4 +280,4 @@ def estimate_questions(generation: Generation, path: Path) -> tuple[int, Spent]:
     for one, check in checks:
         if check.key not in answered:
             spent += likely_cost(check.body, section, "(A)" if one.choices else one.right or "not told")
-    return len(there) + len(answered), spent
+    return len(there) + len(more) + len(answered), spent

@@ -157,9 +157,22 @@ def from_reply(text: str, drawn: Drawn, passages: Sequence[Passage]) -> Generate
         lacks = "question about this passage"
     elif drawn.kind == "yes_no" and _ASKS_FOR_MORE.search(question):
         lacks = "question for yes or no"
-    elif made.answer is None and drawn.kind != "unanswerable":
+    elif ends_with_question(made):
         lacks = "answer"
     return made.rejected("unparsable", f"no {lacks} in “{first_words(text)}”") if lacks else made
+
+
+def ends_with_question(made: Generated) -> bool:
+    """Whether a reply has a question, and no answer that belongs to one of its kind."""
+    return made.kind != "unanswerable" and made.answer is None and _ASKS.search(made.question) is not None
+
+
+def gone_on(begun: str, rest: str) -> str:
+    """A reply that ended with its question, with what was written behind it later: the answer, or all of it once more."""
+    label = _LABEL.match(rest)
+    if label and "question" in label[1].lower():
+        return rest
+    return f"{begun}\n{rest if label else f'Answer: {rest}'}"
 
 
 def _parts(text: str) -> dict[str, list[str]]:
@@ -209,4 +222,4 @@ def used(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     known = [usage for usage in usages if usage]
     names = ("prompt_tokens", "completion_tokens", "seconds")
     total = {name: sum(usage.get(name) or 0 for usage in known) for name in names}
-    return {"requests": len(known), **total} if known else {}
+    return {"requests": sum(usage.get("requests", 1) for usage in known), **total} if known else {}

@@ -45,6 +45,11 @@ class QuestionPrompts:
         """Ask for a question about the passages."""
         return self._request(self.section, drawn.kind, passages=_shown(passages), wanted=drawn.wanted)
 
+    def rest(self, drawn: Drawn, passages: Sequence[Passage], question: str) -> Request:
+        """Ask for what belongs behind a question, where the reply ended with it."""
+        begun = f" {one_line(question)}\nAnswer:"
+        return self._request(self.section, drawn.kind, begun, passages=_shown(passages), wanted=drawn.wanted)
+
     def answer(self, generated: Generated, passages: Iterable[Passage] | None) -> Request:
         """Ask for the answer of a question: from passages, or without any from memory, at temperature 0."""
         name, shown = ("known", "") if passages is None else ("answer", _shown(passages))
@@ -53,8 +58,9 @@ class QuestionPrompts:
         sure = self.section.model_copy(update={"temperature": None if self.section.temperature is None else 0.0})
         return self._request(sure, name, passages=shown, question=one_line(generated.question), choices=choices)
 
-    def _request(self, section: TeacherSection, name: str, **filled: str) -> Request:
-        return request_of(Template(self._templates[name]).substitute(filled).rstrip(), section, f"{self.seed}:{name}")
+    def _request(self, section: TeacherSection, name: str, begun: str = "", **filled: str) -> Request:
+        prompt = Template(self._templates[name]).substitute(filled).rstrip() + begun
+        return request_of(prompt, section, f"{self.seed}:{name}")
 
     def typical(self, drawn: Drawn, passages: Sequence[Passage]) -> tuple[str, Generated]:
         """What a reply is likely to be like, for what it may cost: that of the first worked example, and its question."""
