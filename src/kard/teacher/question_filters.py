@@ -44,6 +44,7 @@ _DEMONSTRATIVE = re.compile(
     re.IGNORECASE,
 )
 _ASKED_FOR = re.compile(r"^\W*(?:what|who|which)\s+\w+", re.IGNORECASE)  # a verb, or what only the answer will name
+_NAMELESS = re.compile(r"^\W*what(?:'s| is| was) the (?:name|title) of the [a-z]+\W*$", re.IGNORECASE)
 _NAME = re.compile(r"(?<=\W)(?:[^\W\d_a-z]\w*|\d+)")
 # "Is it true that", "when does it rain", "how long does it take to": the word stands for nothing.
 _EMPTY_IT = re.compile(
@@ -97,6 +98,8 @@ def _not_self_contained(one: Generated) -> Verdict | None:
     for text in (one.question, *one.choices, one.right):
         if found := _SPEAKS_OF_TEXT.search(text):
             return "not_self_contained", f"says “{found[0]}”"
+    if _NAMELESS.match(one.question):
+        return "not_self_contained", "does not say which one it asks about"
     without = _EMPTY_IT.sub(lambda found: " " * len(found[0]), one.question)
     pronoun, pointing = _PRONOUN.search(without), _DEMONSTRATIVE.search(without)
     if pronoun and not set(words_of(_ASKED_FOR.sub("", one.question[: pronoun.start()]))) - _EMPTY:
