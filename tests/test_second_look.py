@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from kard import progress
 from kard.data.passage import Passage
 from kard.data.question import Question
 from kard.errors import UserError
@@ -23,6 +25,7 @@ from kard.recipe.sections import StudentSection
 from kard.report.numbers import retriever
 from kard.retrieval.retriever import Hits
 from kard.run import Run
+from kard.stages import predictions
 from kard.stages.plan import plan
 from kard.stages.students import training_examples
 from kard.student.generation import Student
@@ -123,6 +126,20 @@ def test_a_run_says_how_the_second_look_ranks(looked):
     assert retriever("reranker_likelihood") in page
     assert "no order can find more. “Second look”: the student orders" in page
     assert "“With priors”" not in page
+
+
+def test_a_second_look_at_many_questions_shows_how_far_it_is(looked, tmp_path, monkeypatch, capsys):
+    again = shutil.copytree(looked, tmp_path / "run")
+    before = read(again / "predictions/rationales_silver/kard_reranker.jsonl")
+    shutil.rmtree(again / "predictions/rationales_silver")
+    monkeypatch.setattr(predictions, "_FOUND_AT_ONCE", 3)
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.0)
+    run_recipe(Run.open(again).recipe, again)
+    assert f"  find passages for kard_reranker: 3/{len(before)} questions, ETA" in capsys.readouterr().err
+    after = read(again / "predictions/rationales_silver/kard_reranker.jsonl")
+    assert [(row["question"], row["passages"][0]["id"], row["text"]) for row in after] == [
+        (row["question"], row["passages"][0]["id"], row["text"]) for row in before
+    ]
 
 
 def read(path: Path) -> list[dict]:

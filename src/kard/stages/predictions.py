@@ -19,11 +19,13 @@ from kard.kard import Kard
 from kard.machine.processes import process_count, rank
 from kard.machine.sharing import from_all, shared_out
 from kard.methods import Method, TrainedOn
-from kard.progress import progress, say
+from kard.progress import Advance, progress, say
 from kard.prompt import examples_in, holds_question, same_answer, with_rationale
 from kard.recipe.sections import KnowledgeSection
 from kard.retrieval.index import build_retriever
 from kard.run import Run
+
+_FOUND_AT_ONCE = 100  # questions; a second look at all of them can take half an hour
 
 
 def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method], folder: Path) -> None:
@@ -197,9 +199,21 @@ def _considered(
     def found(method: Method) -> Sequence[list[Found]]:
         if method.is_oracle:
             return _given(kard, method, run, asked[method.name])
-        return shared_out(lambda some: kard.finder.candidates(method, some, {}), asked[method.name])
+        slow = method.reads == "reranker" and kard.finder.query_likelihood is not None
+        total = -(-len(asked[method.name]) // process_count()) if slow else 0
+        with progress(f"find passages for {method.name}", total, "questions") as advance:
+            return shared_out(lambda some: _in_parts(kard, method, some, advance), asked[method.name])
 
     return {method.name: found(method) for method in methods}
+
+
+def _in_parts(kard: Kard, method: Method, questions: Sequence[Question], advance: Advance) -> list[list[Found]]:
+    found: list[list[Found]] = []
+    for begin in range(0, len(questions), _FOUND_AT_ONCE):
+        some = questions[begin : begin + _FOUND_AT_ONCE]
+        found += kard.finder.candidates(method, some, {})
+        advance(len(some))
+    return found
 
 
 def _given(kard: Kard, method: Method, run: Run, questions: Sequence[Question]) -> list[list[Found]]:
