@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from kard import Kard, Run, UserError
+from kard.artifacts.files import read_jsonl
 from kard.kard import answerer
 from kard.pipeline import run_recipe, states
 from kard.recipe.file import load_recipe
@@ -63,6 +64,25 @@ def test_results_say_what_confidence_is_worth(recipe):
         assert row["abstain"]["dev"]["bound"] <= 0.9
     assert set(run.predictions("kard_reranker")[0]["signals"]) == {"student", "score", "lead", "information"}
     assert set(run.predictions("distill")[0]["signals"]) == {"student"}
+
+
+def test_dev_questions_are_asked_without_their_documents_as_well(recipe):
+    run = Run.open(recipe.output)
+    questions = {question.id: question for question in run.questions("dev")}
+    folder = recipe.output / "predictions" / "rationales_silver"
+    for name in ("kard_bm25", "kard_reranker"):
+        rows, on_dev = (list(read_jsonl(folder / f"{name}.{part}.jsonl")) for part in ("absent", "dev"))
+        assert [row["question"] for row in rows] == [row["question"] for row in on_dev]
+        gold = {q.id: {passage.partition("#")[0] for passage in q.gold_passages} for q in questions.values()}
+        read = {row["question"]: {one["id"].partition("#")[0] for one in row["passages"]} for row in rows}
+        assert all(read.values())
+        assert all(read[name].isdisjoint(gold[name]) for name in read)
+        signals = set(run.predictions(name)[0]["signals"])
+        assert all(set(row["signals"]) == signals for row in rows)
+        before = {row["question"]: row["signals"]["score"] for row in on_dev}
+        assert all(row["signals"]["score"] <= before[row["question"]] for row in rows if name == "kard_bm25")
+    assert not (recipe.output / "predictions" / "rationales" / "distill.absent.jsonl").exists()
+    assert not list(folder.glob("kard_silver.*.jsonl"))
 
 
 def test_it_is_counted_over_other_documents_by_the_runs_own_calibration(recipe):

@@ -70,6 +70,27 @@ def test_where_no_threshold_keeps_the_risk_no_answer_is_given():
     assert (threshold.confidence, threshold.given) == (math.inf, 0)
 
 
+def test_answers_without_their_documents_show_what_such_an_answer_looks_like():
+    """Lead tells right from wrong, information does not; it alone tells that the document is there."""
+    chance = np.random.default_rng(0)
+    right = chance.random(400) < 0.8
+    signals = [
+        {"lead": x + 2 * r, "information": y} for x, y, r in zip(*chance.normal(size=(2, 400)), right, strict=True)
+    ]
+    absent = [{"lead": x + 2, "information": y - 4} for x, y in chance.normal(size=(100, 2))]
+    without, learned = fit(signals, right.tolist()), fit(signals, right.tolist(), absent)
+
+    def refused(calibration: Calibration) -> float:
+        sure = np.array([calibration.confidence(one) for one in signals])[right]
+        return np.mean([calibration.confidence(one) < np.quantile(sure, 0.1) for one in absent])
+
+    assert refused(without) < 0.2
+    assert refused(learned) > 0.6
+    assert abs(np.mean([learned.confidence(one) for one in signals]) - right.mean()) < 0.05
+    assert learned.right == without.right
+    assert len(learned.confidences) == 400
+
+
 def test_the_regression_finds_the_share_of_right_answers_at_each_signal():
     """600 answers of a signal 2, 80 % of them right, and as many of −2, 20 % of them: log-odds ± 1.386."""
     signals = [{"lead": 2.0 if place % 2 else -2.0} for place in range(1200)]

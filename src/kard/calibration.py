@@ -18,6 +18,8 @@ from kard.errors import UserError
 SURE = 0.95  # of such bounds hold
 _EDGE = 1e-6  # what is nearer to 0 or 1 is told apart by rounding alone
 _FOLDS = 5
+MOST_ABSENT = 150  # dev questions that are asked without their documents as well
+_ABSENT = 0.05  # what these answers weigh together, of what the dev answers weigh
 _FILE = "calibration.json"
 
 
@@ -91,33 +93,56 @@ def upper_bounds(wrong: Any, given: Any) -> np.ndarray:
     return np.where(wrong < given, beta.ppf(SURE, wrong + 1, np.maximum(given - wrong, 1)), 1.0)
 
 
-def fit(signals: Sequence[Mapping[str, float]], right: Sequence[bool]) -> Calibration:
+def fit(
+    signals: Sequence[Mapping[str, float]], right: Sequence[bool], absent: Sequence[Mapping[str, float]] = ()
+) -> Calibration:
     """Learn from dev answers how often answers with such signals are right.
+
+    Args:
+        signals: Of each answer.
+        right: Which of them are.
+        absent: Signals of answers without the documents that hold the right one. Together they weigh a twentieth of the others:
+            enough to learn what such an answer looks like, and too little to blur which of the others are right.
 
     A logistic regression, because each signal's log-odds add up in it, a hundred answers are enough for it, and it keeps two
     answers apart that differ at all; with one signal it is temperature scaling with an offset (Platt 1999). A signal that would
     count against an answer is left out. Where nothing tells right from wrong answers, each has the same confidence.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.model_selection import StratifiedKFold
 
     names = sorted({name for row in signals for name in row})
+    known = np.array(right, dtype=bool)
     folds = min(_FOLDS, sum(right), len(right) - sum(right))
-    model = make_pipeline(StandardScaler(), LogisticRegression())
     while names and folds > 1:
-        values = np.array([[row.get(name, 0.0) for name in names] for row in signals])
-        scaler, regression = model.fit(values, right)
+        values, gone = _values(signals, names), _values(absent, names)
+        scaler, regression = _regression(values, known, gone)
         slopes = regression.coef_[0] / scaler.scale_
         if (slopes >= 0).all():
-            apart = cross_val_predict(model, values, right, cv=StratifiedKFold(folds), method="predict_proba")
+            apart = np.empty(len(known))
+            for others, held in StratifiedKFold(folds).split(values, known):
+                apart[held] = _regression(values[others], known[others], gone).predict_proba(values[held])[:, 1]
             intercept = float(regression.intercept_[0] - slopes @ scaler.mean_)
-            weights = dict(zip(names, slopes.tolist(), strict=True))
-            return Calibration(weights, intercept, apart[:, 1].tolist(), list(right))
+            return Calibration(dict(zip(names, slopes.tolist(), strict=True)), intercept, apart.tolist(), list(right))
         del names[int(slopes.argmin())]  # the surer, the more often wrong: that is chance
     share = (sum(right) + 1) / (len(right) + 2)
     return Calibration({}, math.log(share / (1 - share)), [share] * len(right), list(right))
+
+
+def _values(signals: Sequence[Mapping[str, float]], names: Sequence[str]) -> np.ndarray:
+    return np.array([[row.get(name, 0.0) for name in names] for row in signals]).reshape(-1, len(names))
+
+
+def _regression(values: np.ndarray, right: np.ndarray, absent: np.ndarray) -> Any:
+    """Logistic regression behind a scaling, in which the absent rows weigh `_ABSENT` of the others."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    each = _ABSENT * len(values) / max(len(absent), 1)
+    weights = np.append(np.ones(len(values)), np.full(len(absent), each))
+    every, known = np.concatenate([values, absent]), np.append(right, np.zeros(len(absent), dtype=bool))
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    return model.fit(every, known, standardscaler__sample_weight=weights, logisticregression__sample_weight=weights)
 
 
 def check_dev(count: int, risk: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
@@ -183,12 +183,36 @@ class Finder:
             return [self._found(hit, hit.scores, None) for hit in hits]
         start = monotonic()
         rows = [self._found(hit, row, row) for hit, row in zip(hits, self.scores(questions, hits), strict=True)]
-        if self.query_likelihood is not None:
-            rows = self.query_likelihood.ordered(questions, rows)
-            if self.recipe.evaluation.abstain.risk is not None:
-                rows = self.query_likelihood.informed(questions, rows)
+        rows = self._looked_at(questions, rows)
         steps["rerank"] = steps.get("rerank", 0.0) + monotonic() - start
         return rows
+
+    def without(
+        self,
+        method: Method,
+        questions: Sequence[Question],
+        rows: Sequence[list[Found]],
+        documents: Sequence[Set[str]],
+    ) -> list[list[Found]]:
+        """The `candidates` of each question as they are without some documents, best first.
+
+        Args:
+            method: Says what is read.
+            questions: What is asked.
+            rows: All candidates of each.
+            documents: For each question the ids of those that are taken out.
+        """
+        left = []
+        for row, gone in zip(rows, documents, strict=True):
+            some = [replace(one, likelihood=None, information=None) for one in row if one.passage.document not in gone]
+            left.append(sorted(some, key=_score, reverse=True))
+        return self._looked_at(questions, left) if method.reads == "reranker" else left
+
+    def _looked_at(self, questions: Sequence[Question], rows: list[list[Found]]) -> list[list[Found]]:
+        if self.query_likelihood is None:
+            return rows
+        rows = self.query_likelihood.ordered(questions, rows)
+        return rows if self.recipe.evaluation.abstain.risk is None else self.query_likelihood.informed(questions, rows)
 
     def search(
         self, questions: Sequence[Question], least: int = 0, restrictions: Sequence[Restriction] = ()

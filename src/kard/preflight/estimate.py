@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from kard.artifacts.files import read_json, read_jsonl
 from kard.artifacts.folders import manifest_of
+from kard.calibration import MOST_ABSENT
 from kard.data.passage import read_passages
 from kard.data.question import Question, read_questions
 from kard.data.questions import load_splits
@@ -279,7 +280,8 @@ def _predictions(recipe: Recipe, folder: Path, work: Work, methods: Sequence[Met
     for method in methods:
         passages = section.passages if method.reads_passages else 0
         written = work.answer + (method.writes == "rationale") * work.rationale
-        evaluated = work.questions[section.split] + dev * (not method.is_oracle)
+        on_dev = dev + min(dev, MOST_ABSENT) * method.reads_passages
+        evaluated = work.questions[section.split] + on_dev * (not method.is_oracle)
         prompts = evaluated * (_DISTINCT if (method.writes, passages) in seen else 1.0)
         seen.add((method.writes, passages))
         read, texts = _read(recipe, work, passages, shown), prompts * section.samples

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from kard.artifacts.files import Log, write_json, write_jsonl
-from kard.calibration import Calibration, check_dev, fit, read_calibrations, write_calibrations
+from kard.calibration import MOST_ABSENT, Calibration, check_dev, fit, read_calibrations, write_calibrations
 from kard.data.passage import read_passages
 from kard.data.passages import make_passages
 from kard.data.question import Question
@@ -25,6 +26,8 @@ from kard.recipe.sections import KnowledgeSection
 from kard.retrieval.index import build_retriever
 from kard.run import Run
 
+Rows = Sequence[dict[str, Any]]
+
 _FOUND_AT_ONCE = 100  # questions; a second look at all of them can take half an hour
 
 
@@ -36,16 +39,22 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
     """
     from kard.student.generation import Written
 
-    recipe, questions, dev, unanswerable = run.recipe, run.evaluated(), _dev_questions(run), _unanswerable(run)
+    recipe, questions, dev = run.recipe, run.evaluated(), _dev_questions(run)
+    absent = _absent(run, dev) if dev and any(method.reads_passages for method in methods) else []
+    parts = {
+        "": questions,
+        "dev": dev,
+        "unanswerable": _unanswerable(run),
+        "absent": [one for one, _ in absent],
+    }
     student = run.student(trained_on)
     if alike := sum(student.takes_for_one(question.choices) for question in questions):
         say(
             f"  {alike:,} questions have choices that are the same to the student. Set student.answer_as: letter or both"
         )
     kard = Kard(methods[0], student, Finder.of(run, methods, student))
-    more = [*dev, *unanswerable]
-    asked = {method.name: [*questions, *(() if method.is_oracle else more)] for method in methods}
-    considered = _considered(kard, methods, run, asked)
+    asked = {method.name: [one for part in _parts_of(method, parts) for one in parts[part]] for method in methods}
+    considered = _considered(kard, methods, run, asked, absent)
     if kard.finder.query_likelihood is not None and rank() == 0 and not run.over:
         measured = considered["kard_reranker"][: len(questions)]
         write_json(folder / "retrieval.json", ranked_by_likelihood(run, questions, measured))
@@ -80,7 +89,20 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
         return [_prediction(kard, method, q, p, written[prompt], shown.get(q.id, "")) for q, p, prompt in rows]
 
     answers = {method.name: answers_of(method) for method in methods}
-    _write_answers(run, trained_on, answers, (len(questions), len(dev)), folder)
+    rows = {m.name: _apart(answers[m.name], {part: len(parts[part]) for part in _parts_of(m, parts)}) for m in methods}
+    _write_answers(run, trained_on, rows, folder)
+
+
+def _parts_of(method: Method, parts: Mapping[str, object]) -> list[str]:
+    """What a method is asked: an oracle can answer no new question, and where nothing is read no document can be absent."""
+    if method.is_oracle:
+        return [""]
+    return [part for part in parts if part != "absent" or method.reads_passages]
+
+
+def _apart(rows: Sequence[dict[str, Any]], counts: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+    left = iter(rows)
+    return {part: list(islice(left, count)) for part, count in counts.items()}
 
 
 def _dev_questions(run: Run) -> list[Question]:
@@ -108,35 +130,41 @@ def _unanswerable(run: Run) -> list[Question]:
     return kept
 
 
+def _absent(run: Run, dev: Sequence[Question]) -> list[tuple[Question, frozenset[str]]]:
+    """Dev questions that are asked without the documents of their gold passages as well, and these documents."""
+    passages, positions = run.passages(), run.named(dev)
+    found = [
+        (q, frozenset(passages[p].document for name in q.gold_passages for p in positions.get(name, ()))) for q in dev
+    ]
+    return [pair for pair in found if pair[1]][:MOST_ABSENT]
+
+
 def _write_answers(
-    run: Run, trained_on: TrainedOn, answers: Mapping[str, list[dict[str, Any]]], counts: tuple[int, int], folder: Path
+    run: Run, trained_on: TrainedOn, answers: Mapping[str, Mapping[str, list[dict[str, Any]]]], folder: Path
 ) -> None:
-    """Write each method's answers, with calibrated confidences where there are any. `counts` says how many answers of evaluated
-    and of dev questions, which confidences are learned from, come first; the others are to questions without an answer."""
+    """Write each method's answers to each part of its questions, with calibrated confidences where there are any."""
     risk = run.recipe.evaluation.abstain.risk
     over_own = read_calibrations(run.finished(f"predictions/{trained_on}"), risk) if run.over and risk else {}
     learned: dict[str, Calibration] = {}
-    for name, rows in answers.items():
-        evaluated, behind = rows[: counts[0]], rows[counts[0] :]
-        on_dev, unanswerable = behind[: counts[1]], behind[counts[1] :]
-        if on_dev:
-            learned[name] = _learned(name, on_dev, risk or 1.0)
+    for name, parts in answers.items():
+        if parts.get("dev"):
+            learned[name] = _learned(name, parts["dev"], parts.get("absent", ()), risk or 1.0)
         if calibration := learned.get(name) or over_own.get(name):
-            for row in (*evaluated, *unanswerable):
+            for row in (row for part, rows in parts.items() if part != "dev" for row in rows):
                 row["calibrated_confidence"] = calibration.confidence(row["signals"]) if row["parsed"] else None
-        write_jsonl(folder / f"{name}.jsonl", evaluated)
-        for kind, some in (("dev", on_dev), ("unanswerable", unanswerable)):
-            if some:
-                write_jsonl(folder / f"{name}.{kind}.jsonl", some)
+        for part, rows in parts.items():
+            if rows or not part:
+                write_jsonl(folder / f"{name}{part and '.'}{part}.jsonl", rows)
     if learned:
         write_calibrations(folder, learned)
 
 
-def _learned(name: str, on_dev: Sequence[dict[str, Any]], risk: float) -> Calibration:
+def _learned(name: str, on_dev: Rows, absent: Rows, risk: float) -> Calibration:
     """Learn from the dev answers, and put each one's confidence into its row; what could not be read off is no answer, and has
     none."""
     parsed = [row for row in on_dev if row["parsed"]]
-    found = fit([row["signals"] for row in parsed], [row["correct"] for row in parsed])
+    gone = [row["signals"] for row in absent if row["parsed"]]
+    found = fit([row["signals"] for row in parsed], [row["correct"] for row in parsed], gone)
     confidences = iter(found.confidences)
     for row in on_dev:
         row["calibrated_confidence"] = next(confidences) if row["parsed"] else None
@@ -192,17 +220,32 @@ def _prompts(
 
 
 def _considered(
-    kard: Kard, methods: Sequence[Method], run: Run, asked: Mapping[str, Sequence[Question]]
+    kard: Kard,
+    methods: Sequence[Method],
+    run: Run,
+    asked: Mapping[str, Sequence[Question]],
+    absent: Sequence[tuple[Question, frozenset[str]]],
 ) -> dict[str, Sequence[list[Found]]]:
-    """By method the passages that are considered for each of its questions; each process finds those of some questions."""
+    """By method the passages that are considered for each of its questions, the last of which are asked without some documents;
+    each process finds those of some questions."""
 
     def found(method: Method) -> Sequence[list[Found]]:
         if method.is_oracle:
             return _given(kard, method, run, asked[method.name])
+        gone = absent if method.reads_passages else []
+        own = asked[method.name][: len(asked[method.name]) - len(gone)]
         slow = method.reads == "reranker" and kard.finder.query_likelihood is not None
-        total = -(-len(asked[method.name]) // process_count()) if slow else 0
-        with progress(f"find passages for {method.name}", total, "questions") as advance:
-            return shared_out(lambda some: _in_parts(kard, method, some, advance), asked[method.name])
+        with progress(
+            f"find passages for {method.name}", slow * -(-len(own) // process_count()), "questions"
+        ) as advance:
+            rows = shared_out(lambda some: _in_parts(kard, method, some, advance), own)
+        row_of = {question.id: row for question, row in zip(own, rows, strict=True)}
+
+        def without(some: Sequence[tuple[Question, frozenset[str]]]) -> list[list[Found]]:
+            lists = [row_of[question.id] for question, _ in some]
+            return kard.finder.without(method, [question for question, _ in some], lists, [gone for _, gone in some])
+
+        return [*rows, *shared_out(without, gone)]
 
     return {method.name: found(method) for method in methods}
 
