@@ -49,6 +49,7 @@ SELF_CONTAINED = [
     "Why do cats purr when they are content?",
     "Which of these cities lies on the Danube?",
     "What is the name of the museum in the former station?",
+    "What is the name of the Colosseum?",
     "Which text of Plato tells of Atlantis?",
     "In which passage of the Odyssey does the dog die?",
     "Who wrote the article of 1905 on relativity?",

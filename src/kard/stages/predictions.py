@@ -243,7 +243,9 @@ def _considered(
 
         def without(some: Sequence[tuple[Question, frozenset[str]]]) -> list[list[Found]]:
             lists = [row_of[question.id] for question, _ in some]
-            return kard.finder.without(method, [question for question, _ in some], lists, [gone for _, gone in some])
+            return kard.finder.without(
+                method, [question for question, _ in some], lists, [documents for _, documents in some]
+            )
 
         return [*rows, *shared_out(without, gone)]
 

@@ -44,7 +44,7 @@ _DEMONSTRATIVE = re.compile(
     re.IGNORECASE,
 )
 _ASKED_FOR = re.compile(r"^\W*(?:what|who|which)\s+\w+", re.IGNORECASE)  # a verb, or what only the answer will name
-_NAMELESS = re.compile(r"^\W*what(?:'s| is| was) the (?:name|title) of the [a-z]+\W*$", re.IGNORECASE)
+_NAMELESS = re.compile(r"^\W*[Ww]hat(?:'s| is| was) the (?:name|title) of the [a-z]+\W*$")
 _NAME = re.compile(r"(?<=\W)(?:[^\W\d_a-z]\w*|\d+)")
 # "Is it true that", "when does it rain", "how long does it take to": the word stands for nothing.
 _EMPTY_IT = re.compile(
