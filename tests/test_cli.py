@@ -240,7 +240,7 @@ def test_init_runs_with_a_tiny_model(tmp_path, decoder_folder, encoder_folder):
 def test_doctor_and_help():
     assert "student.dtype: auto" in kard("doctor").stdout
     assert "answer" in kard("--help").stdout
-    heavy = ("torch", "transformers", "openai", "matplotlib", "bm25s")
+    heavy = ("torch", "transformers", "openai", "matplotlib", "bm25s", "pydantic", "yaml", "asyncio")
     code = f"import sys, kard.cli.main; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

@@ -15,10 +15,10 @@ from kard.data.passage import Passage
 from kard.data.question import Question
 from kard.errors import UserError
 from kard.methods import Method, check_no_oracle
-from kard.recipe.recipe import Recipe
 from kard.reranker.features import queries_of, score_features
 
 if TYPE_CHECKING:
+    from kard.recipe.recipe import Recipe
     from kard.reranker.cross import CrossReranker
     from kard.reranker.model import Reranker
     from kard.retrieval.retriever import Hits, Retriever

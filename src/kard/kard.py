@@ -20,10 +20,10 @@ from kard.errors import UserError
 from kard.finder import Finder, Found
 from kard.methods import Method, Writes, methods_named, preferred, without_passages
 from kard.prompt import check_letters, extract, holds_question, same_answer, shown_answer
-from kard.recipe.recipe import Recipe
 from kard.run import Run
 
 if TYPE_CHECKING:
+    from kard.recipe.recipe import Recipe
     from kard.student.generation import OnText, Student, Written
 
 

@@ -16,18 +16,17 @@ from kard.data.question import Question, read_questions
 from kard.errors import UserError, nearest
 from kard.methods import METHODS
 from kard.progress import say
-from kard.recipe.file import recipe_from_run
-from kard.recipe.recipe import Recipe
-from kard.teacher.generated import Generated, read_generated
 from kard.teacher.rationale import Rationale, read_rationales
 
 if TYPE_CHECKING:
     import pandas
 
+    from kard.recipe.recipe import Recipe
     from kard.reranker.cross import CrossReranker
     from kard.reranker.model import Reranker
     from kard.retrieval.retriever import Retriever
     from kard.student.generation import Student
+    from kard.teacher.generated import Generated
 
 
 GGUF = "gguf"
@@ -86,6 +85,8 @@ class Run:
         Raises:
             UserError: The folder is no run, or its documents were changed before it was run again.
         """
+        from kard.recipe.file import recipe_from_run  # pydantic would double the time of `kard --help`
+
         place = Path(folder)
         check_run(place)
         return cls(place, recipe_from_run(place), documents=current_version(place) if documents is None else documents)
@@ -100,6 +101,8 @@ class Run:
 
     def generated(self) -> list[Generated]:
         """The questions that the teacher was asked for, whatever became of them; none where questions came from elsewhere."""
+        from kard.teacher.generated import read_generated
+
         path = self.folder / "questions" / "generated.jsonl"
         return read_generated(path) if path.exists() else []
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kard.data.normal import normalised
 from kard.data.passage import Passage
 from kard.data.question import Question
-from kard.recipe.sections import RerankerSection
-from kard.retrieval.retriever import Hits
+
+if TYPE_CHECKING:
+    from kard.recipe.sections import RerankerSection
+    from kard.retrieval.retriever import Hits
 
 
 def score_features(
