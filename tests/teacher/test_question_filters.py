@@ -171,6 +171,13 @@ def test_good_questions_pass(one):
         (open_one(CITY, "about 1,300 km (810 mi) from Ulm"), "1,300 km"),
         (open_one(CITY, "the end of March"), "Until the end of March"),
         (open_one(CITY, "every 4,000 hours"), "Its oil is changed every 4,000 hours."),
+        (open_one(CITY, "the Danubius (Danube)"), "Danube"),
+        (open_one(CITY, "Ulm, 854–1802"), "(Ulm, from 854 to 1802)"),
+        (open_one("How large is the lake?", "21 km x 13 km"), "21 km (13 mi) long and 13 km (8 mi) wide"),
+        (
+            open_one("What happens to henna after it reaches its peak colour?", "It holds for days and wears off"),
+            "After henna reaches its peak colour, it holds for a few days and then wears off.",
+        ),
     ],
 )
 def test_the_same_answer_in_other_words(one, said):
@@ -190,6 +197,13 @@ def test_the_same_answer_in_other_words(one, said):
         (chosen(CITY), "A, C", "two_right"),
         (open_one(CITY, "28 days"), "30 days", "round_trip"),
         (open_one(CITY, "the end of March"), "the end of April", "round_trip"),
+        (open_one(CITY, "from 1037 to 1308"), "1308", "round_trip"),
+        (open_one(CITY, "28 days"), "(not told)", "round_trip"),
+        (
+            open_one("Why was the pump P3 switched off?", "The pump P3 was switched off by thunder"),
+            "The pump P3 was switched off by hand",
+            "round_trip",
+        ),
         (Generated("g", "unanswerable", "test", CITY), "Ulm", "round_trip"),
     ],
 )

@@ -72,6 +72,7 @@ _THOUSANDS = re.compile(r"(?<=\d)[, \u202f](?=\d{3}(?!\d))")
 _NUMERAL_OR_LETTER = re.compile(
     r"\b(?:[IVXLC]{2,}|[B-HJ-Z])\b"
 )  # the Second World War is not the First, vitamin C not D
+_ALL_IN_BRACKETS = re.compile(r"^\(([^()]*)\)$")
 _IN_BRACKETS = re.compile(r"\s*\([^()]*\)")
 _ARTICLE = re.compile(r"^(?:the|an?) (?=\S)")
 _LETTERS = re.compile(r"\W*[A-Z]\b(?:\W+(?:and\W+)?[A-Z]\b)+\W*$")
@@ -199,13 +200,18 @@ def agrees(one: Generated, said: str) -> bool:
     line = next((line.strip() for line in said.splitlines() if line.strip()), "")
     if one.choices:
         return extract(line, one.choices, "answer", "both").answer == one.answer
+    line = _ALL_IN_BRACKETS.sub(r"\1", line)
     if same_answer(line, one.right) or _holds(line, one.right):
         return True
-    line, stated = (_THOUSANDS.sub("", _IN_BRACKETS.sub("", text)) for text in (line, one.right))  # 1,300 km (810 mi)
-    if _numbers(line) != _numbers(stated):
+    short, stated = (_THOUSANDS.sub("", _IN_BRACKETS.sub("", text)) for text in (line, one.right))  # 1,300 km (810 mi)
+    if _numbers(short) != _numbers(stated):
         return False
-    given, right = content_words(line), content_words(stated)
-    return _holds(stated, line) or (bool(given) and 2 * len(given & right) >= _AGREE * (len(given) + len(right)))
+    if _holds(one.right, line) or _holds(stated, short):
+        return True
+    given, right, asked = (_content(text) for text in (short, stated, one.question))
+    if given - asked and right - asked:  # what both repeat of the question is no answer
+        given, right = given - asked, right - asked
+    return bool(given) and 2 * len(given & right) >= _AGREE * (len(given) + len(right))
 
 
 def _holds(text: str, part: str) -> bool:
