@@ -1,10 +1,10 @@
-"""Adding and removing passages of a large index: seconds and memory, beside building anew, and beside tantivy.
+"""Adding and removing passages of a large index: seconds and memory, beside building anew, tantivy and Milvus Lite.
 
 Usage: python benchmarks/docs.py [--quick] [--passages N] [--work FOLDER]
 
 `kard docs add` and `remove` of 1,000 documents of one passage each, on a run of N of them, as a user's command does it: reading,
-looking for duplicates, writing passages and index, switching. tantivy adds and deletes the same and commits. The last check: the
-index is the same as a fresh one, to the last bit.
+looking for duplicates, writing passages and index, switching. tantivy and Milvus Lite add and delete the same and commit (Milvus:
+flush). The last check: the index is the same as a fresh one, to the last bit.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +161,49 @@ def tantivy(arguments: Namespace) -> dict[str, Any]:
     return {**times, "remove": round(time.perf_counter() - start, 2), "version": version("tantivy")}
 
 
+def milvus(arguments: Namespace) -> dict[str, Any]:
+    """The peer: a file of Milvus Lite with its BM25 function; each change is flushed."""
+    if find_spec("milvus_lite") is None:
+        return {"installed": False}
+    peer: Any = import_module("pymilvus")
+    folder = arguments.work / str(arguments.passages)
+    shutil.rmtree(folder / "milvus", ignore_errors=True)
+    (folder / "milvus").mkdir()
+    client = peer.MilvusClient(str(folder / "milvus" / "passages.db"))
+    schema = client.create_schema()
+    schema.add_field("id", peer.DataType.VARCHAR, is_primary=True, max_length=16)
+    schema.add_field(
+        "text", peer.DataType.VARCHAR, max_length=65_535, enable_analyzer=True
+    )  # "standard": it has no stemmer
+    schema.add_field("words", peer.DataType.SPARSE_FLOAT_VECTOR)
+    schema.add_function(peer.Function("bm25", peer.FunctionType.BM25, ["text"], ["words"]))
+    index = client.prepare_index_params()
+    index.add_index("words", index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
+    client.create_collection("passages", schema=schema, index_params=index)
+    times = {}
+    for name, file in (("build", "passages.jsonl"), ("add", "new.jsonl")):
+        start = time.perf_counter()
+        for block in batched(rows(folder / file), CHANGED):
+            client.insert("passages", block)
+        client.flush("passages")
+        times[name] = round(time.perf_counter() - start, 2)
+    start = time.perf_counter()
+    client.delete("passages", ids=[f"d{17 * number}" for number in range(CHANGED)])
+    client.flush("passages")
+    return {**times, "remove": round(time.perf_counter() - start, 2), "version": version("milvus-lite")}
+
+
+def batched(some: Iterator[dict[str, str]], size: int) -> Iterator[list[dict[str, str]]]:
+    while block := list(islice(some, size)):
+        yield block
+
+
 def rows(path: Path) -> Iterator[dict[str, str]]:
     with open(path, encoding="utf-8") as file:
         yield from map(json.loads, file)
 
 
-PARTS = {"build": build, "add": add, "remove": remove, "tantivy": tantivy}
+PARTS = {"build": build, "add": add, "remove": remove, "tantivy": tantivy, "milvus": milvus}
 
 if __name__ == "__main__":
     main()
