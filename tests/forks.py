@@ -41,15 +41,19 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...], environment:
     function(*arguments)
 
 
-def run(function: Callable[..., Any], *arguments: Any, processes: int = 1) -> list[int | None]:
-    """Exit codes of one process, or of several that know of each other as if a launcher had started them."""
+def run(function: Callable[..., Any], *arguments: Any, processes: int = 1, hosts: int = 1) -> list[int | None]:
+    """Exit codes of one process, or of several that know of each other as if a launcher had started them, on one host or as many
+    on each of several."""
     group: dict[str, str] = {}
     if processes > 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        group |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if group else {} for rank in range(processes)]
+        group |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes // hosts)}
+    ranks = [
+        {"RANK": str(rank), "LOCAL_RANK": str(rank % (processes // hosts))} if group else {}
+        for rank in range(processes)
+    ]
     started = [start(function, *arguments, **group, **own) for own in ranks]
     for process in started:
         process.join(timeout=300)

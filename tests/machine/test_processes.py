@@ -168,12 +168,13 @@ def test_what_a_launcher_does_to_threads_is_undone(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["decoder_folder", "t5_folder"])
 def test_two_processes_train_alike_with_a_batch_of_one_and_after_being_killed(kind, request, tmp_path):
-    """Of the last batch's one example the second process has nothing; the third epoch begins after the interruption."""
+    """Of the last batch's one example the second process has nothing; the third epoch begins after the interruption, with each
+    process on a host of its own."""
     model = str(request.getfixturevalue(kind))
     assert forks.run(one_student, model, tmp_path / "one", 0) == [0]
     assert forks.run(one_student, model, tmp_path / "two", 0, processes=2) == [0, 0]
     assert forks.run(one_student, model, tmp_path / "killed", 5, processes=2) == [7, 7]
-    assert forks.run(one_student, model, tmp_path / "killed", 0, processes=2) == [0, 0]
+    assert forks.run(one_student, model, tmp_path / "killed", 0, processes=2, hosts=2) == [0, 0]
     weights = [load_file(tmp_path / name / "weights" / "model.safetensors") for name in ("one", "two", "killed")]
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=2e-4, rtol=1e-3)

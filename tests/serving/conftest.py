@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -117,3 +120,28 @@ def sse(response: httpx.Response) -> list[tuple[str, object]]:
         data = fields["data"]
         events.append((fields.get("event", ""), data if data == "[DONE]" else json.loads(data)))
     return events
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def command_line(arguments: list[str], stderr: str) -> None:
+    """`kard` as a process's command line starts it."""
+    from kard.__main__ import main
+
+    with open(stderr, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 2)
+    # A shell's background jobs ignore it; a command in the foreground does not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["kard", *arguments]
+    main()

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,18 +23,11 @@ from kard.serving.guard import BODY_SECONDS
 from kard.serving.settings import Settings, read_keys
 from kard.tools.export import export_run
 from tests import forks
-from tests.serving.conftest import ASKED, COLOURS, POISON, serving, sse
+from tests.serving.conftest import ASKED, COLOURS, POISON, command_line, free_port, serving, sse, wait_for
 
 BODY = {"question": ASKED, "choices": COLOURS}
 KEYS = ("a-key-of-sixteen-letters", "another-key-for-somebody")
 GROUPS = dict.fromkeys(KEYS, frozenset())
-
-
-def wait_for(condition, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def metrics(address: str) -> str:
@@ -421,24 +413,6 @@ def test_a_loopback_address_of_either_kind_is_known_by_its_own_names_alone(answe
         with pytest.raises(Enough) as known:
             server.serve(answering_run, None, host, 8000, Settings())
         assert (known.value.args[0] == ("*",)) == (host == "0.0.0.0")
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
-def command_line(arguments: list[str], stderr: str) -> None:
-    """`kard` as a process's command line starts it."""
-    from kard.__main__ import main
-
-    with open(stderr, "w", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 2)
-    # A shell's background jobs ignore it; a command in the foreground does not.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = ["kard", *arguments]
-    main()
 
 
 @pytest.fixture
