@@ -46,22 +46,24 @@ def held(step: Step, steps: dict[str, Step]) -> set[str]:
 @pytest.mark.parametrize(
     "changes",
     [
-        [],
+        [f"evaluation.methods={METHODS}", "evaluation.shots=2"],
         [
+            "evaluation.methods=[few_shot, finetune, distill, kard_reranker]",
             "student.train_passages=mixed",
             "reranker.likelihood_weight=1",
             "evaluation.samples=2",
             "evaluation.abstain.risk=0.6",
         ],
-        ["retriever.kind=hybrid", "reranker.title_weight=0.1", "student.trim_vocabulary=false"],
+        [
+            "evaluation.methods=[finetune, kard_reranker]",
+            "retriever.kind=hybrid",
+            "reranker.title_weight=0.1",
+            "student.trim_vocabulary=false",
+        ],
     ],
 )
-def test_a_stage_reads_no_key_that_is_not_in_its_own(project, monkeypatch, changes):
-    recipe = load_recipe(str(project), [f"evaluation.methods={METHODS}", "evaluation.shots=2", *changes])
-    if recipe.retriever.kind == "hybrid":
-        recipe = load_recipe(
-            str(project), [f"evaluation.methods={METHODS}", *changes, f"retriever.encoder={recipe.reranker.model}"]
-        )
+def test_a_stage_reads_no_key_that_is_not_in_its_own(project, encoder_folder, monkeypatch, changes):
+    recipe = load_recipe(str(project), [*changes, f"retriever.encoder={encoder_folder}"])
     sections = {id(value): name for name, value in recipe if isinstance(value, Section)}
     read: set[str] = set()
 
