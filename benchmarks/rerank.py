@@ -2,7 +2,9 @@
 
 The peer is how late-interaction rerankers are often used (the KARD authors' code among them): one question at a time, its 100
 candidates through the encoder, then MaxSim by sentence-transformers. Same model, same texts, same candidates; the text is the
-extra ``demo``'s. Quality is Hits@1 and Hits@3 of the untrained encoder against the gold article.
+extra ``demo``'s. Quality is Hits@1 and Hits@3 of the untrained encoder against the gold article. Where onnx, onnxscript and
+onnxruntime are installed, a cross-encoder of the encoder's size, in int8 by ONNX Runtime, reads the same pairs: its weights are
+random, and cost what trained ones cost.
 
 Usage: python benchmarks/rerank.py [--quick]
 """
@@ -14,13 +16,17 @@ import json
 import random
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from kard.data.passage import Passages, read_passages
 from kard.data.passages import make_passages
@@ -53,14 +59,20 @@ def main(quick: bool) -> None:
     print(f"{encoded:,} candidates of {len(found)} questions encoded once in {perf_counter() - start:.1f} s")
     small = same_in_int8(full, folder / "int8")
 
+    cross_encoder = int8_cross_encoder(encoder.tokenizer, folder)
     encode_again(encoder, forms[:1], found[:1], texts)  # warms up
+    if cross_encoder is not None:
+        cross_encoder("a question", [texts[place] for place in found[0]])
     full.score(each[:4], found[:4])
-    again, kept, int8, four = [], [], [], []
+    again, kept, int8, four, crossed = [], [], [], [], []
     for queries, row in list(zip(forms, found, strict=True))[: 2 if quick else 5]:  # in turns, so all meet the same
         again.append(milliseconds(partial(encode_again, encoder, [queries], [row], texts), 1))
         kept.append(milliseconds(lambda: full.score(forms, found), len(found)))
         int8.append(milliseconds(lambda: small.score(forms, found), len(found)))
         four.append(milliseconds(lambda: full.score(each, found), len(found)))
+        if cross_encoder is not None:
+            pairs = [texts[place] for place in row]
+            crossed.append(milliseconds(partial(cross_encoder, str(queries[0]), pairs), 1))
     ours, peer = float(np.median(kept)), float(np.median(again))
     agrees = agreement(full, encoder, forms[0], found[0], texts)
     names = {p: {n for n, passage in enumerate(passages) if passage.document == p} for p in gold_names(questions)}
@@ -75,6 +87,7 @@ def main(quick: bool) -> None:
         "goal_ms": GOAL_MS,
         "int8_ms": round(float(np.median(int8)), 2),
         "four_queries_ms": round(float(np.median(four)), 2),
+        "int8_cross_encoder_ms": round(float(np.median(crossed)), 1) if crossed else "onnxruntime is not installed",
         "tokens_a_passage": round(full.vectors.bytes_per_passage / 2 / full.vectors.dimension, 1),
         "disk_kb_a_passage": {
             name: round(store.vectors.bytes_per_passage / 1000, 1) for name, store in (("fp16", full), ("int8", small))
@@ -129,6 +142,44 @@ def encode_again(encoder: Any, forms: list[Any], found: list[list[int]], texts: 
     return scores
 
 
+def int8_cross_encoder(tokenizer: Any, folder: Path) -> Callable[[str, list[str]], Any] | None:
+    """Scores pairs of a question and a text, in batches of 32 texts of about one length; None without ONNX Runtime."""
+    if not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
+        return None
+    runtime, quantization = import_module("onnxruntime"), import_module("onnxruntime.quantization")
+    size = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    model = BertForSequenceClassification(BertConfig(**size, num_labels=1)).eval()
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    example = tokenizer(["one", "two"], ["a text", "another, longer text"], padding=True, return_tensors="pt")
+    torch.onnx.export(
+        model,
+        kwargs={name: example[name] for name in names},
+        f=str(folder / "cross.onnx"),
+        input_names=names,
+        dynamic_shapes={name: dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for name in names},
+        dynamo=True,
+    )
+    quantization.quantize_dynamic(
+        folder / "cross.onnx", folder / "cross-int8.onnx", weight_type=quantization.QuantType.QInt8
+    )
+    session = runtime.InferenceSession(str(folder / "cross-int8.onnx"))
+
+    def score(question: str, texts: list[str]) -> list[Any]:
+        scores = []
+        for batch in batched(sorted(texts, key=len), 32):
+            cut = {"padding": True, "truncation": True, "max_length": 512, "return_tensors": "np"}
+            pairs = tokenizer([question] * len(batch), batch, **cut)
+            scores.append(session.run(None, {name: pairs[name] for name in names})[0])
+        return scores
+
+    return score
+
+
+def batched(texts: list[str], size: int) -> Iterator[list[str]]:
+    for first in range(0, len(texts), size):
+        yield texts[first : first + size]
+
+
 def agreement(full: Reranker, encoder: Any, queries: Any, row: list[int], texts: list[str]) -> float:
     """Largest difference between a kept score and the peer's."""
     [ours], [peer] = full.score([queries], [row]), encode_again(encoder, [queries], [row], texts)
@@ -151,6 +202,8 @@ def report(settings: dict[str, Any], ours: float, peer: float) -> None:
     print(f"kept vectors: fp16 {ours:.1f} ms, int8 {settings['int8_ms']:.1f} ms a question (goal {GOAL_MS})")
     print(f"with a query for each of four choices, fp16: {settings['four_queries_ms']:.1f} ms")
     print(f"encoded again: {peer:.0f} ms a question, {peer / ours:.0f} times as long (goal {GOAL})")
+    if isinstance(crossed := settings["int8_cross_encoder_ms"], float):
+        print(f"int8 cross-encoder: {crossed:.0f} ms a question, {crossed / ours:.0f} times as long")
     print(f"disk a passage: fp16 {disk['fp16']} kB, int8 {disk['int8']} kB ({settings['tokens_a_passage']} tokens)")
     print(
         f"memory an encoded passage: {settings['memory_bytes_an_encoded_passage']} bytes; the vectors stay on disk (mmap)"
