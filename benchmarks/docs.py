@@ -172,9 +172,8 @@ def milvus(arguments: Namespace) -> dict[str, Any]:
     client = peer.MilvusClient(str(folder / "milvus" / "passages.db"))
     schema = client.create_schema()
     schema.add_field("id", peer.DataType.VARCHAR, is_primary=True, max_length=16)
-    schema.add_field(
-        "text", peer.DataType.VARCHAR, max_length=65_535, enable_analyzer=True
-    )  # "standard": it has no stemmer
+    # Analyzer "standard", without stems: Milvus Lite has no stemmer.
+    schema.add_field("text", peer.DataType.VARCHAR, max_length=65_535, enable_analyzer=True)
     schema.add_field("words", peer.DataType.SPARSE_FLOAT_VECTOR)
     schema.add_function(peer.Function("bm25", peer.FunctionType.BM25, ["text"], ["words"]))
     index = client.prepare_index_params()
@@ -183,7 +182,8 @@ def milvus(arguments: Namespace) -> dict[str, Any]:
     times = {}
     for name, file in (("build", "passages.jsonl"), ("add", "new.jsonl")):
         start = time.perf_counter()
-        for block in batched(rows(folder / file), CHANGED):
+        left = rows(folder / file)
+        while block := list(islice(left, CHANGED)):
             client.insert("passages", block)
         client.flush("passages")
         times[name] = round(time.perf_counter() - start, 2)
@@ -191,11 +191,6 @@ def milvus(arguments: Namespace) -> dict[str, Any]:
     client.delete("passages", ids=[f"d{17 * number}" for number in range(CHANGED)])
     client.flush("passages")
     return {**times, "remove": round(time.perf_counter() - start, 2), "version": version("milvus-lite")}
-
-
-def batched(some: Iterator[dict[str, str]], size: int) -> Iterator[list[dict[str, str]]]:
-    while block := list(islice(some, size)):
-        yield block
 
 
 def rows(path: Path) -> Iterator[dict[str, str]]:

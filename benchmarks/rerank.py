@@ -16,7 +16,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -165,19 +165,15 @@ def int8_cross_encoder(tokenizer: Any, folder: Path) -> Callable[[str, list[str]
     session = runtime.InferenceSession(str(folder / "cross-int8.onnx"))
 
     def score(question: str, texts: list[str]) -> list[Any]:
-        scores = []
-        for batch in batched(sorted(texts, key=len), 32):
+        scores, by_length = [], sorted(texts, key=len)
+        for first in range(0, len(texts), 32):
+            batch = by_length[first : first + 32]
             cut = {"padding": True, "truncation": True, "max_length": 512, "return_tensors": "np"}
             pairs = tokenizer([question] * len(batch), batch, **cut)
             scores.append(session.run(None, {name: pairs[name] for name in names})[0])
         return scores
 
     return score
-
-
-def batched(texts: list[str], size: int) -> Iterator[list[str]]:
-    for first in range(0, len(texts), size):
-        yield texts[first : first + size]
 
 
 def agreement(full: Reranker, encoder: Any, queries: Any, row: list[int], texts: list[str]) -> float:
