@@ -24,8 +24,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are cores: a third of the time is waiting, for servers, browsers and processes that are killed."""
-    return len(os.sched_getaffinity(0)) + 2
+    """One more than there are cores: a quarter of the time is waiting, for servers, browsers and processes that are killed."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

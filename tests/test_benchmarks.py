@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -48,15 +50,25 @@ def test_one_that_fails_does_not_keep_the_others_from_being_measured(tmp_path, m
     assert "`--quick`, " in table
 
 
-def test_scale_at_small_sizes(tmp_path, encoder_folder):
-    """The whole benchmark, as it is started."""
+def test_scale_at_small_sizes(tmp_path, encoder_folder, monkeypatch):
+    """The whole benchmark, as it is started; its parts stay in this process, which has the libraries."""
     from tests.conftest import project_rows, write_rows
 
+    def run(command, **_):
+        shown = io.StringIO()
+        monkeypatch.setattr(sys, "argv", command[1:])
+        with contextlib.redirect_stdout(shown):
+            scale.main()
+        return subprocess.CompletedProcess(command, 0, shown.getvalue())
+
     write_rows(tmp_path / "passages.jsonl", project_rows(60, 0)[1])
-    command = [sys.executable, str(ROOT / "benchmarks" / "scale.py"), "--passages", "300", "--questions", "30"]
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    path = ROOT / "benchmarks" / "scale.py"
+    scale = script(path)
+    monkeypatch.setattr(scale.subprocess, "run", run)
+    command = [sys.executable, str(path), "--passages", "300", "--questions", "30"]
     command += ["--data", str(tmp_path), "--work", str(tmp_path / "work"), "--encoder", str(encoder_folder)]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True)
-    last = json.loads(shown.stdout.splitlines()[-1])
+    last = json.loads(run(command).stdout.splitlines()[-1])
     assert [row["passages"] for row in last["settings"]["sizes"]] == [300]
     assert last["ratio"] == pytest.approx(last["ours"] / last["peer"], abs=0.01)
     for row in last["settings"]["sizes"]:
