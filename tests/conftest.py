@@ -19,6 +19,8 @@ from tests import forks
 gc.set_threshold(100_000, 50, 100)  # as the command line does
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# No test speaks TLS: each client need not read the certificates of the world first.
+os.environ.setdefault("SSL_CERT_DIR", str(Path(__file__).parent))
 # Tiny models are slower on several threads, and far slower where the machine is shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -54,6 +56,14 @@ def pytest_collection_finish() -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         for name in forks.LIBRARIES:
             import_module(name)
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_a_file_leaves_stays():
+    """What a file's tests have imported stays as well."""
+    yield
+    gc.collect()
     gc.freeze()
 
 
@@ -265,7 +275,7 @@ def make_project(folder: Path, decoder: Path, encoder: Path) -> Path:
         f"""
 questions: {{kind: jsonl, path: questions.jsonl, dev_size: 4, test_size: 12}}
 knowledge: {{kind: jsonl, path: passages.jsonl}}
-retriever: {{candidates: 20}}
+retriever: {{candidates: 20, language: english}}
 teacher: {{kind: recorded}}
 reranker:
   model: {json.dumps(str(encoder))}

@@ -191,7 +191,7 @@ def test_two_processes_do_what_one_does(project, decoder_folder, encoder_folder)
     """Each verifies, encodes (for the index and the reranker), finds and writes about half."""
     one, two = project.parent / "one", project.parent / "two"
     settings = [METHODS, f"teacher.verifier={decoder_folder}", "retriever.kind=hybrid"]
-    settings += [f"retriever.encoder={encoder_folder}"]
+    settings += [f"retriever.encoder={encoder_folder}", "questions.test_size=28"]
     recipe = load_recipe(str(project), settings)
     run_recipe(recipe, one)
     shown = project.parent / "shown"
