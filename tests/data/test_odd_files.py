@@ -211,6 +211,13 @@ def test_pdfs_that_are_encrypted_or_scanned_in_part(tmp_path):
     assert said["mixed.pdf"].startswith("2 of 3 pages have no text: if they are scanned, run OCR")
 
 
+@pytest.mark.parametrize("name", ["notes.rst", "README", "old.doc.gz"])
+def test_a_single_file_of_another_kind_names_those_that_are_read(tmp_path, name):
+    (tmp_path / name).write_text("Tea grows.", encoding="utf-8")
+    with pytest.raises(UserError, match=r"does not read it\. Name a file that ends in one of: \.txt.*\.pdf, \.docx\.$"):
+        made(tmp_path, "files", tmp_path / name)
+
+
 @pytest.mark.parametrize("mark", ["-", "\u2010", "\u00ad"])
 def test_words_divided_at_the_end_of_a_pdf_line_are_put_together(mark):
     assert office._unwrapped(f"Tea es{mark}\ntates\nGrow").replace("\u00ad", "") == "Tea estates\nGrow"

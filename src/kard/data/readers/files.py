@@ -46,7 +46,10 @@ def file_documents(path: Path, left_out: LeftOut, root: Path) -> Iterator[Docume
 def _reader(path: Path) -> tuple[str, Callable[[Path, LeftOut], Content]]:
     """A file's name without its ends, and what reads it."""
     plain = Path(path.stem) if path.suffix.lower() in PACKED else Path(path.name)
-    return plain.stem, _READERS[plain.suffix.lower()]
+    read = _READERS.get(plain.suffix.lower())
+    if read is None:
+        raise UserError(f"{path}: kind files does not read it. Name a file that ends in one of: {', '.join(_READERS)}.")
+    return plain.stem, read
 
 
 def _text(path: Path, left_out: LeftOut) -> Content:
