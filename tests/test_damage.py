@@ -124,7 +124,7 @@ def test_every_file_of_every_stage(run, how):
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_run_of_an_older_version_has_no_checksums(run, how, tmp_path):
-    """It stays valid; what cannot be read is one sentence too."""
+    """It stays valid; what cannot be read is one sentence too. Each file is damaged in two of the four ways."""
     old = tmp_path / "old"
     shutil.copytree(run, old)
     for path in old.rglob(MANIFEST):
@@ -132,8 +132,13 @@ def test_a_run_of_an_older_version_has_no_checksums(run, how, tmp_path):
         manifest.pop("files")
         write_json(path, manifest)
     assert dict(check_files(old))["index"] == "cannot tell: made without checksums"
-    for stage, path in stage_files(old):
-        if stage in ANSWERING and path.name not in ("README.md", "report.json") and path.stat().st_size:
+    read = [
+        (stage, path)
+        for stage, path in stage_files(old)
+        if stage in ANSWERING and path.name not in ("README.md", "report.json") and path.stat().st_size
+    ]
+    for number, (stage, path) in enumerate(read):
+        if number % 2 == list(DAMAGES).index(how) % 2 or path.name in ("passages.jsonl", "student.json"):
             with damaged(path, how):
                 message = said(lambda: Kard.load(old))
                 assert not message or str(old / stage) in message, (path, message)

@@ -20,7 +20,7 @@ from tests.teacher.fault_server import FaultServer, completion
 
 TRAIN, TEST = 8, 3
 NAMES = [f"{thing} of the {place}" for thing in THINGS for place in PLACES]
-LONG = "The stone of the north is red, the bird is grey. " * 82  # 902 words, all of them known to the tokenizer
+LONG = "The stone of the north is red, the bird is grey. " * 55  # 605 words, all of them known to the tokenizer
 
 
 def colours(number: int) -> list[str]:

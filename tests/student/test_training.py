@@ -297,8 +297,7 @@ def test_a_student_learns_a_small_task(kind, request, tmp_path):
     assert right == len(examples)
 
 
-@pytest.mark.parametrize("kind", ["t5_folder", "decoder_folder"])
-@pytest.mark.parametrize("targets", ["all", "attention"])
+@pytest.mark.parametrize(("kind", "targets"), [("t5_folder", "all"), ("decoder_folder", "attention")])
 def test_adapters_learn_and_are_merged_when_loaded(kind, targets, request, tmp_path):
     folder = request.getfixturevalue(kind)
     section = StudentSection(
