@@ -252,6 +252,16 @@ def test_passage_vectors_that_are_gone_are_not_made_again_in_silence(project, ca
     assert "no passage vectors here (was reranker.model moved or changed?)" in capsys.readouterr().err
 
 
+def test_what_only_later_stages_need_is_not_looked_at(project):
+    """A recipe without models has questions, passages and candidates."""
+    settings = ["reranker.model=''", "student.model=package:not-installed"]
+    recipe = load_recipe(str(project), settings)
+    assert run_recipe(recipe, recipe.output, until="candidates") is None
+    assert {row.state for row in states(recipe, recipe.output, until="candidates")} == {"done"}
+    with pytest.raises(UserError, match=r"reranker\.model: no model is named"):
+        run_recipe(recipe, recipe.output, until="reranker")
+
+
 def test_until_stops_after_the_stage(project):
     recipe = load_recipe(str(project))
     assert run_recipe(recipe, recipe.output, until="index") is None

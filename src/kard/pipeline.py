@@ -40,7 +40,7 @@ from kard.recipe.file import dump_recipe
 from kard.recipe.recipe import Recipe
 from kard.report.tracking import track
 from kard.run import Run
-from kard.stages.plan import STAGES, VERSIONS, Step, check_stage, passage_steps, plan, stages_of
+from kard.stages.plan import STAGES, VERSIONS, Step, check_stage, passage_steps, plan
 from kard.stages.report import make_report
 
 
@@ -60,10 +60,9 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
     """
     check_stage(until)
     check_launcher()
-    steps, order = plan(recipe, folder), stages_of(recipe)
-    wanted = [step for step in steps if order.index(step.stage) <= order.index(until or order[-1])]
+    steps = plan(recipe, folder, until)
     if rank() > 0:
-        for step in wanted:
+        for step in steps:
             _join(step, folder)
         return None
     open_run(folder)
@@ -75,7 +74,7 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
         )
     with locked(folder):
         to_do = set()
-        for step in wanted:
+        for step in steps:
             if _state(step, folder) == "done":
                 check_whole(folder / step.name)  # before hours go into what is made of it
             else:
@@ -83,7 +82,7 @@ def run_recipe(recipe: Recipe, folder: Path, until: str | None = None) -> dict[s
         check_before(recipe, folder, to_do)
         table = _begin(recipe, folder, steps, until)
         done: list[Artifact] = []
-        for step in wanted:
+        for step in steps:
             done.append(_run_step(step, folder, table))
             if step.name == "candidates" and not done[-1].skipped:
                 for line in first_look(Run(folder, recipe, online=True)):
@@ -115,15 +114,12 @@ def _begin(recipe: Recipe, folder: Path, steps: Sequence[Step], until: str | Non
 
 
 def timetable(recipe: Recipe, folder: Path, steps: Sequence[Step], until: str | None = None) -> Timetable:
-    """The time that the steps, and the report behind them, will take here; of those that are not done."""
+    """The time that the steps, and the report where it is behind them, will take here; of those that are not done."""
     names = [step.name for step in steps]
     to_do = [step.name for step in steps if _state(step, folder) != "done"]
-    if steps[-1].stage == "predictions":
+    if steps[-1].stage == "predictions" and until in (None, STAGES[-1]):
         names.append("report")
         to_do += ["report"] if to_do or manifest_of(folder / "report") is None else []
-    if until is not None:
-        order = stages_of(recipe)
-        to_do = [name for name in to_do if order.index(name.split("/")[0]) <= order.index(until)]
     begun = {name: seconds_so_far(folder / name) for name in to_do}
     found = estimates(recipe, folder, to_do) if to_do else {}
     left = {name: None if all_ is None else max(all_ - begun[name], 0.1 * all_) for name, all_ in found.items()}
@@ -209,13 +205,15 @@ class StepState:
     seconds: float | None
 
 
-def states(recipe: Recipe, folder: Path) -> list[StepState]:
-    """What is done, begun, outdated or to do."""
+def states(recipe: Recipe, folder: Path, until: str | None = None) -> list[StepState]:
+    """What is done, begun, outdated or to do, up to a stage."""
     rows = []
-    for step in plan(recipe, folder):
+    for step in plan(recipe, folder, until):
         found = manifest_of(folder / step.name)
         check_whole(folder / step.name)
         rows.append(StepState(step.name, _state(step, folder), step.about, float(found["seconds"]) if found else None))
+    if until not in (None, STAGES[-1]):
+        return rows
     report = manifest_of(folder / "report")
     check_whole(folder / "report")
     done = report is not None and all(row.state == "done" for row in rows)

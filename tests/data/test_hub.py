@@ -258,11 +258,25 @@ def test_wikipedia_is_streamed_into_passages(hub, tmp_path):
 
 
 @pytest.mark.parametrize("error", [ConnectionError, httpx2.ReadTimeout, httpx2.RemoteProtocolError])
-def test_a_download_that_breaks_off_is_an_error(hub, tmp_path, error):
-    def rows():
-        yield ARTICLE
-        raise error("reset by peer")
+def test_a_download_that_breaks_off_goes_on_at_the_next_article(tmp_path, monkeypatch, capsys, error):
+    from datasets import IterableDataset
 
-    hub(lambda name, config, **options: rows())
-    with pytest.raises(UserError, match=r"wikimedia/wikipedia: the download broke off \(reset by peer\)"):
-        make_passages(KnowledgeSection(kind="wikipedia"), tmp_path)
+    left, waited = [1], []
+
+    def rows():
+        for number in range(5):
+            if number == 3 and left[0]:
+                left[0] -= 1
+                raise error("reset by peer")
+            yield ARTICLE | {"id": str(number), "text": f"It has {number} rulers."}
+
+    dataset = IterableDataset.from_generator(rows)
+    monkeypatch.setattr("datasets.load_dataset", lambda name, config, **options: dataset)
+    monkeypatch.setattr("kard.data.readers.wikipedia.sleep", waited.append)
+    make_passages(KnowledgeSection(kind="wikipedia", duplicates=None), tmp_path)
+    assert [passage.id for passage in read_passages(tmp_path / "passages.jsonl")] == ["0", "1", "2", "3", "4"]
+    assert "the download broke off (reset by peer); it goes on in 10 s" in capsys.readouterr().err
+    left[0] = 99
+    with pytest.raises(UserError, match=r"wikimedia/wikipedia: the download broke off \(reset by peer\)\. Run"):
+        make_passages(KnowledgeSection(kind="wikipedia", duplicates=None), tmp_path)
+    assert waited == [10, 10, 60, 300, 600, 900]

@@ -6,7 +6,7 @@ questions → knowledge → index → rationales → candidates → reranker →
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -104,8 +104,13 @@ class Step:
         return hash_of(self.key)
 
 
-def plan(recipe: Recipe, folder: Path) -> list[Step]:
+def plan(recipe: Recipe, folder: Path, until: str | None = None) -> list[Step]:
     """All steps before the report, with their keys; nothing is run, but inputs are looked at.
+
+    Args:
+        recipe: The recipe.
+        folder: The run's folder.
+        until: The last stage that is wanted; what only later ones need is not looked at.
 
     Raises:
         UserError: An unknown method, a missing file, an unknown model package.
@@ -114,26 +119,19 @@ def plan(recipe: Recipe, folder: Path) -> list[Step]:
     if not methods:
         raise UserError("evaluation.methods: no method is named. Name at least one, e.g. kard_reranker.")
     run, keys = Run(folder, recipe, online=True), dict[str, str]()
-    if recipe.questions.kind == "generated":
-        knowledge = _knowledge_step(run, keys)
-        first = [knowledge, _questions_step(run, keys), _index_step(run, keys)]
-    else:
-        first = [_questions_step(run, keys), *_passage_steps(run, keys)]
-    steps = [*first, *_search_steps(run, keys, methods)]
-    trained = list(dict.fromkeys(method.trained_on for method in methods))
-    steps += _student_steps(run, keys, trained)
-    own = ([method for method in methods if method.trained_on == trained_on] for trained_on in trained)
-    groups = list(own)
-    steps += [_predictions_step(run, keys, group) for group in groups]
-    for name, section in recipe.evaluation.knowledge.items():
-        more = {"knowledge": _of_section("knowledge", section)}
-        make, about = partial(make_other_knowledge, run, section), f"{name}: passages and index"
-        steps.append(
-            _step(run, keys, f"predictions/over_{name}", _index_reads(recipe.retriever), (), make, about, more)
-        )
-        asked = ([one for one in group if one.reads_passages and not one.is_oracle] for group in groups)
-        steps += [_predictions_step(replace(run, over=name), keys, group) for group in asked if group]
-    return steps
+    steps_of: dict[str, Callable[[], Iterable[Step]]] = {
+        "questions": lambda: [_questions_step(run, keys)],
+        "knowledge": lambda: [_knowledge_step(run, keys)],
+        "index": lambda: [_index_step(run, keys)],
+        "rationales": lambda: [_rationales_step(run, keys, methods)],
+        "candidates": lambda: [_candidates_step(run, keys)],
+        "reranker": lambda: [_reranker_step(run, keys)] if uses_reranker(recipe) else [],
+        "students": lambda: _student_steps(run, keys, [method.trained_on for method in methods]),
+        "predictions": lambda: _predictions_steps(run, keys, methods),
+    }
+    order = stages_of(recipe)
+    wanted = order[: order.index(until or order[-1]) + 1]
+    return [step for stage in wanted if stage in steps_of for step in steps_of[stage]()]
 
 
 def stages_of(recipe: Recipe) -> tuple[str, ...]:
@@ -150,10 +148,6 @@ def _questions_step(run: Run, keys: dict[str, str]) -> Step:
     return _step(run, keys, "questions", reads, inputs, partial(make_questions, run), _sizes(run.recipe.questions))
 
 
-def _passage_steps(run: Run, keys: dict[str, str]) -> list[Step]:
-    return [_knowledge_step(run, keys), _index_step(run, keys)]
-
-
 def _knowledge_step(run: Run, keys: dict[str, str]) -> Step:
     about = f"passages of at most {run.recipe.knowledge.passage_words} words"
     return _step(run, keys, "knowledge", ("knowledge",), (), partial(make_knowledge, run), about)
@@ -168,7 +162,8 @@ def _index_step(run: Run, keys: dict[str, str]) -> Step:
 
 def passage_steps(recipe: Recipe, folder: Path) -> list[Step]:
     """The steps that make passages and index alone."""
-    return _passage_steps(Run(folder, recipe, online=True), {})
+    run, keys = Run(folder, recipe, online=True), dict[str, str]()
+    return [_knowledge_step(run, keys), _index_step(run, keys)]
 
 
 def _index_reads(section: RetrieverSection) -> list[str]:
@@ -179,8 +174,7 @@ def _index_reads(section: RetrieverSection) -> list[str]:
     return [f"retriever.{key}" for key in keys]
 
 
-def _search_steps(run: Run, keys: dict[str, str], methods: Sequence[Method]) -> Iterator[Step]:
-    """rationales, candidates, and the reranker where a method reads what it finds."""
+def _rationales_step(run: Run, keys: dict[str, str], methods: Sequence[Method]) -> Step:
     recipe = run.recipe
     with_test = not recipe.explainer.asks or any(method.needs_test_rationales for method in methods)
     more = {
@@ -191,20 +185,25 @@ def _search_steps(run: Run, keys: dict[str, str], methods: Sequence[Method]) -> 
     if recipe.teacher.asks and not recipe.explainer.asks:
         more["asks_where_none_came"] = True
     make: Callable[[Path], None] = partial(make_rationales, run, with_test)
-    about = f"teacher: {recipe.teacher.kind}"
-    reads: Sequence[str] = ("teacher", "data_seed")
-    verified = recipe.teacher.verifier is not None
-    yield _step(run, keys, "rationales", reads, ("questions", "knowledge"), make, about, more, shared=verified)
-    section = recipe.reranker
+    about, verified = f"teacher: {recipe.teacher.kind}", recipe.teacher.verifier is not None
+    reads, inputs = ("teacher", "data_seed"), ("questions", "knowledge")
+    return _step(run, keys, "rationales", reads, inputs, make, about, more, shared=verified)
+
+
+def _candidates_step(run: Run, keys: dict[str, str]) -> Step:
+    section = run.recipe.reranker
     reads = ("retriever.query", "reranker.rationale_candidates", "reranker.question_candidates")
     about = f"κ1 {section.rationale_candidates}, κ2 {section.question_candidates}"
-    inputs, depth = ("rationales", "index"), {"depth": silver_depth(recipe)}
-    yield _step(run, keys, "candidates", reads, inputs, partial(make_candidates, run), about, depth)
-    if uses_reranker(recipe):
-        reads = (*_searched(recipe), *_named("reranker", _RERANKER), "evaluation.split", "seed")
-        about = f"{section.model}, {section.train_questions or 'all'} questions, {section.epochs:g} epochs"
-        inputs, make = ("candidates", "questions"), partial(make_reranker, run)
-        yield _step(run, keys, "reranker", reads, inputs, make, about, shared=True)
+    inputs, depth = ("rationales", "index"), {"depth": silver_depth(run.recipe)}
+    return _step(run, keys, "candidates", reads, inputs, partial(make_candidates, run), about, depth)
+
+
+def _reranker_step(run: Run, keys: dict[str, str]) -> Step:
+    section = run.recipe.reranker
+    reads = (*_searched(run.recipe), *_named("reranker", _RERANKER), "evaluation.split", "seed")
+    about = f"{section.model}, {section.train_questions or 'all'} questions, {section.epochs:g} epochs"
+    inputs, make = ("candidates", "questions"), partial(make_reranker, run)
+    return _step(run, keys, "reranker", reads, inputs, make, about, shared=True)
 
 
 def _student_steps(run: Run, keys: dict[str, str], trained: Sequence[TrainedOn]) -> Iterator[Step]:
@@ -212,7 +211,7 @@ def _student_steps(run: Run, keys: dict[str, str], trained: Sequence[TrainedOn])
     if section.trim_vocabulary:
         reads, inputs = _named("student", ("model", "method", "dtype")), ("knowledge", "questions", "rationales")
         yield _step(run, keys, "students/base", reads, inputs, partial(make_base, run), section.model)
-    for trained_on in trained:
+    for trained_on in dict.fromkeys(trained):
         make = _prompted_step if trained_on == "nothing" else _student_step
         yield make(run, keys, trained_on, ["students/base"] if section.trim_vocabulary else [])
 
@@ -247,6 +246,23 @@ def _student_step(run: Run, keys: dict[str, str], trained_on: TrainedOn, base: l
     about = f"{section.train_questions or 'all'} questions, {section.epochs:g} epochs"
     make = partial(make_student, run, trained_on)
     return _step(run, keys, f"students/{trained_on}", reads, inputs, make, about, more, shared=True)
+
+
+def _predictions_steps(run: Run, keys: dict[str, str], methods: Sequence[Method]) -> Iterator[Step]:
+    """One of each student, and those over other knowledge bases."""
+    trained = dict.fromkeys(method.trained_on for method in methods)
+    groups = [[method for method in methods if method.trained_on == trained_on] for trained_on in trained]
+    for group in groups:
+        yield _predictions_step(run, keys, group)
+    for name, section in run.recipe.evaluation.knowledge.items():
+        more = {"knowledge": _of_section("knowledge", section)}
+        make, about = partial(make_other_knowledge, run, section), f"{name}: passages and index"
+        reads = _index_reads(run.recipe.retriever)
+        yield _step(run, keys, f"predictions/over_{name}", reads, (), make, about, more)
+        asked = ([one for one in group if one.reads_passages and not one.is_oracle] for group in groups)
+        for group in asked:
+            if group:
+                yield _predictions_step(replace(run, over=name), keys, group)
 
 
 def _predictions_step(run: Run, keys: dict[str, str], methods: list[Method]) -> Step:

@@ -12,7 +12,7 @@ from kard.preflight.timetable import rounded
 from kard.progress import duration
 from kard.recipe.recipe import Recipe
 from kard.run import Run
-from kard.stages.plan import plan, stages_of
+from kard.stages.plan import plan
 from kard.tools.sweep import Sweep, sweep_states
 
 if TYPE_CHECKING:
@@ -84,10 +84,8 @@ def _rationales_line(recipe: Recipe, folder: Path) -> Iterator[str]:
 def state_rows(recipe: Recipe, folder: Path, until: str | None = None) -> list[dict[str, Any]]:
     """Stages with their ``state`` and ``seconds``: measured where they are done, estimated (``is_estimate``) where they are not;
     None where nobody knows. `until` is the last stage that is asked for."""
-    left = timetable(recipe, folder, plan(recipe, folder), until).seconds
-    order = stages_of(recipe)
-    last = order.index(until or order[-1])
-    return [_row(row, left) for row in states(recipe, folder) if order.index(row.name.split("/")[0]) <= last]
+    left = timetable(recipe, folder, plan(recipe, folder, until), until).seconds
+    return [_row(row, left) for row in states(recipe, folder, until)]
 
 
 def _row(row: StepState, left: dict[str, float | None]) -> dict[str, Any]:
