@@ -1,6 +1,7 @@
 """Whatever an endpoint sends, in any types, at any depth, becomes an outcome that can be stored and judged."""
 
 import json
+import re
 from typing import get_args
 from urllib.parse import quote
 
@@ -9,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kard.data.question import Question
-from kard.errors import printable
+from kard.errors import UserError, printable
 from kard.recipe.teacher import TeacherSection
 from kard.teacher.cache import ReplyCache
-from kard.teacher.client import in_the_servers_words
+from kard.teacher.client import check_failures, in_the_servers_words
 from kard.teacher.filter import judged
 from kard.teacher.limits import LARGEST_COUNT, Spent
 from kard.teacher.rationale import Status
@@ -202,3 +203,18 @@ def test_a_refusal_says_what_to_do(status, body, settings_, words):
     assert outcome.hopeless
     section = TeacherSection(kind="openai", model="m", **settings_)
     assert words in in_the_servers_words(outcome, section)
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("422 Extra inputs are not permitted", "teacher.extra_body: {KEY: null} takes a key of the request out"),
+        ("400 Unsupported parameter: 'max_tokens'.", "'max_tokens'. Mend the teacher section"),
+        ("200 with invalid JSON (<!DOCTYPE html>) (9 tries)", "Check teacher.base_url"),
+        ("503 overloaded (9 tries)", "Run the same command again when the endpoint answers"),
+        ("no reply within 10 s (9 tries)", "Run the same command again when the endpoint answers"),
+    ],
+)
+def test_failures_that_are_too_many_say_what_to_do(reason, advice):
+    with pytest.raises(UserError, match=re.escape(f"{advice}")):
+        check_failures({"a": reason}, 1, 4, TeacherSection(kind="openai", model="m"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ _BYTES_A_TOKEN = 16
 _OWN_FAULTS = (400, 413, 422)
 # By status, or by its hundreds.
 _HINTS = {
+    2: "Check teacher.base_url; most servers want /v1 at its end.",
     3: "Set teacher.base_url to where it leads.",
     4: "Mend the teacher section of the recipe; teacher.extra_body: {{KEY: null}} takes a key of the request out.",
     401: "Put a valid key into the environment variable {key} (teacher.resources.api_key_env).",
@@ -196,7 +198,7 @@ class _Work:
 
     async def _wait_after(self, outcome: Outcome, failed: int) -> None:
         """Back off: as long as the endpoint asks, or ever longer with jitter, so that not all come back at once."""
-        why = str(outcome.status or outcome.failure)
+        why = outcome.failure
         seconds = min(LONGEST_WAIT, 2.0 ** (failed - 1)) * random.uniform(0.5, 1.0)
         if outcome.retry_after is not None:
             if outcome.retry_after > LONGEST_WAIT:
@@ -223,10 +225,14 @@ class _Work:
 
 def in_the_servers_words(outcome: Outcome, section: TeacherSection) -> str:
     """Why an endpoint takes no request, with what to do."""
-    status = outcome.status or 400
-    hint = (_HINTS.get(status) or _HINTS[status // 100]).format(key=section.resources.api_key_env)
     words = outcome.failure.rstrip(". ")
+    hint = _hint(outcome.status or 400, section)
     return f"teacher: {request_url(section)} answers {words}. {hint} The replies so far are kept."
+
+
+def _hint(status: int, section: TeacherSection) -> str:
+    hint = _HINTS.get(status) or _HINTS.get(status // 100, "Run the same command again when the endpoint answers.")
+    return hint.format(key=section.resources.api_key_env)
 
 
 def check_failures(failures: Mapping[str, str], finished: int, total: int, section: TeacherSection) -> None:
@@ -234,8 +240,9 @@ def check_failures(failures: Mapping[str, str], finished: int, total: int, secti
     if len(failures) <= MAX_FAILURES * max(finished, min(_JUDGED_FROM, total)):
         return
     common = Counter(failures.values()).most_common(5)
-    reasons = "; ".join(f"{count} × {reason}" for reason, count in common)
+    reasons = "; ".join(f"{count} × {reason.rstrip('. ')}" for reason, count in common)
+    status = re.match(r"[1-5]\d\d\b", common[0][0])  # a reason begins with it, where there was one
     raise UserError(
         f"teacher: {len(failures)} of {finished} requests to {request_url(section)} failed, more than a share of "
-        f"{MAX_FAILURES:g}: {reasons}. The replies so far are kept: run the same command again when the endpoint answers."
+        f"{MAX_FAILURES:g}: {reasons}. {_hint(int(status[0]) if status else 0, section)} The replies so far are kept."
     )
