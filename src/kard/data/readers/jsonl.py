@@ -129,7 +129,8 @@ def text_of(row: dict[str, Any], key: str, where: str) -> str:
     if value is None:
         raise UserError(f"{where}: key '{key}' is missing. Add it.")
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: '{key}' is {'empty' if isinstance(value, str) else 'no text'}. Give it a text.")
+        what = "is empty" if isinstance(value, str) else f"is no text (found {value!r:.60})"
+        raise UserError(f"{where}: '{key}' {what}. Give it a text.")
     return value
 
 
@@ -139,7 +140,7 @@ def texts_of(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
     if isinstance(value, list) and key == "gold_passages":
         value = [str(item) if _is_whole(item) else item for item in value]
     if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
-        raise UserError(f"{where}: '{key}' must be a list of non-empty texts. Mend the line.")
+        raise UserError(f"{where}: '{key}' must be a list of non-empty texts (found {value!r:.60}). Mend the line.")
     return tuple(value)
 
 

@@ -206,7 +206,7 @@ def _text(row: Mapping[str, Any], key: str, where: str, columns: Columns) -> str
     if key == "id" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if value is not None and not isinstance(value, str):
-        raise UserError(f"{where}: '{name}' is no text. Give a text.")
+        raise UserError(f"{where}: '{name}' is no text (found {value!r:.60}). Give a text.")
     return value or ""
 
 
