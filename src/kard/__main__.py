@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import sys
 import warnings
@@ -57,7 +56,6 @@ def quieten_libraries() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # each odd object of a PDF; what it cannot read it raises
 
 
 if __name__ == "__main__":

@@ -211,10 +211,21 @@ def test_pdfs_that_are_encrypted_or_scanned_in_part(tmp_path):
     assert said["mixed.pdf"].startswith("2 of 3 pages have no text: if they are scanned, run OCR")
 
 
+def test_what_a_pdf_reader_notes_is_not_shown(tmp_path, caplog):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "broken.pdf").write_bytes(b"no PDF")
+    write_pdf(tmp_path / "docs" / "whole.pdf", ["Tea grows."])
+    report, passages, _ = made(tmp_path, "files", tmp_path / "docs")
+    assert (report["left_out"], len(passages)) == ({"broken": 1}, 1)
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("name", ["notes.rst", "README", "old.doc.gz"])
 def test_a_single_file_of_another_kind_names_those_that_are_read(tmp_path, name):
     (tmp_path / name).write_text("Tea grows.", encoding="utf-8")
-    with pytest.raises(UserError, match=r"does not read it\. Name a file that ends in one of: \.txt.*\.pdf, \.docx\.$"):
+    with pytest.raises(
+        UserError, match=r"no format that is read\. Name a file that ends in one of: \.txt.*\.pdf, \.docx\.$"
+    ):
         made(tmp_path, "files", tmp_path / name)
 
 

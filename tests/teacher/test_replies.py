@@ -212,9 +212,10 @@ def test_a_refusal_says_what_to_do(status, body, settings_, words):
         ("400 Unsupported parameter: 'max_tokens'.", "'max_tokens'. Mend the teacher section"),
         ("200 with invalid JSON (<!DOCTYPE html>) (9 tries)", "Check teacher.base_url"),
         ("503 overloaded (9 tries)", "Run the same command again when the endpoint answers"),
+        ("429 too many requests (9 tries)", "Run the same command again when the endpoint answers"),
         ("no reply within 10 s (9 tries)", "Run the same command again when the endpoint answers"),
     ],
 )
 def test_failures_that_are_too_many_say_what_to_do(reason, advice):
-    with pytest.raises(UserError, match=re.escape(f"{advice}")):
+    with pytest.raises(UserError, match=re.escape(advice)):
         check_failures({"a": reason}, 1, 4, TeacherSection(kind="openai", model="m"))

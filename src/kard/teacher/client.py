@@ -19,7 +19,7 @@ from kard.teacher.cache import ReplyCache
 from kard.teacher.endpoint import Endpoint
 from kard.teacher.limits import Budget, Spent, most_of, spending
 from kard.teacher.prompting import Request, joined, request_url
-from kard.teacher.replies import Outcome
+from kard.teacher.replies import PASSING_STATUSES, Outcome
 
 RETRIES = 8
 # Before one of them, in seconds, also where the endpoint asks for a longer wait.
@@ -241,8 +241,9 @@ def check_failures(failures: Mapping[str, str], finished: int, total: int, secti
         return
     common = Counter(failures.values()).most_common(5)
     reasons = "; ".join(f"{count} × {reason.rstrip('. ')}" for reason, count in common)
-    status = re.match(r"[1-5]\d\d\b", common[0][0])  # a reason begins with it, where there was one
+    found = re.match(r"\d{3}\b", common[0][0])  # a reason begins with the status, where there was one
+    status = int(found[0]) if found and int(found[0]) not in PASSING_STATUSES else 0
     raise UserError(
         f"teacher: {len(failures)} of {finished} requests to {request_url(section)} failed, more than a share of "
-        f"{MAX_FAILURES:g}: {reasons}. {_hint(int(status[0]) if status else 0, section)} The replies so far are kept."
+        f"{MAX_FAILURES:g}: {reasons}. {_hint(status, section)} The replies so far are kept."
     )

@@ -22,7 +22,7 @@ REASONING_ONLY = "reasoning_only"
 TOOL_CALLS = "tool_calls"
 # A request that an endpoint rejects counts, its tokens do not.
 UNPAID = Spent(requests=1)
-_PASSING_STATUSES = (408, 409, 425, 429)
+PASSING_STATUSES = (408, 409, 425, 429)
 _SHOWN_CHARACTERS = 300
 # No tokenizer makes tokens of more characters of a text, on average.
 _LONGEST_TOKEN = 32
@@ -180,7 +180,7 @@ def rejection_in(payload: Any, text: str, hide: Hide, status: int) -> Outcome:
     failure = f"{status} {first_words(hide(words or text))}".strip()
     if code in ("content_filter", "content_policy_violation"):
         return Outcome(((failure, "content_filter"),), status=status, cost=UNPAID)
-    passing = status >= 500 or (status in _PASSING_STATUSES and code != "insufficient_quota")
+    passing = status >= 500 or (status in PASSING_STATUSES and code != "insufficient_quota")
     return Outcome(failure=failure, status=status, cost=UNPAID, hopeless=not passing)
 
 

@@ -48,7 +48,7 @@ def _reader(path: Path) -> tuple[str, Callable[[Path, LeftOut], Content]]:
     plain = Path(path.stem) if path.suffix.lower() in PACKED else Path(path.name)
     read = _READERS.get(plain.suffix.lower())
     if read is None:
-        raise UserError(f"{path}: kind files does not read it. Name a file that ends in one of: {', '.join(_READERS)}.")
+        raise UserError(f"{path}: no format that is read. Name a file that ends in one of: {', '.join(_READERS)}.")
     return plain.stem, read
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def pdf_parts(path: Path, left_out: LeftOut) -> Content:
     from pypdf import PdfReader
     from pypdf.errors import DependencyError
 
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # a line for each odd object; what it cannot read it raises
     try:
         reader = PdfReader(path)
     except DependencyError as error:
