@@ -8,9 +8,10 @@ import time
 import pytest
 import torch
 
+from kard.methods import TRAINING_SETS
 from kard.pipeline import run_recipe
 from kard.preflight.estimate import counted, estimates, tokens
-from kard.preflight.timetable import Timetable, rounded
+from kard.preflight.timetable import WHAT, Timetable, rounded
 from kard.recipe.file import load_recipe
 from kard.run import Run
 from kard.stages.students import training_examples
@@ -44,6 +45,11 @@ def test_an_estimate_is_about_the_time_of_a_small_run(project, wide_decoder):
     assert estimated[names[0]] > 4  # more than what all take: it was worth a trial
     expected = sum(estimated.values())
     assert took / 3 - 5 < expected < 3 * took + 8, (estimated, took)
+
+
+def test_each_student_says_what_it_is_for():
+    said = [WHAT.get(f"students/{name}") for name in TRAINING_SETS]
+    assert None not in said and len(set(said)) == len(said)
 
 
 def test_a_published_set_in_a_file_is_counted_from_the_file(project, tmp_path):

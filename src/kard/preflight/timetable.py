@@ -18,6 +18,7 @@ WHAT = {
     "students/nothing": "prepares the untrained model with worked examples, as a baseline",
     "students/answers": "teaches the small model answers alone, as a baseline",
     "students/answers_passages": "teaches the small model answers with passages, as a baseline",
+    "students/answers_silver": "teaches the small model to answer at once from supporting passages",
     "students/rationales": "teaches the small model explanations without passages, as a baseline",
     "students/rationales_silver": "teaches the small model to explain and answer from supporting passages: KARD",
     "predictions": "answers questions that no training has seen, to measure how often that is right",
