@@ -206,9 +206,9 @@ def test_an_export_of_a_prompted_student_shows_the_same_examples(prompted, tmp_p
 
 @pytest.fixture(scope="module")
 def at_once(tmp_path_factory, decoder_folder, encoder_folder) -> Recipe:
-    """A finished run of the method that answers from the reranker's passages without a rationale."""
+    """A finished run of the methods that answer from the reranker's passages without a rationale."""
     path = make_project(tmp_path_factory.mktemp("at once") / "p", decoder_folder, encoder_folder)
-    recipe = load_recipe(str(path), ["evaluation.methods=[ka_finetune_reranker]"])
+    recipe = load_recipe(str(path), ["evaluation.methods=[ka_finetune_reranker, kard_plus]"])
     assert recipe.output
     run_recipe(recipe, recipe.output)
     return recipe
@@ -226,11 +226,23 @@ def test_who_answers_at_once_learns_from_silver_passages(at_once):
         assert any(one.prompt.startswith(f"Passage: {texts[place]}\n") for place in silver.values())
 
 
-def test_who_answers_at_once_writes_a_choice_and_no_rationale(at_once):
+@pytest.mark.parametrize("method", ["ka_finetune_reranker", "kard_plus"])
+def test_who_answers_at_once_writes_a_choice_and_no_rationale(at_once, method):
     questions = Run(at_once.output, at_once).questions("test")
-    measured = {row["question"]: row for row in predictions(at_once.output, "ka_finetune_reranker")}
-    for question, answer in zip(questions, Kard.load(at_once.output).answer_many(questions), strict=True):
+    measured = {row["question"]: row for row in predictions(at_once.output, method)}
+    for question, answer in zip(questions, Kard.load(at_once.output, method).answer_many(questions), strict=True):
         row = measured[question.id]
         assert (answer.answer, answer.rationale, answer.prompt) == (row["answer"], "", row["prompt"])
         assert answer.answer in question.choices
         assert [found.passage.id for found in answer.passages] == [passage["id"] for passage in row["passages"]]
+        assert answer.confidence == pytest.approx(row["confidence"], rel=1e-3)
+
+
+def test_a_contrast_and_its_student_read_the_same_and_are_not_taken_for_each_other(at_once):
+    plain, contrasted = (predictions(at_once.output, name) for name in ("ka_finetune_reranker", "kard_plus"))
+    assert [row["prompt"] for row in plain] == [row["prompt"] for row in contrasted]
+    assert all(a["confidence"] != pytest.approx(b["confidence"]) for a, b in zip(plain, contrasted, strict=True))
+    log = predictions(at_once.output, "written")
+    assert {(row["prompt"], row["contrasted"]) for row in log} == {
+        (row["prompt"], row is two) for one, two in zip(plain, contrasted, strict=True) for row in (one, two)
+    }

@@ -180,7 +180,11 @@ class Kard:
         steps["write"] = monotonic() - start
         rows = zip(asked, read, prompts, candidates, strict=True)
         answers = [
-            replace(self.parse(*pair, passages, written[prompt]), candidates=tuple(considered), steps=steps)
+            replace(
+                self.parse(*pair, passages, written[prompt, pair[1].contrasts]),
+                candidates=tuple(considered),
+                steps=steps,
+            )
             for pair, passages, prompt, considered in rows
         ]
         sure = (self._calibrated(answer, method) for answer, (_, method) in zip(answers, asked, strict=True))
@@ -245,11 +249,15 @@ class Kard:
         asked: Sequence[tuple[Question, Method]],
         prompts: Sequence[str],
         done: Callable[[list[Written]], None] = lambda written: None,
-        known: Mapping[str, Written] = MappingProxyType({}),
+        known: Mapping[tuple[str, bool], Written] = MappingProxyType({}),
         share: tuple[int, int] = (0, 1),
         on_text: Mapping[str, OnText] = MappingProxyType({}),
-    ) -> dict[str, Written]:
-        """What the student writes after each distinct prompt of a question under a method; see `Student.write`."""
+    ) -> dict[tuple[str, bool], Written]:
+        """What the student writes after each distinct prompt of a question under a method; see `Student.write`.
+
+        Returns:
+            By prompt, and whether its method contrasts (`Written.key`).
+        """
         from kard.student.generation import Writing
         from kard.student.sampling import Sampling
 
@@ -259,12 +267,15 @@ class Kard:
             seed = self.recipe.seed
             drawn = Sampling(section.samples, section.temperature, section.top_k, section.top_p, seed)
         form = self.student.settings.answer_as
-        answers: dict[Writes, dict[str, list[str]]] = {}
+        answers: dict[tuple[Writes, bool], dict[str, list[str]]] = {}
+        without: dict[str, str] = {}
         for (question, method), prompt in zip(asked, prompts, strict=True):
             shown = [shown_answer(question.choices, index, form) for index in range(len(question.choices))]
-            answers.setdefault(method.writes, {})[prompt] = shown
-        written: dict[str, Written] = {}
-        for writes, by_prompt in answers.items():
+            answers.setdefault((method.writes, method.contrasts), {})[prompt] = shown
+            if method.contrasts:
+                without[prompt] = self.prompt(question, method, [])
+        written: dict[tuple[str, bool], Written] = {}
+        for (writes, contrasts), by_prompt in answers.items():
             how = Writing(
                 writes,
                 section.resources.batch_size,
@@ -272,8 +283,10 @@ class Kard:
                 sampling=drawn,
                 share=share,
                 weigh_open=section.abstain.risk is not None and section.engine == "transformers",
+                without=without if contrasts else None,
             )
-            written |= self.student.write(by_prompt, how, done, known, on_text)
+            there = {prompt: one for (prompt, of), one in known.items() if of == contrasts}
+            written |= {one.key: one for one in self.student.write(by_prompt, how, done, there, on_text).values()}
         return written
 
     def parse(self, question: Question, method: Method, found: Sequence[Found], written: Written) -> Answer:

@@ -37,13 +37,17 @@ TRAINING_SETS: dict[TrainedOn, TrainingSet] = {
 
 @dataclass(frozen=True)
 class Method:
-    """One row: `trained_on` picks the student, `reads` the passages at test time, `writes` the form of its output."""
+    """One row: `trained_on` picks the student, `reads` the passages at test time, `writes` the form of its output.
+
+    One that `contrasts` takes the choice that its passages make most likelier than it is without them.
+    """
 
     name: str
     trained_on: TrainedOn
     reads: Reads
     writes: Writes
     label: str
+    contrasts: bool = False
 
     @property
     def is_oracle(self) -> bool:
@@ -79,6 +83,14 @@ METHODS: dict[str, Method] = {
             "answer",
             "fine-tuning on answers with silver passages, passages by reranker",
         ),
+        Method(
+            "kard_plus",
+            "answers_silver",
+            "reranker",
+            "answer",
+            "the same student; the choice that the passages speak for most",
+            contrasts=True,
+        ),
         Method("distill", "rationales", "nothing", "rationale", "reasoning distillation"),
         Method("kard_bm25", "rationales_silver", "bm25", "rationale", "KARD, passages by BM25"),
         Method("kard_reranker", "rationales_silver", "reranker", "rationale", "KARD, passages by reranker"),
@@ -95,6 +107,7 @@ METHODS: dict[str, Method] = {
 PREFERRED = (
     "kard_reranker",
     "kard_bm25",
+    "kard_plus",
     "ka_finetune_reranker",
     "distill",
     "finetune",

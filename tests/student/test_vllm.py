@@ -163,6 +163,7 @@ def test_what_vllm_cannot_do_is_said_before_anything_is_trained(project, vllm, t
         return str(error.value)
 
     assert "likelihood needs evaluation.engine: transformers" in run("student.answer_by=likelihood")
+    assert "kard_plus compares whole choices" in run("evaluation.methods=[finetune, kard_plus]")
     assert "vLLM runs decoders" in run(f"student.model={t5_folder}")
     monkeypatch.setitem(sys.modules, "vllm", None)
     assert "not installed" in run()

@@ -189,6 +189,32 @@ def test_likelihood_ranks_whole_choices(student):
         assert written[prompt].confidence == pytest.approx(share, rel=1e-3)
 
 
+def test_a_contrast_takes_off_what_would_be_said_without_the_passages(student):
+    """Against the model's own loss on each choice, with the passage and without; questions without choices are written."""
+    without = {prompt: prompt.replace("Explanation:", "Answer:") for prompt in PROMPTS}
+    asked = {
+        f"Passage: The {word} of {n} stones.\n{without[prompt]}": without[prompt]
+        for n, prompt in enumerate(PROMPTS)
+        for word in CHOICES
+    }
+    words = ["stone", "house", "north", "old"]
+    choices = {prompt: words for prompt in asked}
+    written = student.write(choices, Writing("answer", 4, without=asked))
+    plain = student.write(choices, Writing("answer", 4, answer_by="likelihood"))
+    for prompt, alone in asked.items():
+        own, prior = ([log_probability(student, p, [], choice) for choice in words] for p in (prompt, alone))
+        scores = [a - 0.75 * b for a, b in zip(own, prior, strict=True)]
+        assert written[prompt].text == words[scores.index(max(scores))]
+        assert written[prompt].confidence == pytest.approx(math.exp(max(scores)) / sum(map(math.exp, scores)), rel=1e-3)
+    assert all(written[prompt].confidence != pytest.approx(plain[prompt].confidence, rel=1e-2) for prompt in asked)
+    assert {one.key for one in written.values()} == {(prompt, True) for prompt in asked}
+    [open_prompt, *_] = asked
+    mixed = student.write({**choices, open_prompt: []}, Writing("answer", 64, without=asked))
+    [as_usual] = student.write({open_prompt: []}, Writing("answer", 1)).values()
+    assert mixed[open_prompt].text == as_usual.text
+    assert all(mixed[prompt].text == written[prompt].text for prompt in asked if prompt != open_prompt)
+
+
 def test_confidence_is_the_choices_probability_and_counts_each_token_once(student):
     """Rows that have ended stay in the batch for a while, and are not weighed again; samples have no confidence of their own."""
     together = student.write(dict.fromkeys(PROMPTS, CHOICES), Writing("rationale", 8))

@@ -108,6 +108,11 @@ def check_models(recipe: Recipe, to_do: set[str]) -> None:
             from kard.student.vllm import check_vllm
 
             check_vllm(config)
+            if ranked := [one.name for one in methods_named(recipe.evaluation.methods) if one.contrasts]:
+                raise UserError(
+                    f"evaluation.methods: {ranked[0]} compares whole choices, which needs evaluation.engine: transformers. "
+                    "Set it, or leave the method out."
+                )
 
 
 def _check_verifier(config: Any, section: TeacherSection) -> None:

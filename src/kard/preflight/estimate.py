@@ -276,15 +276,17 @@ def _predictions(recipe: Recipe, folder: Path, work: Work, methods: Sequence[Met
     looks = any(method.reads == "reranker" for method in methods)
     total = _LITTLE * 2 + _IMPORTS * looks
     shown = 1 + section.shots * any(method.trained_on == "nothing" for method in methods)
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[str, int, bool]] = set()
     for method in methods:
         passages = section.passages if method.reads_passages else 0
         written = work.answer + (method.writes == "rationale") * work.rationale
         on_dev = dev + min(dev, MOST_ABSENT) * method.reads_passages
         evaluated = work.questions[section.split] + on_dev * (not method.is_oracle)
-        prompts = evaluated * (_DISTINCT if (method.writes, passages) in seen else 1.0)
-        seen.add((method.writes, passages))
+        kind = (method.writes, passages, method.contrasts)
+        prompts = evaluated * (_DISTINCT if kind in seen else 1.0)
+        seen.add(kind)
         read, texts = _read(recipe, work, passages, shown), prompts * section.samples
+        read += method.contrasts * _read(recipe, work, 0, shown)
         if _is_little(recipe.student.model, texts * (read + written)):
             continue
         speed = _speed(recipe, folder, work)

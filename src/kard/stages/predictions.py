@@ -67,13 +67,14 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
     prompts = {m.name: _prompts(kard, m, asked[m.name], found[m.name], given) for m in methods}
     _say_what_is_left_out(recipe.evaluation.shots, asked, prompts, trained_on)
     log = Log(_written_log(folder, rank()))
-    known = {row["prompt"]: Written(**row) for row in log.read()}
+    known = {one.key: one for one in (Written(**row) for row in log.read())}
     pairs = [(question, method) for method in methods for question in asked[method.name]]
     texts = [prompt for method in methods for prompt in prompts[method.name]]
-    with progress(f"answer as {trained_on}", -(-len(set(texts)) // process_count()), "prompts") as advance:
+    distinct = {(text, method.contrasts) for text, (_, method) in zip(texts, pairs, strict=True)}
+    with progress(f"answer as {trained_on}", -(-len(distinct) // process_count()), "prompts") as advance:
 
         def keep(batch: list[Written]) -> None:
-            log.append(asdict(item) for item in batch if item.prompt not in known)
+            log.append(asdict(item) for item in batch if item.key not in known)
             advance(len(batch))
 
         written = kard.write(pairs, texts, keep, known, (rank(), process_count()))
@@ -86,7 +87,10 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
     def answers_of(method: Method) -> list[dict[str, Any]]:
         rows = zip(asked[method.name], considered[method.name], prompts[method.name], strict=True)
         shown = given if method.reads == "teacher_rationale" else {}
-        return [_prediction(kard, method, q, p, written[prompt], shown.get(q.id, "")) for q, p, prompt in rows]
+        return [
+            _prediction(kard, method, q, p, written[prompt, method.contrasts], shown.get(q.id, ""))
+            for q, p, prompt in rows
+        ]
 
     answers = {method.name: answers_of(method) for method in methods}
     rows = {m.name: _apart(answers[m.name], {part: len(parts[part]) for part in _parts_of(m, parts)}) for m in methods}

@@ -43,6 +43,7 @@ _TOO_LARGE = (
     "Lower student.max_input_tokens, evaluation.samples or evaluation.passages, or take a smaller student.model."
 )
 _RANKED_AT_ONCE = 8  # prompts; each of their choices has scores over the whole vocabulary for every token
+_PRIOR = 0.75  # how much of a choice's likelihood without passages is taken off; chosen on dev questions
 _LOOKS_AT_ONCE = 16  # passages; each token of their questions has such scores
 
 
@@ -58,6 +59,7 @@ class Written:
         samples: All that was written, where several samples were drawn.
         confidence: How probable the answer was among the choices; of an open answer the geometric mean of its tokens'
             probabilities, where that was asked for. None otherwise, and of several samples.
+        contrasted: Whether its choice was chosen by `Writing.without`.
     """
 
     prompt: str
@@ -66,6 +68,12 @@ class Written:
     seconds: float
     samples: Sequence[str] = ()
     confidence: float | None = None
+    contrasted: bool = False
+
+    @property
+    def key(self) -> tuple[str, bool]:
+        """What tells it from others of its kind."""
+        return self.prompt, self.contrasted
 
 
 OnText = Callable[[str], None]
@@ -83,6 +91,9 @@ class Writing:
         sampling: How several texts are drawn for each prompt; None: one, always the likeliest token.
         share: Which batches are written here: (2, 3) means the third of every three.
         weigh_open: Whether open answers have a confidence.
+        without: Prompts for answers alone: each as it is without its passages. The choice is then the one with the largest
+            log p(choice | prompt) − 0.75 · log p(choice | prompt without passages), so that what the student would say anyway
+            counts less than what it reads (context-aware decoding, Shi et al. 2023, of whole choices). None: no such contrast.
     """
 
     writes: Writes
@@ -91,6 +102,12 @@ class Writing:
     sampling: Sampling | None = None
     share: tuple[int, int] = (0, 1)
     weigh_open: bool = False
+    without: Mapping[str, str] | None = None
+
+    @property
+    def ranks(self) -> bool:
+        """Whether whole choices are compared, and not written token by token."""
+        return self.answer_by == "likelihood" or self.without is not None
 
 
 def local_writer(model: PreTrainedModel) -> Writer:
@@ -269,9 +286,19 @@ class Student:
             constraint.pick = how.sampling.pick(prompts, max(constraint.limits))
         on_tokens = self._on_tokens(prompts, constraint, on_text if not how.sampling else {})
         task = Task(inputs["input_ids"], inputs["attention_mask"], constraint, how.sampling, on_tokens)
-        tokens = self.writer.write(task)
-        if how.answer_by == "likelihood":
-            chosen, confidence = self._ranked(inputs, tokens, [answers[row] for row in owner], writes, owner)
+        # A choice that is ranked behind the prompt itself leaves nothing to write.
+        only_ranked = how.without is not None and all(answers)
+        tokens = [[] for _ in owner] if only_ranked else self.writer.write(task)
+        if how.ranks:
+            scores = self._choice_likelihoods(inputs, tokens, [answers[row] for row in owner], writes, owner)
+            if how.without is not None:
+                alone = self._encoded([how.without[prompt] for prompt in prompts], [[] for _ in prompts])
+                priors = self._choice_likelihoods(alone, tokens, [answers[row] for row in owner], writes, owner)
+                scores = [
+                    [own - _PRIOR * prior for own, prior in zip(*pair, strict=True)]
+                    for pair in zip(scores, priors, strict=True)
+                ]
+            chosen, confidence = _likeliest_choices(scores)
         else:
             chosen, confidence = (
                 [constraint.answer(row, text) for row, text in enumerate(tokens)],
@@ -290,7 +317,10 @@ class Student:
         if how.sampling:
             drawn = [tuple(texts[place : place + samples]) for place in range(0, len(texts), samples)]
             return [Written(p, drawn[row][0], row in cut, 0.0, drawn[row]) for row, p in enumerate(prompts)]
-        return [Written(p, texts[row], row in cut, 0.0, (), confidence[row]) for row, p in enumerate(prompts)]
+        contrasted = how.without is not None
+        return [
+            Written(p, texts[row], row in cut, 0.0, (), confidence[row], contrasted) for row, p in enumerate(prompts)
+        ]
 
     def _on_tokens(self, prompts: list[str], constraint: AnswerConstraint, on_text: Mapping[str, OnText]) -> OnTokens:
         """Hands the texts on. A choice is there when it is certain, as it was given: its tokens may read otherwise."""
@@ -326,23 +356,22 @@ class Student:
         return prompt_batch(self.model, int(self.tokenizer.pad_token_id), ids)
 
     def _paths(self, answers: Sequence[str], writes: Writes, how: Writing) -> list[list[int]]:
-        if not answers or how.answer_by == "generate":
+        if not answers or (how.answer_by == "generate" and not how.ranks):
             return []
-        if how.answer_by == "likelihood":  # the text ends after "Answer:", and is ended by `_ranked`
+        if how.ranks:  # the text ends after "Answer:", and its choice is put behind it
             return [[int(self.tokenizer.eos_token_id)]]
         return answer_paths(self.tokenizer, answers, writes)
 
-    def _ranked(
+    def _choice_likelihoods(
         self,
         inputs: Batch,
         tokens: list[list[int]],
         answers: list[Sequence[str]],
         writes: list[Writes],
         owner: list[int],
-    ) -> tuple[list[int | None], list[float | None]]:
-        """The likeliest choice after each text, and its probability among the choices; None where there are none."""
-        chosen: list[int | None] = [None] * len(tokens)
-        confidence: list[float | None] = [None] * len(tokens)
+    ) -> list[list[float]]:
+        """log p of each choice after each text; none where there are no choices."""
+        scores: list[list[float]] = [[] for _ in tokens]
         places = [place for place in range(len(tokens)) if answers[place]]
         for begin in range(0, len(places), _RANKED_AT_ONCE):
             block = places[begin : begin + _RANKED_AT_ONCE]
@@ -350,11 +379,9 @@ class Student:
             paths = [answer_paths(self.tokenizer, answers[place], writes[owner[place]]) for place in block]
             begun = [tokens[place] for place in block]
             found = likelihoods(self.model, inputs["input_ids"][rows], inputs["attention_mask"][rows], begun, paths)
-            for place, scores in zip(block, found, strict=True):
-                best = max(range(len(scores)), key=scores.__getitem__)
-                chosen[place] = best
-                confidence[place] = 1 / sum(math.exp(score - scores[best]) for score in scores)
-        return chosen, confidence
+            for place, row_scores in zip(block, found, strict=True):
+                scores[place] = row_scores
+        return scores
 
     def _weigh_open(
         self,
@@ -375,6 +402,16 @@ class Student:
                 self.model, inputs["input_ids"][own], inputs["attention_mask"][own], [begun], [path]
             )
             confidence[row] = math.exp(score / len(path[0]))
+
+
+def _likeliest_choices(scores: Sequence[Sequence[float]]) -> tuple[list[int | None], list[float | None]]:
+    """The best choice of each text, and its probability among the choices; None where there are none."""
+    chosen = [max(range(len(row)), key=row.__getitem__) if row else None for row in scores]
+    sure = [
+        1 / sum(math.exp(score - row[best]) for score in row) if best is not None else None
+        for row, best in zip(scores, chosen, strict=True)
+    ]
+    return chosen, sure
 
 
 def _before_answer(tokenizer: PreTrainedTokenizerFast, rationale: str, writes: Writes) -> list[int]:
