@@ -49,7 +49,8 @@ def test_an_estimate_is_about_the_time_of_a_small_run(project, wide_decoder):
 
 def test_each_student_says_what_it_is_for():
     said = [WHAT.get(f"students/{name}") for name in TRAINING_SETS]
-    assert None not in said and len(set(said)) == len(said)
+    assert None not in said
+    assert len(set(said)) == len(said)
 
 
 def test_a_published_set_in_a_file_is_counted_from_the_file(project, tmp_path):

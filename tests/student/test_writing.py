@@ -198,7 +198,7 @@ def test_a_contrast_takes_off_what_would_be_said_without_the_passages(student):
         for word in CHOICES
     }
     words = ["stone", "house", "north", "old"]
-    choices = {prompt: words for prompt in asked}
+    choices = dict.fromkeys(asked, words)
     written = student.write(choices, Writing("answer", 4, without=asked))
     plain = student.write(choices, Writing("answer", 4, answer_by="likelihood"))
     for prompt, alone in asked.items():
