@@ -203,7 +203,7 @@ def test_a_contrast_takes_off_what_would_be_said_without_the_passages(student):
     plain = student.write(choices, Writing("answer", 4, answer_by="likelihood"))
     for prompt, alone in asked.items():
         own, prior = ([log_probability(student, p, [], choice) for choice in words] for p in (prompt, alone))
-        scores = [a - 0.75 * b for a, b in zip(own, prior, strict=True)]
+        scores = [a - 0.5 * b for a, b in zip(own, prior, strict=True)]
         assert written[prompt].text == words[scores.index(max(scores))]
         assert written[prompt].confidence == pytest.approx(math.exp(max(scores)) / sum(map(math.exp, scores)), rel=1e-3)
     assert all(written[prompt].confidence != pytest.approx(plain[prompt].confidence, rel=1e-2) for prompt in asked)

@@ -43,7 +43,7 @@ _TOO_LARGE = (
     "Lower student.max_input_tokens, evaluation.samples or evaluation.passages, or take a smaller student.model."
 )
 _RANKED_AT_ONCE = 8  # prompts; each of their choices has scores over the whole vocabulary for every token
-_PRIOR = 0.75  # how much of a choice's likelihood without passages is taken off; chosen on dev questions
+_PRIOR = 0.5  # of a choice's log-likelihood without passages is taken off: α = 1 of Shi et al.
 _LOOKS_AT_ONCE = 16  # passages; each token of their questions has such scores
 
 
@@ -92,7 +92,7 @@ class Writing:
         share: Which batches are written here: (2, 3) means the third of every three.
         weigh_open: Whether open answers have a confidence.
         without: Prompts for answers alone: each as it is without its passages. The choice is then the one with the largest
-            log p(choice | prompt) − 0.75 · log p(choice | prompt without passages), so that what the student would say anyway
+            log p(choice | prompt) − 0.5 · log p(choice | prompt without passages), so that what the student would say anyway
             counts less than what it reads (context-aware decoding, Shi et al. 2023, of whole choices). None: no such contrast.
     """
 
