@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ from kard.student.tokens import answer_paths, question_tokens, text_tokens
 from kard.student.vllm import Vllm
 from kard.student.writer import OnTokens, Task, Writer
 
+Likelihood = TypeVar("Likelihood", float, list[float])
 AnswerBy = Literal["choices", "generate", "likelihood"]
 _TOO_LARGE = (
     "Lower student.max_input_tokens, evaluation.samples or evaluation.passages, or take a smaller student.model."
@@ -239,7 +240,7 @@ class Student:
         def read(places: Sequence[int]) -> list[float]:
             return label_likelihoods(self.model, collate([rows[place] for place in places]))
 
-        parts = each_on_its_cores(read, groups) if self.model.device.type == "cpu" else list(map(read, groups))
+        parts = self._of_each(read, groups)
         found = {p: one for group, part in zip(groups, parts, strict=True) for p, one in zip(group, part, strict=True)}
         return [found[place] for place in range(len(pairs))]
 
@@ -371,17 +372,29 @@ class Student:
         owner: list[int],
     ) -> list[list[float]]:
         """log p of each choice after each text; none where there are no choices."""
-        scores: list[list[float]] = [[] for _ in tokens]
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
         places = [place for place in range(len(tokens)) if answers[place]]
-        for begin in range(0, len(places), _RANKED_AT_ONCE):
-            block = places[begin : begin + _RANKED_AT_ONCE]
+        paths = {place: answer_paths(self.tokenizer, answers[place], writes[owner[place]]) for place in places}
+
+        def read(group: Sequence[int]) -> list[list[float]]:
+            block = [places[one] for one in group]
             rows = [owner[place] for place in block]
-            paths = [answer_paths(self.tokenizer, answers[place], writes[owner[place]]) for place in block]
+            there = mask[rows].any(dim=0)  # the longest of these may be shorter than that of all
             begun = [tokens[place] for place in block]
-            found = likelihoods(self.model, inputs["input_ids"][rows], inputs["attention_mask"][rows], begun, paths)
-            for place, row_scores in zip(block, found, strict=True):
-                scores[place] = row_scores
+            return likelihoods(self.model, ids[rows][:, there], mask[rows][:, there], begun, [paths[p] for p in block])
+
+        groups = of_similar_length([int(mask[owner[place]].sum()) for place in places], _RANKED_AT_ONCE)
+        scores: list[list[float]] = [[] for _ in tokens]
+        for group, found in zip(groups, self._of_each(read, groups), strict=True):
+            for one, row in zip(group, found, strict=True):
+                scores[places[one]] = row
         return scores
+
+    def _of_each(
+        self, read: Callable[[list[int]], list[Likelihood]], groups: list[list[int]]
+    ) -> list[list[Likelihood]]:
+        """What is read of each group: side by side where a model keeps nothing of one for another."""
+        return each_on_its_cores(read, groups) if isinstance(self.writer, CpuEngine) else list(map(read, groups))
 
     def _weigh_open(
         self,
