@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, permutation_test, ttest_rel
 
+from kard.evaluation.results import pairs_to_compare
 from kard.evaluation.statistics import (
     crossed_mean,
     holm,
@@ -274,3 +275,10 @@ def test_seeds_difference_turns_with_the_order_and_intervals_hold_the_mean(seeds
 def test_methods_must_have_the_same_seeds_and_questions():
     with pytest.raises(ValueError, match="seeds and questions against"):
         seeds_difference(np.ones((2, 5)), np.ones((3, 5)))
+
+
+def test_the_main_methods_are_compared_with_all_and_others_with_each_other():
+    assert pairs_to_compare(["finetune", "kard_plus", "kard_reranker"]) == [
+        ("kard_plus", "finetune"), ("kard_plus", "kard_reranker"), ("kard_reranker", "finetune"),
+    ]  # fmt: skip
+    assert pairs_to_compare(["finetune", "ka_finetune"]) == [("finetune", "ka_finetune")]

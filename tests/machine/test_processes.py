@@ -20,7 +20,7 @@ from kard.preflight.launcher import check_launcher
 from kard.recipe.file import load_recipe
 from tests import forks
 
-METHODS = "evaluation.methods=[distill,kard_bm25,kard_reranker]"
+METHODS = "evaluation.methods=[distill,kard_bm25,kard_reranker,kard_plus]"
 
 
 def test_alone_hides_the_other_processes(monkeypatch):

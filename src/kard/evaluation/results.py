@@ -129,8 +129,8 @@ def why_skipped(method: Method) -> str:
 
 
 def pairs_to_compare(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Each method against distill, and kard_reranker against all; all pairs where neither is there."""
-    hubs = [name for name in ("kard_reranker", "distill") if name in names]
+    """kard_plus, kard_reranker and distill each against all; all pairs where none of them is there."""
+    hubs = [name for name in ("kard_plus", "kard_reranker", "distill") if name in names]
     if not hubs:
         return list(combinations(names, 2))
     return [(hub, name) for place, hub in enumerate(hubs) for name in names if name not in hubs[: place + 1]]
