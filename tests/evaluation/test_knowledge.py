@@ -11,6 +11,7 @@ from kard.evaluation.several import sweep_results
 from kard.pipeline import run_recipe, states
 from kard.recipe.file import load_recipe
 from kard.report.sweep import render_sweep
+from kard.tools.show import last_lines
 from tests.conftest import project_rows, write_rows
 
 
@@ -19,6 +20,7 @@ def test_the_same_student_over_other_documents(project):
     write_rows(project.parent / "half.jsonl", passages[:24])
     write_rows(project.parent / "other.jsonl", [{"id": "x", "text": "Nothing of the kind."}])
     settings = ["evaluation.methods=[kard_bm25, kard_reranker, distill, kard_silver]", "student.epochs=1"]
+    settings.append("evaluation.split=dev")
     before = [step.name for step in states(load_recipe(str(project), settings), project.parent / "run")]
     other = "evaluation.knowledge={half: {kind: jsonl, path: half.jsonl}, other: {kind: jsonl, path: other.jsonl}}"
     recipe = load_recipe(str(project), [*settings, other])
@@ -44,6 +46,8 @@ def test_the_same_student_over_other_documents(project):
         (recipe.output / "predictions/rationales_silver_over_half/kard_bm25.jsonl").read_text("utf-8").split("\n")[0]
     )
     assert {passage["id"] for passage in read["passages"]} <= {row["id"] for row in passages[:24]}
+    asked = read["prompt"].partition("Question: ")[2].partition("\n")[0]
+    assert f"\nA question that no training has seen: {asked}" in last_lines(recipe.output)
     sweep = sweep_results({}, [recipe.seed], [({}, recipe.output)])
     [setting] = sweep["settings"]
     over = [(row["name"], row["method"], row["accuracy"], row["gold_read"]) for row in setting["knowledge_bases"]]

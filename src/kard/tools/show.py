@@ -187,13 +187,12 @@ def _curve(loss: Sequence[dict[str, float]]) -> Iterator[str]:
 
 def last_lines(run: Path) -> Iterator[str]:
     """What a finished run ends with: one of its answers, and what can be done with it now."""
-    best = preferred([path.stem for path in run.glob("predictions/*/*.jsonl")])
+    answered = {name: run / "predictions" / one.trained_on / f"{name}.jsonl" for name, one in METHODS.items()}
+    best = preferred([name for name, path in answered.items() if path.exists()])
     if best is not None:
-        [path] = run.glob(f"predictions/*/{best}.jsonl")
-        row = next(read_jsonl(path))
-        asked = next(
-            (line for line in read_jsonl(run / "questions" / "test.jsonl") if line["id"] == row["question"]), row
-        )
+        row = next(read_jsonl(answered[best]))
+        splits = (run / "questions" / f"{split}.jsonl" for split in ("test", "dev"))
+        asked = next(line for path in splits for line in read_jsonl(path) if line["id"] == row["question"])
         yield f"\nA question that no training has seen: {asked['question']}"
         for found in row["passages"][:1]:
             yield f"  it read [{found['id']}] {found['text'][:100]}"
