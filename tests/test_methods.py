@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kard.errors import UserError
-from kard.methods import METHODS, methods_named
+from kard.methods import METHODS, methods_named, without_passages
 from kard.recipe.sections import EvaluationSection
 
 # name: trained on, reads, writes, is it an oracle
@@ -61,3 +61,8 @@ def test_what_stands_in_a_prompt():
         "few_shot", "few_shot_cot", "finetune", "distill", "teacher_cot",
     ]  # fmt: skip
     assert [name for name, row in METHODS.items() if row.needs_test_rationales] == ["kard_silver", "teacher_cot"]
+
+
+def test_without_passages_there_is_nothing_to_contrast():
+    alone = without_passages(METHODS["kard_plus"])
+    assert (alone.reads_passages, alone.contrasts, alone.writes) == (False, False, "answer")

@@ -127,7 +127,8 @@ def preferred(names: Collection[str]) -> str | None:
 def without_passages(method: Method) -> Method:
     """The same student reading the question alone: what would it say without the passages? It is no row of the paper's tables
     (there, `distill` is trained for this), and no run evaluates it."""
-    return replace(method, name="no_passages", reads="nothing", label="the same student, without passages")
+    label = "the same student, without passages"
+    return replace(method, name="no_passages", reads="nothing", label=label, contrasts=False)
 
 
 def methods_named(names: tuple[str, ...]) -> list[Method]:
