@@ -88,7 +88,7 @@ METHODS: dict[str, Method] = {
             "answers_silver",
             "reranker",
             "answer",
-            "the same student; the choice that the passages speak for most",
+            "KARD plus: contrastive answers, passages by reranker",
             contrasts=True,
         ),
         Method("distill", "rationales", "nothing", "rationale", "reasoning distillation"),
