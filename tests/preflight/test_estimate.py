@@ -70,7 +70,9 @@ def test_what_is_there_is_counted_as_it_is(project):
     after = counted(recipe, recipe.output)
     assert before.questions == after.questions == {"train": 32, "dev": 4, "test": 12}  # train_size is not set
     assert (after.passages, after.rationales, after.choices) == (48, 2.0, 4)
-    assert before.passages == pytest.approx(after.passages, abs=48)
+    assert before.passage == pytest.approx(after.passage, abs=1)
+    assert after.passage < 0.5 * recipe.knowledge.passage_words
+    assert before.passages == pytest.approx(after.passages, rel=0.8)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(recipe.student.model)
