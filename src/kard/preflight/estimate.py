@@ -139,7 +139,8 @@ def counted(recipe: Recipe, folder: Path) -> Work:
 
 
 def _first_passages(section: KnowledgeSection) -> list[str]:
-    """Some of a file that is read row by row; none of other kinds, or where it cannot be read (the stage says why)."""
+    """Passages of a file's first documents, where it is read row by row; none of other kinds, or where it cannot be read (the
+    stage says why)."""
     if section.kind not in ("jsonl", "csv", "parquet"):
         return []
     try:
