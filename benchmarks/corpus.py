@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from kard.data.cutting import sentences
 
 WORDS = 100
+Found = tuple[float, list[list[int]]]
 
 
 def real_sentences(folder: Path | None) -> list[str]:
@@ -101,22 +102,22 @@ def _rationales(folder: Path) -> list[str]:
     return [text for row in rows for text in row.get("rationales", []) if 90 <= len(text.split()) <= 130]
 
 
-def pyserini(*arguments: str) -> dict[str, float]:
+def pyserini(*arguments: str) -> dict[str, Any]:
     """A call of the peer in its own Python."""
     command = [os.environ["PYSERINI_PYTHON"], str(Path(__file__).with_name("pyserini_peer.py")), *arguments]
     lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip().splitlines()
-    found: dict[str, float] = json.loads(lines[-1])
+    found: dict[str, Any] = json.loads(lines[-1])
     return found
 
 
 def peer_name() -> str:
-    return "pyserini 0.22" if "PYSERINI_PYTHON" in os.environ else "bm25s (numba)"
+    return str(pyserini("name")["name"]) if "PYSERINI_PYTHON" in os.environ else "bm25s (numba)"
 
 
 def pyserini_index(folder: Path) -> float:
     """Seconds that pyserini takes to index the corpus from its file."""
     shutil.rmtree(folder / "lucene", ignore_errors=True)
-    return pyserini("index", str(folder / "corpus"), str(folder / "lucene"), str(os.cpu_count()))["seconds"]
+    return float(pyserini("index", str(folder / "corpus"), str(folder / "lucene"), str(os.cpu_count()))["seconds"])
 
 
 def bm25s_index(passages: Corpus) -> Any:
@@ -129,21 +130,25 @@ def bm25s_index(passages: Corpus) -> Any:
     return index
 
 
-def peer(folder: Path, passages: Corpus, queries: list[str], k: int) -> tuple[float, list[list[int]], str]:
-    """The peer's queries a second, the positions that it finds, and its name."""
-    if "PYSERINI_PYTHON" in os.environ:
-        if not any((folder / "lucene").glob("segments_*")):
-            pyserini_index(folder)
-        output = folder / "lucene.json"
-        found = pyserini(
-            "search", str(folder / "lucene"), str(folder / "queries.json"), str(output), str(k), str(os.cpu_count())
-        )
+def peer(folder: Path, passages: Corpus, queries: list[str], k: int) -> tuple[Callable[[], Found], str]:
+    """What measures the peer's search once: its queries a second and the positions that it finds; and its name."""
+    if "PYSERINI_PYTHON" not in os.environ:
+        index = bm25s_index(passages)
+        return lambda: bm25s_rate(index, queries, k), peer_name()
+    if not any((folder / "lucene").glob("segments_*")):
+        pyserini_index(folder)
+    output = folder / "lucene.json"
+    places = str(folder / "lucene"), str(folder / "queries.json"), str(output)
+
+    def search() -> Found:
+        seconds = pyserini("search", *places, str(k), str(os.cpu_count()))["seconds"]
         positions = [[int(name) for name in row] for row in json.loads(output.read_text(encoding="utf-8"))]
-        return len(queries) / found["seconds"], positions, peer_name()
-    return *bm25s_rate(bm25s_index(passages), queries, k), peer_name()
+        return len(queries) / seconds, positions
+
+    return search, peer_name()
 
 
-def bm25s_rate(index: Any, queries: list[str], k: int) -> tuple[float, list[list[int]]]:
+def bm25s_rate(index: Any, queries: list[str], k: int) -> Found:
     """Queries a second of bm25s, and the positions that it finds."""
     import bm25s
     import Stemmer

@@ -228,9 +228,7 @@ def train(folder: Path, size: Size, peak: float) -> dict[str, Any]:
         told = encode_examples(examples(size), tokenizer, ours.model.config.is_encoder_decoder)
         del ours
         release_memory()
-        grouped = {"train_sampling_strategy": "group_by_length", "num_train_epochs": 100}
-        grouped |= {"bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16}
-        peer = plain_trainer(model(), told, int(tokenizer.pad_token_id), size.batch, folder / "peer", **grouped)
+        peer = plain_trainer(model(), told, int(tokenizer.pad_token_id), size.batch, folder / "peer", dtype)
         plain = measured(peer, size, peak)
         del peer
         release_memory()

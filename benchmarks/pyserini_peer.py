@@ -1,6 +1,6 @@
-"""Run by the Python that has pyserini 0.22: its Java classes called as pyserini calls them, so that torch is not needed.
+"""Run by the Python that has pyserini: its Java classes called as pyserini calls them, so that torch is not needed.
 
-Usage: pyserini_peer.py index CORPUS INDEX THREADS | search INDEX QUERIES OUTPUT K THREADS
+Usage: pyserini_peer.py name | index CORPUS INDEX THREADS | search INDEX QUERIES OUTPUT K THREADS
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ jnius_config.add_classpath(str(next(package.glob("resources/jars/anserini-*-fatj
 from jnius import autoclass  # noqa: E402 - the class path comes first
 
 
+def name() -> None:
+    version = autoclass("org.apache.lucene.util.Version").LATEST.toString()
+    print(json.dumps({"name": f"Lucene {version}, by pyserini"}))
+
+
 def index(corpus: str, folder: str, threads: str) -> None:
     arguments = ["-collection", "JsonCollection", "-generator", "DefaultLuceneDocumentGenerator", "-quiet"]
     arguments += ["-input", corpus, "-index", folder, "-threads", threads]
@@ -35,7 +40,8 @@ def search(folder: str, queries: str, output: str, k: str, threads: str) -> None
     for number, text in enumerate(texts):
         strings.add(text)
         names.add(str(number))
-    searcher.batch_search(strings.subList(0, 20), names.subList(0, 20), int(k), int(threads))  # warms Java up
+    warm = min(20, len(texts))
+    searcher.batch_search(strings.subList(0, warm), names.subList(0, warm), int(k), int(threads))  # warms Java up
     start = time.perf_counter()
     results = searcher.batch_search(strings, names, int(k), int(threads))
     seconds = time.perf_counter() - start
@@ -45,4 +51,4 @@ def search(folder: str, queries: str, output: str, k: str, threads: str) -> None
 
 
 if __name__ == "__main__":
-    {"index": index, "search": search}[sys.argv[1]](*sys.argv[2:])
+    {"name": name, "index": index, "search": search}[sys.argv[1]](*sys.argv[2:])

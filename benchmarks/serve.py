@@ -1,10 +1,12 @@
 """Load on a server: 64 clients at once against one request at a time, memory, start, and an end that loses nothing.
 
-    python benchmarks/serve.py [RUN] [--quick] [--clients 64] [--seconds 120]
+    python benchmarks/serve.py [RUN] [--quick] [--clients 64] [--seconds 120] [--gguf FILE]
     python benchmarks/serve.py [RUN] --starts 10
 
 RUN is a finished run or an export (default: runs/quickstart); questions are its test or dev questions. A run's answers are
-also held against those of its evaluation. With --starts there is no load: the server is started so often, each time after
+also held against those of its evaluation. With --gguf, the run's student as `kard export --gguf` writes it, the peer is
+llama.cpp's server with a slot for each client: it gets the finished prompts of the run's evaluation, and finds no passages
+itself. Both are asked in turn, three times. With --starts there is no load: the server is started so often, each time after
 the bare import of its libraries. The last line is one JSON object.
 """
 
@@ -30,6 +32,9 @@ from typing import Any
 
 import httpx2 as httpx
 import psutil
+from llama_server import Asked, ask_all, llama_server
+
+from kard.student.loading import StudentSettings
 
 LIBRARIES = "from transformers import BertModel, Gemma3ForCausalLM"
 
@@ -182,6 +187,29 @@ async def one_at_a_time(address: str, questions: list[dict[str, Any]], seconds: 
     return seen
 
 
+def beside_llama(run: Path, gguf: Path, clients: int, seconds: float, batch_size: int) -> dict[str, Any]:
+    """Answers a second of our server and of llama.cpp's in turn, each alone on the machine."""
+    rows = evaluated(run)
+    settings = StudentSettings.read(next(run.glob("students/rationales_silver/student.json")))
+    limit = {"n_predict": settings.max_output_tokens, "temperature": 0}
+    asked = [Asked(row["prompt"], limit) for row in rows]
+
+    async def ours() -> float:
+        async with served(run, batch_size) as (_, address, _):
+            await load(address, questions_of(run), clients, 5, asyncio.Event())  # warms both up
+            return (await load(address, questions_of(run), clients, seconds, asyncio.Event())).rate
+
+    rounds = []
+    for _ in range(3):
+        first = asyncio.run(ours())
+        with llama_server(gguf, clients, settings.max_input_tokens + settings.max_output_tokens) as address:
+            ask_all(address, asked[:clients], clients)
+            rounds.append((first, len(asked) / ask_all(address, asked, clients)))
+        print(f"{clients} clients: ours {rounds[-1][0]:.2f}, llama.cpp {rounds[-1][1]:.2f} answers/s", flush=True)
+    fast, slow, ratio = (statistics.median(column) for column in zip(*((a, b, a / b) for a, b in rounds), strict=True))
+    return {"ours": fast, "peer": slow, "ratio": round(ratio, 2), "settings": {"rounds": rounds, "gguf": gguf.name}}
+
+
 async def end_under_load(
     process: subprocess.Popen[str], address: str, questions: list[dict[str, Any]], clients: int
 ) -> tuple[Load, str]:
@@ -214,14 +242,19 @@ def questions_of(run: Path) -> list[dict[str, Any]]:
     raise SystemExit(f"{run}: no finished run. Make one with 'kard run quickstart', or name another.")
 
 
+def evaluated(run: Path, method: str = "kard_reranker") -> list[dict[str, Any]]:
+    """What a method wrote in the run's evaluation."""
+    files = list((run / "predictions").glob(f"*/{method}.jsonl"))
+    return [json.loads(line) for line in files[0].read_text(encoding="utf-8").splitlines()] if files else []
+
+
 def same_as_evaluation(run: Path, replies: list[tuple[str, dict[str, Any]]]) -> dict[str, int] | None:
     """How many replies have the answer, the text and the passages that the run's evaluation has for the question."""
     if not replies:
         return None
-    files = list((run / "predictions").glob(f"*/{replies[0][1]['model']}.jsonl"))
-    if not files:
+    rows = {row["question"]: row for row in evaluated(run, replies[0][1]["model"])}
+    if not rows:
         return None
-    rows = {row["question"]: row for row in map(json.loads, files[0].read_text(encoding="utf-8").splitlines())}
     pairs = [(rows[name], reply) for name, reply in replies]
     return {
         "replies": len(pairs),
@@ -241,12 +274,19 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--gguf", type=Path, help="ask llama.cpp's server with this file as well")
     parser.add_argument("--starts", type=int, default=0)
     options = parser.parse_args()
     if options.starts:
         started = asyncio.run(starts(options.run, options.batch_size, options.starts))
         middle = {name: round(statistics.median(values), 1) for name, values in started.items()}
         print(json.dumps({"benchmark": "serve starts", "median_seconds": middle, "seconds": started}))
+        return
+    if options.gguf:
+        found = beside_llama(options.run, options.gguf, options.clients, options.seconds, options.batch_size)
+        found["settings"] |= {"clients": options.clients, "seconds": options.seconds, "cores": os.cpu_count()}
+        names = {"peer_name": "llama.cpp's server, the same student", "unit": "answers/s", "goal": 1.5}
+        print(json.dumps({"benchmark": "serve", **names, **found}))
         return
     seconds, alone = (12.0, 6.0) if options.quick else (options.seconds, 40.0)
     found = asyncio.run(measure(options.run, options.clients, seconds, alone, options.batch_size))

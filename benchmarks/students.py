@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
@@ -29,6 +30,17 @@ def quickstart(folder: Path) -> tuple[Recipe, list[Example], Path]:
     run = Run(folder, recipe, online=True)
     make_base(run, base)
     return recipe, list(training_examples(run, "rationales_silver", base_tokenizer(str(base)))), base
+
+
+def packaged_gguf(name: str, folder: Path) -> Path:
+    """The GGUF file of a ``package:NAME`` as one file in a folder; packages ship it in parts."""
+    name = name.removeprefix("package:")
+    files = [file for one in distributions() if one.name.startswith(name) for file in one.files or []]
+    whole = folder / f"{name}.gguf"
+    with whole.open("wb") as target:
+        for file in sorted((file for file in files if ".gguf" in file.name), key=lambda file: file.name):
+            target.write(Path(str(file.locate())).read_bytes())
+    return whole
 
 
 def t5_base(dtype: torch.dtype = torch.float32) -> PreTrainedModel:

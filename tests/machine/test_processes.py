@@ -98,12 +98,13 @@ def one_command(arguments, folder):
     import kard.reranker.model
     from kard.__main__ import main
     from kard.finder import Finder
+    from kard.reranker.cross import CrossReranker
     from kard.retrieval.dense import Encoder
     from kard.student.prompted import PromptedModel
 
     work = Counter()
     shared = [(PromptedModel, "rank", 1), (Encoder, "documents", 1), (kard.reranker.model, "encode_passages", 1)]
-    for owner, name, place in [*shared, (Finder, "candidates", 2)]:
+    for owner, name, place in [*shared, (Finder, "candidates", 2), (CrossReranker, "_read", 1)]:
         setattr(owner, name, counted(getattr(owner, name), name, place, work))
     sys.argv = ["kard", *arguments]
     out, err = ((folder / f"{name}-{rank()}").open("w", encoding="utf-8") for name in ("out", "err"))
@@ -216,6 +217,23 @@ def test_two_processes_do_what_one_does(project, decoder_folder, encoder_folder)
     work = [json.loads(said[f"work-{number}"]) for number in (0, 1)]
     for name in ("rank", "documents", "encode_passages", "candidates"):
         assert 0.4 < work[1][name] / (work[0][name] + work[1][name]) < 0.6
+
+
+def test_two_processes_read_pairs_as_one_does(project):
+    one, two = project.parent / "one", project.parent / "two"
+    settings = ["reranker.kind=cross_encoder", "reranker.passage_tokens=32", "reranker.question_tokens=32"]
+    settings += ["evaluation.methods=[kard_reranker]", "questions.test_size=28"]
+    run_recipe(load_recipe(str(project), settings), one)
+    shown = project.parent / "shown"
+    shown.mkdir()
+    arguments = ("run", str(project), "--output", str(two), *(part for one in settings for part in ("--set", one)))
+    assert forks.run(one_command, arguments, shown, processes=2) == [0, 0]
+    found = [json.loads((run / "reranker" / "retrieval.json").read_text(encoding="utf-8")) for run in (one, two)]
+    assert found[0] == found[1]
+    [path] = one.glob("predictions/*/kard_reranker.jsonl")
+    assert texts(path) == texts(two / path.relative_to(one))
+    pairs = [json.loads((shown / f"work-{number}").read_text(encoding="utf-8"))["_read"] for number in (0, 1)]
+    assert 0.4 < pairs[1] / sum(pairs) < 0.6
 
 
 def texts(path):
