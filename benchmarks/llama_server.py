@@ -14,12 +14,19 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 
 SECONDS_TO_LOAD = 300.0
+
+
+def check_installed() -> None:
+    """End here where the server's package is not there."""
+    if find_spec("xllamacpp") is None:
+        raise SystemExit("llama.cpp's server is not installed. Run: pip install 'kard[llama]'.")
 
 
 @contextmanager
@@ -32,7 +39,7 @@ def llama_server(gguf: Path, slots: int, tokens: int) -> Iterator[str]:
     try:
         address = process.stdout.readline().strip()
         if not address.startswith("http"):
-            raise SystemExit(f"{gguf}: llama.cpp's server did not start. Run: pip install 'kard[llama]'.")
+            raise SystemExit(f"{gguf}: llama.cpp's server did not start.")
         _wait(address)
         yield address
     finally:
@@ -68,7 +75,9 @@ def ask_all(address: str, asked: Sequence[Asked], clients: int) -> float:
 
         async def one(client: httpx.AsyncClient) -> None:
             for item in waiting:
-                reply = await client.post(f"{address}/completion", json={"prompt": item.prompt, **item.more})
+                reply = await client.post(
+                    f"{address}/completion", json={"prompt": item.prompt, "cache_prompt": False, **item.more}
+                )
                 reply.raise_for_status()
 
         async with httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=clients)) as client:
@@ -87,6 +96,7 @@ def main() -> None:
     parameters.model.path = gguf
     parameters.n_parallel = slots
     parameters.n_ctx = slots * tokens
+    parameters.cache_ram_mib = 0  # the same prompts come again in each round, and are to be read again
     parameters.port = 0
     parameters.verbosity = -1
     server = xllamacpp.Server(parameters)

@@ -32,7 +32,7 @@ from typing import Any
 
 import httpx2 as httpx
 import psutil
-from llama_server import Asked, ask_all, llama_server
+from llama_server import Asked, ask_all, check_installed, llama_server
 
 from kard.student.loading import StudentSettings
 
@@ -283,6 +283,7 @@ def main() -> None:
         print(json.dumps({"benchmark": "serve starts", "median_seconds": middle, "seconds": started}))
         return
     if options.gguf:
+        check_installed()
         found = beside_llama(options.run, options.gguf, options.clients, options.seconds, options.batch_size)
         found["settings"] |= {"clients": options.clients, "seconds": options.seconds, "cores": os.cpu_count()}
         names = {"peer_name": "llama.cpp's server, the same student", "unit": "answers/s", "goal": 1.5}

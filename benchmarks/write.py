@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llama_server import Asked, ask_all, llama_server
+from llama_server import Asked, ask_all, check_installed, llama_server
 from students import packaged_gguf, quickstart, t5_base
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -88,7 +88,7 @@ class _Within:
 
     def __init__(self, tokenizer: Any, vocabulary: int) -> None:
         self.tokenizer, self.vocabulary = tokenizer, vocabulary
-        self.eos_token_id = tokenizer.eos_token_id
+        self.eos_token_id, self.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
 
     def __call__(self, texts: Any, **settings: Any) -> Any:
         found = self.tokenizer(texts, **settings)
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=64, help="prompts in a batch of generate")
     parser.add_argument("--slots", type=int, default=16, help="slots of llama.cpp's server, and clients")
     options = parser.parse_args()
+    check_installed()
     with tempfile.TemporaryDirectory() as name:
         recipe, examples, base = quickstart(Path(name) / "run")
         dtype, batch_size = compute_dtype(recipe.student.dtype), recipe.evaluation.resources.batch_size

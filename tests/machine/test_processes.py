@@ -46,14 +46,19 @@ def test_a_batch_that_cannot_be_shared_is_an_error(decoder_folder, tmp_path, mon
         train_student([Example("a", "b")], str(decoder_folder), "x", section, 0, tmp_path, "train")
 
 
-def test_a_launcher_that_would_save_pieces_of_a_model_is_refused_at_the_start(project, monkeypatch):
+def test_a_launcher_that_would_save_pieces_of_a_model_is_refused_at_the_start(project, t5_folder, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
     with pytest.raises(UserError, match="fsdp_state_dict_type: FULL_STATE_DICT"):
         run_recipe(load_recipe(str(project)), project.parent / "run")
     assert not (project.parent / "run").exists()
     monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT")
+    with pytest.raises(UserError, match="fsdp_version: 2"):
+        check_launcher()
+    monkeypatch.setenv("FSDP_VERSION", "2")
     check_launcher()
+    with pytest.raises(UserError, match=r"student.model: FSDP cannot shard a model of type 't5'"):
+        run_recipe(load_recipe(str(project), [f"student.model={t5_folder}"]), project.parent / "run")
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
@@ -186,6 +191,42 @@ def test_two_processes_train_alike_with_a_batch_of_one_and_after_being_killed(ki
     ]
     assert [row["loss"] for row in curves[1]] == pytest.approx([row["loss"] for row in curves[0]], rel=1e-3)
     assert curves[2] == curves[1]
+
+
+def sharded_student(model, method, folder):
+    """Train a student that two processes share by FSDP. accelerate shards on GPUs alone: here it is told that these are some."""
+    import accelerate.state
+    from accelerate.state import AcceleratorState, DistributedType, PartialState
+
+    from kard.recipe.sections import StudentSection
+    from kard.student.training import train_student
+    from tests.student.test_training import lookup_task
+
+    if process_count() > 1:
+        settings = {"VERSION": "2", "STATE_DICT_TYPE": "FULL_STATE_DICT", "AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+        os.environ |= {"ACCELERATE_USE_FSDP": "true", **{f"FSDP_{name}": value for name, value in settings.items()}}
+        check_launcher()
+        accelerate.state.PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+        accelerate.state.PartialState.set_device = lambda state: setattr(state, "device", torch.device("cpu"))
+        torch.distributed.init_process_group("gloo")
+    section = StudentSection(model=model, method=method, dtype="fp32", epochs=3, batch_size=8, lr=5e-3)
+    train_student(lookup_task()[:17], model, model, section, 0, folder, "train")
+    if process_count() > 1:
+        assert PartialState().num_processes == 2
+        assert AcceleratorState().distributed_type == DistributedType.FSDP
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_sharded_student_is_the_one_that_a_process_trains_alone(method, decoder_folder, tmp_path):
+    """Of the last batch's one example the second process has nothing."""
+    model = str(decoder_folder)
+    assert forks.run(sharded_student, model, method, tmp_path / "one") == [0]
+    assert forks.run(sharded_student, model, method, tmp_path / "two", processes=2) == [0, 0]
+    [name] = {path.name for path in (tmp_path / "one" / "weights").glob("*.safetensors")}
+    one, two = (load_file(tmp_path / folder / "weights" / name) for folder in ("one", "two"))
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=2e-4, rtol=1e-3)
 
 
 def test_two_processes_do_what_one_does(project, decoder_folder, encoder_folder):

@@ -17,6 +17,7 @@ from kard.data.readers.wikipedia import DATASET
 from kard.errors import UserError
 from kard.methods import methods_named
 from kard.models.weights import check_model, model_config, model_location, most_tokens
+from kard.preflight.launcher import check_sharded
 from kard.recipe.recipe import Recipe
 from kard.recipe.sections import KnowledgeSection, StudentSection
 from kard.recipe.teacher import TeacherSection
@@ -95,6 +96,7 @@ def check_models(recipe: Recipe, to_do: set[str]) -> None:
         from kard.models.precision import compute_dtype
 
         config = _check_writer(recipe.student.model, "student.model")
+        check_sharded(config, "student.model")
         _check_positions(config, recipe.student)
         compute_dtype(recipe.student.dtype, config.model_type)
         if recipe.student.quantized and "students" in to_do and find_spec("bitsandbytes") is None:
