@@ -283,7 +283,7 @@ def test_windows_change_nothing(seed, k, window):
     scores = every_score(index, query)
     ranked = sorted((-score, place) for place, score in enumerate(scores.tolist()) if score > 0)
     assert pairs(whole) == ranked
-    [terms] = index._queries([query])
+    terms = index._queries([query])[:2]
     allowed = [place for place in range(len(texts)) if chance.random() < 0.2]
     for some, expected in (
         ([], ranked),

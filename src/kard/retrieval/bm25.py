@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from kard.retrieval.retriever import Hits
 
 # Passages whose scores are added up at once: few enough for the processor's nearest cache.
 _WINDOW = 1 << 14
+_QUERIES_AT_ONCE = 16  # that a core takes on
 _ALL = np.empty(0, dtype=np.int64)
 
 
@@ -67,19 +68,34 @@ class Bm25:
             One `Hits` a query, by falling score, equal scores by position.
         """
         among = _ALL if allowed is None else np.flatnonzero(allowed)
-
-        def hits(query: tuple[np.ndarray, np.ndarray]) -> Hits:
-            return Hits.ordered(*best_passages(*query, *self._postings, self.size, k, _WINDOW, among))
-
-        if k < 1 or (allowed is not None and not len(among)):
+        k = min(k, self.size if allowed is None else len(among))
+        if k < 1:
             return [Hits.none() for _ in queries]
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            return list(threads.map(hits, self._queries(queries)))
+        terms, weights, bounds = self._queries(queries)
+
+        def found(first: int) -> list[Hits]:
+            own = bounds[first : first + block + 1]
+            shape = (len(own) - 1, k)
+            positions, scores = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.float32)
+            counts = best_of_each(terms, weights, own, *self._postings, self.size, _WINDOW, among, positions, scores)
+            # Copies: a hit must not keep the arrays of its whole block.
+            return [
+                Hits(p[:n].copy(), s[:n].copy()) for p, s, n in zip(positions, scores, counts.tolist(), strict=True)
+            ]
+
+        cores = os.cpu_count() or 1
+        block = min(_QUERIES_AT_ONCE, -(-len(queries) // cores)) or 1
+        with ThreadPoolExecutor(cores) as threads:
+            return [hits for some in threads.map(found, range(0, len(queries), block)) for hits in some]
 
     def scores(self, queries: Sequence[str], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """BM25 scores of given passages for each query; 0 where no word is shared."""
-        rows = zip(self._queries(queries), positions, strict=True)
-        return [self._scores(*query, np.asarray(places, dtype=np.int32)) for query, places in rows]
+        terms, weights, bounds = self._queries(queries)
+        rows = zip(pairwise(bounds.tolist()), positions, strict=True)
+        return [
+            self._scores(terms[first:last], weights[first:last], np.asarray(places, dtype=np.int32))
+            for (first, last), places in rows
+        ]
 
     def _scores(self, terms: np.ndarray, weights: np.ndarray, positions: np.ndarray) -> np.ndarray:
         data, indices, indptr = self._postings
@@ -90,16 +106,59 @@ class Bm25:
             scores += np.where(indices[own][places] == positions, weight * data[own][places], 0)
         return scores
 
-    def _queries(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Each query's different terms, and how often each stands in it; those that can add most to a score first."""
+    def _queries(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The queries' different terms, how often each stands in its query, and where each query's begin (and the end); those
+        that can add most to a score first."""
         digests, numbers, bounds = self.analysis.terms(texts)
         places = np.minimum(np.searchsorted(self.terms, digests), len(self.terms) - 1)
-        known = self.terms[places] == digests
-        for first, last in pairwise(bounds.tolist()):
-            own, counts = np.unique(numbers[first:last], return_counts=True)
-            terms, counts = places[own][known[own]], counts[known[own]]
-            order = np.argsort(-(counts * self.maxima[terms]), kind="stable")
-            yield terms[order], counts[order].astype(np.float32)
+        known = (self.terms[places] == digests)[numbers]
+        queries = np.repeat(np.arange(len(texts)), np.diff(bounds))[known]
+        different, counts = np.unique(queries * max(1, len(digests)) + numbers[known], return_counts=True)
+        queries, numbers = np.divmod(different, max(1, len(digests)))
+        terms = places[numbers]
+        order = np.lexsort((-(counts * self.maxima[terms]), queries))
+        ends = np.searchsorted(queries, np.arange(len(texts) + 1))
+        return terms[order], counts[order].astype(np.float32), ends
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def best_of_each(
+    terms: np.ndarray,
+    weights: np.ndarray,
+    bounds: np.ndarray,
+    data: np.ndarray,
+    indices: np.ndarray,
+    indptr: np.ndarray,
+    size: int,
+    window_size: int,
+    among: np.ndarray,
+    positions: np.ndarray,
+    scores: np.ndarray,
+) -> np.ndarray:
+    """The best passages of several queries, best first, equal scores by position.
+
+    Args:
+        terms, weights, bounds: The queries' terms, and where each query's begin (and the end).
+        positions, scores: Get the result, shape (queries, k).
+
+    Other arguments are those of `best_passages`. Returns how many passages each query has found.
+    """
+    counts = np.empty(len(positions), dtype=np.int64)
+    for query in range(len(positions)):
+        own = slice(bounds[query], bounds[query + 1])
+        best, values = best_passages(
+            terms[own], weights[own], data, indices, indptr, size, positions.shape[1], window_size, among
+        )
+        counts[query] = found = len(best)
+        if found < positions.shape[1]:  # with as many as are wanted they are a heap already
+            for root in range(found // 2 - 1, -1, -1):
+                _sift(values, best, root)
+        for last in range(found - 1, 0, -1):
+            values[0], values[last] = values[last], values[0]
+            best[0], best[last] = best[last], best[0]
+            _sift(values[:last], best[:last], 0)
+        positions[query, :found], scores[query, :found] = best, values
+    return counts
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
