@@ -11,10 +11,11 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -67,23 +68,23 @@ class Asked:
     more: dict[str, Any]
 
 
-def ask_all(address: str, asked: Sequence[Asked], clients: int) -> float:
-    """Seconds that a number of clients take for all prompts; each sends its next one when it has an answer."""
+def answers_a_second(address: str, asked: Iterable[Asked], clients: int, seconds: float = inf) -> float:
+    """What a number of clients get; each sends its next prompt when it has an answer, until none is left or the time is over."""
 
     async def ask() -> float:
-        waiting = iter(asked)
+        waiting, answered = iter(asked), 0
+        start = time.perf_counter()
 
         async def one(client: httpx.AsyncClient) -> None:
-            for item in waiting:
-                reply = await client.post(
-                    f"{address}/completion", json={"prompt": item.prompt, "cache_prompt": False, **item.more}
-                )
-                reply.raise_for_status()
+            nonlocal answered
+            while time.perf_counter() - start < seconds and (item := next(waiting, None)):
+                body = {"prompt": item.prompt, "cache_prompt": False, **item.more}
+                (await client.post(f"{address}/completion", json=body)).raise_for_status()
+                answered += 1
 
         async with httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=clients)) as client:
-            start = time.perf_counter()
             await asyncio.gather(*(one(client) for _ in range(clients)))
-            return time.perf_counter() - start
+        return answered / (time.perf_counter() - start)
 
     return asyncio.run(ask())
 

@@ -27,12 +27,13 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import psutil
-from llama_server import Asked, ask_all, check_installed, llama_server
+from llama_server import Asked, answers_a_second, check_installed, llama_server
 
 from kard.student.loading import StudentSettings
 
@@ -203,8 +204,8 @@ def beside_llama(run: Path, gguf: Path, clients: int, seconds: float, batch_size
     for _ in range(3):
         first = asyncio.run(ours())
         with llama_server(gguf, clients, settings.max_input_tokens + settings.max_output_tokens) as address:
-            ask_all(address, asked[:clients], clients)
-            rounds.append((first, len(asked) / ask_all(address, asked, clients)))
+            answers_a_second(address, asked[:clients], clients)
+            rounds.append((first, answers_a_second(address, cycle(asked), clients, seconds)))
         print(f"{clients} clients: ours {rounds[-1][0]:.2f}, llama.cpp {rounds[-1][1]:.2f} answers/s", flush=True)
     fast, slow, ratio = (statistics.median(column) for column in zip(*((a, b, a / b) for a, b in rounds), strict=True))
     return {"ours": fast, "peer": slow, "ratio": round(ratio, 2), "settings": {"rounds": rounds, "gguf": gguf.name}}

@@ -9,8 +9,8 @@ quicker peer, the median of three rounds in turn.
 With --without our side is measured with and without each of the tricks named, on the quickstart's prompts alone; `generate`
 stands for transformers' own loop in place of the engine. The ratio then says what the trick brings.
 
-Usage: python benchmarks/write.py [--quick] [--at-once N] [--slots N] [--without NAME...]: prompt_lookup, rows_leave,
-prompts_in_groups, generate
+Usage: python benchmarks/write.py [--quick] [--at-once N] [--slots N] [--gguf FILE] [--without NAME...]: prompt_lookup,
+rows_leave, prompts_in_groups, generate
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llama_server import Asked, ask_all, check_installed, llama_server
+from llama_server import Asked, answers_a_second, check_installed, llama_server
 from students import packaged_gguf, quickstart, t5_base
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -127,7 +127,7 @@ def served(address: str, texts: dict[str, list[int]], slots: int) -> float:
     asked = [
         Asked(prompt, {"n_predict": len(ids), "ignore_eos": True, "temperature": 0}) for prompt, ids in texts.items()
     ]
-    return len(texts) / ask_all(address, asked, slots)
+    return answers_a_second(address, asked, slots)
 
 
 def some(texts: dict[str, list[int]], count: int) -> dict[str, list[int]]:
@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--without", nargs="+", default=[], choices=[*Tricks.__dataclass_fields__, "generate"])
     parser.add_argument("--at-once", type=int, default=64, help="prompts in a batch of generate")
     parser.add_argument("--slots", type=int, default=16, help="slots of llama.cpp's server, and clients")
+    parser.add_argument("--gguf", type=Path, help="another GGUF file of the student for llama.cpp's server")
     options = parser.parse_args()
     check_installed()
     with tempfile.TemporaryDirectory() as name:
@@ -206,7 +207,7 @@ def main() -> None:
             }
             return compared("t5_base", sides, rounds)
 
-        gguf = packaged_gguf(recipe.student.model, Path(name))
+        gguf = options.gguf or packaged_gguf(recipe.student.model, Path(name))
         with llama_server(gguf, options.slots, longest + 16) as server:
             found = {"gemma": gemma(server)}
         if not options.quick:
