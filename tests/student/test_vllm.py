@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -45,6 +46,8 @@ class SamplingParams:
 class LLM:
     """Greedy, one prompt at a time."""
 
+    opened: ClassVar[list] = []
+
     def __init__(self, model, dtype, generation_config, **options):
         if "no_such_option" in options:
             raise TypeError("unexpected keyword argument 'no_such_option'")
@@ -52,6 +55,12 @@ class LLM:
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.calls = []
+        self.closed = 0
+        self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=self.shutdown))
+        LLM.opened.append(self)
+
+    def shutdown(self):
+        self.closed += 1
 
     def generate(self, prompts, settings, use_tqdm):
         self.calls.append(len(prompts))
@@ -83,6 +92,7 @@ def vllm(monkeypatch):
     module = ModuleType("vllm")
     module.__spec__ = ModuleSpec("vllm", None)
     module.LLM, module.SamplingParams = LLM, SamplingParams
+    LLM.opened.clear()
     monkeypatch.setitem(sys.modules, "vllm", module)
 
 
@@ -168,6 +178,20 @@ def test_what_vllm_cannot_do_is_said_before_anything_is_trained(project, vllm, t
     monkeypatch.setitem(sys.modules, "vllm", None)
     assert "not installed" in run()
     assert not (project.parent / "run" / "students").exists()
+
+
+def test_vllm_ends_before_the_next_student_and_with_the_program(project, vllm, decoder_folder, tmp_path, monkeypatch):
+    """Its memory is the next one's, and Python waits for its processes for ever."""
+    at_exit = []
+    monkeypatch.setattr("kard.student.vllm.atexit", SimpleNamespace(register=at_exit.append, unregister=at_exit.remove))
+    settings = ["evaluation.engine=vllm", "evaluation.methods=[distill,kard_reranker]"]
+    run_recipe(load_recipe(str(project), settings), project.parent / "run")
+    assert [engine.closed for engine in LLM.opened] == [1, 1]
+    assert at_exit == []
+    student = Student.load(taught(decoder_folder, tmp_path, " It is so.\nAnswer: red stone"), engine="vllm")
+    [close] = at_exit
+    close()
+    assert student.writer.engine.closed == 1
 
 
 @pytest.fixture(scope="module")

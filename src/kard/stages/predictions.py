@@ -78,6 +78,7 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
             advance(len(batch))
 
         written = kard.write(pairs, texts, keep, known, (rank(), process_count()))
+    student.close()
     log.close()
     for part in from_all(written):
         written |= part

@@ -168,6 +168,11 @@ class Student:
             say(f"  transformers' generate writes, more slowly than the CPU engine: layers of '{kind}' keep a state")
         return student
 
+    def close(self) -> None:
+        """Give back what an engine beside this process holds; the student writes no more then."""
+        if isinstance(self.writer, Vllm):
+            self.writer.close()
+
     def prompt(
         self,
         question: str,

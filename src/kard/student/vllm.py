@@ -6,6 +6,7 @@ several GPUs (``tensor_parallel_size``), from one process.
 
 from __future__ import annotations
 
+import atexit
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -98,6 +99,12 @@ class Vllm:
             # A base model's own settings (penalties, other end tokens) are not what the student has learned.
             own = {"dtype": str(model.dtype).removeprefix("torch."), "generation_config": "vllm"}
             self.engine = LLM(model=folder, **own, **(options or {}))
+        atexit.register(self.close)  # before Python waits for vLLM's processes, which end only when they are told to
+
+    def close(self) -> None:
+        """End vLLM's processes and give their memory back. It writes no more then."""
+        atexit.unregister(self.close)
+        self.engine.llm_engine.engine_core.shutdown()
 
     def write(self, task: Task) -> list[list[int]]:
         """Continue all rows at once; then those that have choices come to one, token by token."""
