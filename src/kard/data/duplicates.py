@@ -43,8 +43,11 @@ def duplicates(passages: Sequence[Passage], similar: float, folder: Path) -> np.
         original = np.full(len(passages), -1, dtype=np.int64)
         for position, first in _groups(exact):
             original[position] = first
-        for band in () if bands is None else bands:
-            _find_similar(passages, similar, np.asarray(band), original)
+        if bands is not None:
+            with progress("compare similar passages", _BANDS, "parts") as advance:
+                for band in bands:
+                    _find_similar(passages, similar, np.asarray(band), original)
+                    advance(1)
     return _roots(original)
 
 
