@@ -36,7 +36,6 @@ def llama_server(gguf: Path, slots: int, tokens: int) -> Iterator[str]:
     command = [sys.executable, __file__, str(gguf), str(slots), str(tokens)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdin is not None
     try:
         address = process.stdout.readline().strip()
         if not address.startswith("http"):

@@ -37,6 +37,7 @@ from llama_server import Asked, answers_a_second, check_installed, llama_server
 
 from kard.student.loading import StudentSettings
 
+METHOD = "kard_reranker"  # that llama.cpp is held against
 LIBRARIES = "from transformers import BertModel, Gemma3ForCausalLM"
 
 
@@ -190,13 +191,13 @@ async def one_at_a_time(address: str, questions: list[dict[str, Any]], seconds: 
 
 def beside_llama(run: Path, gguf: Path, clients: int, seconds: float, batch_size: int) -> dict[str, Any]:
     """Answers a second of our server and of llama.cpp's in turn, each alone on the machine."""
-    rows = evaluated(run)
+    rows = evaluated(run, METHOD)
     settings = StudentSettings.read(next(run.glob("students/rationales_silver/student.json")))
     limit = {"n_predict": settings.max_output_tokens, "temperature": 0}
     asked = [Asked(row["prompt"], limit) for row in rows]
 
     async def ours() -> float:
-        async with served(run, batch_size) as (_, address, _):
+        async with served(run, batch_size, "--method", METHOD) as (_, address, _):
             await load(address, questions_of(run), clients, 5, asyncio.Event())  # warms both up
             return (await load(address, questions_of(run), clients, seconds, asyncio.Event())).rate
 
@@ -243,7 +244,7 @@ def questions_of(run: Path) -> list[dict[str, Any]]:
     raise SystemExit(f"{run}: no finished run. Make one with 'kard run quickstart', or name another.")
 
 
-def evaluated(run: Path, method: str = "kard_reranker") -> list[dict[str, Any]]:
+def evaluated(run: Path, method: str) -> list[dict[str, Any]]:
     """What a method wrote in the run's evaluation."""
     files = list((run / "predictions").glob(f"*/{method}.jsonl"))
     return [json.loads(line) for line in files[0].read_text(encoding="utf-8").splitlines()] if files else []

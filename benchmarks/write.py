@@ -9,7 +9,7 @@ quicker peer, the median of three rounds in turn.
 With --without our side is measured with and without each of the tricks named, on the quickstart's prompts alone; `generate`
 stands for transformers' own loop in place of the engine. The ratio then says what the trick brings.
 
-Usage: python benchmarks/write.py [--quick] [--at-once N] [--slots N] [--gguf FILE] [--without NAME...]: prompt_lookup,
+Usage: python benchmarks/write.py [--quick] [--slots N] [--gguf FILE] [--without NAME...]: prompt_lookup,
 rows_leave, prompts_in_groups, generate
 """
 
@@ -42,6 +42,7 @@ from kard.student.reference import Reference
 from kard.student.writer import Writer
 
 OURS = "ours"
+AT_ONCE = 64  # prompts in a batch of generate
 GOAL = 1.8
 TRICK_GOAL = 1.15
 NONE = Tricks(False, False, False)
@@ -169,7 +170,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="Gemma alone, fewer questions, one round")
     parser.add_argument("--without", nargs="+", default=[], choices=[*Tricks.__dataclass_fields__, "generate"])
-    parser.add_argument("--at-once", type=int, default=64, help="prompts in a batch of generate")
     parser.add_argument("--slots", type=int, default=16, help="slots of llama.cpp's server, and clients")
     parser.add_argument("--gguf", type=Path, help="another GGUF file of the student for llama.cpp's server")
     options = parser.parse_args()
@@ -193,7 +193,7 @@ def main() -> None:
             model, whole = base_model(str(base), dtype), AutoModelForCausalLM.from_pretrained(location, dtype=dtype)
             sides = {
                 OURS: lambda: ours(model, tokenizer, chosen, batch_size),
-                f"generate, {options.at_once} at once": lambda: batched(whole, plain, chosen, options.at_once),
+                f"generate, {AT_ONCE} at once": lambda: batched(whole, plain, chosen, AT_ONCE),
                 f"llama.cpp's server, {options.slots} slots": lambda: served(server, chosen, options.slots),
             }
             return compared("gemma", sides, rounds)
@@ -203,7 +203,7 @@ def main() -> None:
             few = some(texts, 32)
             sides = {
                 OURS: lambda: ours(quick, tokenizer, few, batch_size, 32128),
-                f"generate, {options.at_once} at once": lambda: batched(slow, tokenizer, few, options.at_once, 32128),
+                f"generate, {AT_ONCE} at once": lambda: batched(slow, tokenizer, few, AT_ONCE, 32128),
             }
             return compared("t5_base", sides, rounds)
 
