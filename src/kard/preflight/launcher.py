@@ -20,8 +20,8 @@ def check_launcher() -> None:
         )
     if _fsdp() and os.environ.get("FSDP_VERSION") != "2":
         raise UserError(
-            "accelerate: with FSDP of version 1, saving the trained weights failed in kard's tests. Set fsdp_version: 2 in the file "
-            "of 'accelerate config'."
+            "accelerate: with FSDP of version 1, saving the trained weights failed in kard's tests. Set fsdp_version: 2 in the "
+            "file of 'accelerate config'."
         )
     stage, whole = (os.environ.get(f"ACCELERATE_DEEPSPEED_{name}") for name in ("ZERO_STAGE", "ZERO3_SAVE_16BIT_MODEL"))
     if stage == "3" and whole != "true":
