@@ -63,6 +63,6 @@ def test_what_stands_in_a_prompt():
     assert [name for name, row in METHODS.items() if row.needs_test_rationales] == ["kard_silver", "teacher_cot"]
 
 
-def test_without_passages_there_is_nothing_to_contrast():
+def test_without_passages_no_choices_are_ranked():
     alone = without_passages(METHODS["kard_plus"])
-    assert (alone.reads_passages, alone.contrasts, alone.writes) == (False, False, "answer")
+    assert (alone.reads_passages, alone.ranks_choices, alone.writes) == (False, False, "answer")

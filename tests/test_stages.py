@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kard.errors import UserError
 from kard.kard import Kard
+from kard.methods import METHODS as TABLE
 from kard.pipeline import run_recipe
 from kard.prompt import examples_in
 from kard.recipe.file import load_recipe
 from kard.recipe.recipe import Recipe
 from kard.run import Run
 from kard.stages.students import training_examples, worked_examples
+from kard.student.generation import Writing
 from tests.conftest import make_project, write_rows
 
 METHODS = ["few_shot", "few_shot_cot", "ka_few_shot", "ka_few_shot_cot", "distill", "teacher_cot"]
@@ -238,11 +242,48 @@ def test_who_answers_at_once_writes_a_choice_and_no_rationale(at_once, method):
         assert answer.confidence == pytest.approx(row["confidence"], rel=1e-3)
 
 
-def test_a_contrast_and_its_student_read_the_same_and_are_not_taken_for_each_other(at_once):
-    plain, contrasted = (predictions(at_once.output, name) for name in ("ka_finetune_reranker", "kard_plus"))
-    assert [row["prompt"] for row in plain] == [row["prompt"] for row in contrasted]
-    assert all(a["confidence"] != pytest.approx(b["confidence"]) for a, b in zip(plain, contrasted, strict=True))
+def test_ranked_choices_are_those_of_student_and_reranker_together(at_once):
+    """Against both parts, each asked by itself: log p(choice) a token by the student, 2 times the best candidates' scores."""
+    run = Run(at_once.output, at_once)
+    kard, reranker = Kard.load(at_once.output, "kard_plus"), run.reranker()
+    k, places = at_once.evaluation.passages, {one.id: place for place, one in enumerate(run.passages())}
+    differs = 0
+    for question, row in zip(run.questions("test"), predictions(at_once.output, "kard_plus"), strict=True):
+        answer = kard.answer(question.question, question.choices)
+        found = [places[one.passage.id] for one in answer.candidates]
+        [alone] = kard.student.write(
+            {row["prompt"]: question.choices}, Writing("answer", 1, ranks_choices=True)
+        ).values()
+        by_choice = [
+            np.sort(reranker.score([[f"{question.question} {choice}"]], [found])[0])[-k:].mean() / reranker.temperature
+            for choice in question.choices
+        ]
+        scores = np.array(alone.likelihoods) + 2 * np.array(by_choice)
+        assert row["answer"] == answer.answer == question.choices[scores.argmax()]
+        share = np.exp(scores - scores.max())
+        assert row["confidence"] == pytest.approx(1 / share.sum(), rel=1e-2)
+        differs += int(scores.argmax() != np.argmax(alone.likelihoods))
+    assert differs
+
+
+def test_ranked_and_written_answers_to_a_prompt_are_not_taken_for_each_other(at_once):
+    plain, ranked = (predictions(at_once.output, name) for name in ("ka_finetune_reranker", "kard_plus"))
+    assert [row["prompt"] for row in plain] == [row["prompt"] for row in ranked]
     log = predictions(at_once.output, "written")
-    assert {(row["prompt"], row["contrasted"]) for row in log} == {
-        (row["prompt"], row is two) for one, two in zip(plain, contrasted, strict=True) for row in (one, two)
+    assert {(row["prompt"], bool(row["likelihoods"])) for row in log} == {
+        (row["prompt"], row is two) for one, two in zip(plain, ranked, strict=True) for row in (one, two)
     }
+
+
+def test_without_a_query_for_each_choice_the_student_alone_ranks(at_once):
+    kard = Kard.load(at_once.output, "kard_plus")
+    recipe = kard.recipe.model_copy(update={"reranker": kard.recipe.reranker.model_copy(update={"choices": "none"})})
+    alone = replace(kard, finder=replace(kard.finder, recipe=recipe))
+    for question in Run(at_once.output, at_once).questions("test"):
+        answer = alone.answer(question.question, question.choices)
+        [own] = kard.student.write({answer.prompt: question.choices}, Writing("answer", 1, ranks_choices=True)).values()
+        assert answer.choice == np.argmax(own.likelihoods)
+        assert (
+            alone.answer(question.question).text
+            == replace(alone, method=TABLE["ka_finetune_reranker"]).answer(question.question).text
+        )

@@ -30,7 +30,8 @@ class Found:
     """A passage that was considered for a question, with the scores that brought it there (None where there is none).
 
     `reranker` has the score features in it; `likelihood` is log p(question | passage) by the student, of those it was asked for;
-    `information` is log p(question | passage) − log p(question), of a first one where confidences are calibrated.
+    `information` is log p(question | passage) − log p(question), of a first one where confidences are calibrated; `by_choice` is
+    the reranker's score for the question with each of its choices, of methods that rank choices.
     """
 
     passage: Passage
@@ -38,6 +39,7 @@ class Found:
     reranker: float | None = None
     likelihood: float | None = None
     information: float | None = None
+    by_choice: tuple[float, ...] = ()
 
     def row(self) -> dict[str, Any]:
         """As predictions, reports and the command line show it."""
@@ -182,7 +184,7 @@ class Finder:
         if method.reads == "bm25":
             return [self._found(hit, hit.scores, None) for hit in hits]
         start = monotonic()
-        rows = [self._found(hit, row, row) for hit, row in zip(hits, self.scores(questions, hits), strict=True)]
+        rows = self._reranked(questions, hits, method.ranks_choices)
         rows = self._looked_at(questions, rows)
         steps["rerank"] = steps.get("rerank", 0.0) + monotonic() - start
         return rows
@@ -244,15 +246,28 @@ class Finder:
         assert self.access is not None
         return self.access.allowed(restriction)
 
-    def scores(self, questions: Sequence[Question], hits: Sequence[Hits]) -> list[np.ndarray]:
-        """The reranker's scores of each question's candidates, in their order, with the score features added."""
+    def _reranked(self, questions: Sequence[Question], hits: Sequence[Hits], by_choice: bool) -> list[list[Found]]:
+        """Each question's candidates by the reranker's scores, with the score features added; `by_choice` keeps those of each
+        choice, which have no features. Yes and no are in no passage: nothing speaks for one of them."""
         assert self.reranker is not None
         section = self.recipe.reranker
-        scores = self.reranker.score(
+        scores = self.reranker.score_each(
             [queries_of(q, section.choices) for q in questions], [hit.positions.tolist() for hit in hits]
         )
         features = score_features(section, questions, hits, self.passages)
-        return [row + feature for row, feature in zip(scores, features, strict=True)]
+        found = []
+        for question, hit, row, feature in zip(questions, hits, scores, features, strict=True):
+            best, kept = row.max(axis=0) + feature, by_choice and section.choices == "each" and not question.is_yes_no
+            found.append(self._found(hit, best, best, row.T.tolist() if kept else ()))
+        return found
+
+    def support(self, considered: Sequence[Found]) -> np.ndarray:
+        """What the considered passages are worth to each choice: the mean of the reranker's k best scores for the question
+        with this choice, over τ2 (k: ``evaluation.passages``); one 0 for all where it does not read each choice by itself."""
+        if not considered or not considered[0].by_choice or self.reranker is None:
+            return np.zeros(1)
+        scores = np.sort([one.by_choice for one in considered], axis=0)[-self.recipe.evaluation.passages :]
+        return np.asarray(scores.mean(axis=0) / self.reranker.temperature)
 
     def signals(self, considered: Sequence[Found]) -> dict[str, float]:
         """What speaks for the first of the passages that were considered.
@@ -277,7 +292,9 @@ class Finder:
         second_look = self.query_likelihood
         return second_look.ahead(first, other) if second_look is not None else _score(first) - _score(other)
 
-    def _found(self, hit: Hits, by: np.ndarray, reranked: np.ndarray | None) -> list[Found]:
+    def _found(
+        self, hit: Hits, by: np.ndarray, reranked: np.ndarray | None, by_choice: Sequence[Sequence[float]] = ()
+    ) -> list[Found]:
         # Equal scores keep the retriever's order: Python's sort is stable.
         order = sorted(range(len(by)), key=lambda place: -by[place])
         return [
@@ -285,6 +302,7 @@ class Finder:
                 self.passages[hit.positions[place]],
                 float(hit.scores[place]),
                 None if reranked is None else float(reranked[place]),
+                by_choice=tuple(by_choice[place]) if by_choice else (),
             )
             for place in order
         ]

@@ -10,6 +10,8 @@ from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kard.artifacts.files import hash_of
 from kard.calibration import Calibration, log_odds, read_calibrations
 from kard.citations import Citation, cite
@@ -25,6 +27,8 @@ from kard.run import Run
 if TYPE_CHECKING:
     from kard.recipe.recipe import Recipe
     from kard.student.generation import OnText, Student, Written
+
+_SUPPORT = 2.0  # by which the reranker's log-scores count beside the student's; chosen on dev questions
 
 
 @dataclass(frozen=True)
@@ -178,14 +182,10 @@ class Kard:
         start = monotonic()
         written = self.write(asked, prompts, on_text=on_text)
         steps["write"] = monotonic() - start
-        rows = zip(asked, read, prompts, candidates, strict=True)
+        rows = zip(asked, prompts, candidates, strict=True)
         answers = [
-            replace(
-                self.parse(*pair, passages, written[prompt, pair[1].contrasts]),
-                candidates=tuple(considered),
-                steps=steps,
-            )
-            for pair, passages, prompt, considered in rows
+            replace(self.parse(*pair, considered, written[prompt, is_ranked(*pair)]), steps=steps)
+            for pair, prompt, considered in rows
         ]
         sure = (self._calibrated(answer, method) for answer, (_, method) in zip(answers, asked, strict=True))
         return [replace(answer, citations=tuple(self._citations(answer))) for answer in sure]
@@ -256,7 +256,7 @@ class Kard:
         """What the student writes after each distinct prompt of a question under a method; see `Student.write`.
 
         Returns:
-            By prompt, and whether its method contrasts (`Written.key`).
+            By prompt, and whether its choices were ranked (`Written.key`).
         """
         from kard.student.generation import Writing
         from kard.student.sampling import Sampling
@@ -268,31 +268,36 @@ class Kard:
             drawn = Sampling(section.samples, section.temperature, section.top_k, section.top_p, seed)
         form = self.student.settings.answer_as
         answers: dict[tuple[Writes, bool], dict[str, list[str]]] = {}
-        without: dict[str, str] = {}
         for (question, method), prompt in zip(asked, prompts, strict=True):
             shown = [shown_answer(question.choices, index, form) for index in range(len(question.choices))]
-            answers.setdefault((method.writes, method.contrasts), {})[prompt] = shown
-            if method.contrasts:
-                without[prompt] = self.prompt(question, method, [])
+            answers.setdefault((method.writes, is_ranked(question, method)), {})[prompt] = shown
         written: dict[tuple[str, bool], Written] = {}
-        for (writes, contrasts), by_prompt in answers.items():
+        for (writes, ranked), by_prompt in answers.items():
             how = Writing(
                 writes,
                 section.resources.batch_size,
                 answer_by=self.recipe.student.answer_by,
-                sampling=drawn,
+                sampling=None if ranked else drawn,
                 share=share,
                 weigh_open=section.abstain.risk is not None and section.engine == "transformers",
-                without=without if contrasts else None,
+                ranks_choices=ranked,
             )
-            there = {prompt: one for (prompt, of), one in known.items() if of == contrasts}
+            there = {prompt: one for (prompt, of), one in known.items() if of == ranked}
             written |= {one.key: one for one in self.student.write(by_prompt, how, done, there, on_text).values()}
         return written
 
-    def parse(self, question: Question, method: Method, found: Sequence[Found], written: Written) -> Answer:
-        """Read rationale and answer off what the student wrote; of several samples the majority decides."""
-        form = self.student.settings.answer_as
+    def parse(self, question: Question, method: Method, considered: Sequence[Found], written: Written) -> Answer:
+        """Read rationale and answer off what the student wrote; of several samples the majority decides.
+
+        Where it ranked choices y, the answer is the one with the largest log p(y | x, d) / |y| + 2 · s(y) / τ2: the mean over its
+        tokens by the student, and what its passages are worth to the reranker (`Finder.support`).
+        """
+        form, confidence = self.student.settings.answer_as, written.confidence
         texts = written.samples or [written.text]
+        if written.likelihoods:
+            scores = np.array(written.likelihoods) + _SUPPORT * self.finder.support(considered)
+            texts = [shown_answer(question.choices, int(scores.argmax()), form)]
+            confidence = float(1 / np.exp(scores - scores.max()).sum())
         read = [extract(text, question.choices, method.writes, form) for text in texts]
         place, votes = majority([item.answer for item in read])
         best = read[place]
@@ -304,15 +309,21 @@ class Kard:
             answer=answer,
             choice=choice,
             rationale=best.rationale,
-            passages=tuple(found),
+            passages=tuple(considered[: self.recipe.evaluation.passages]),
+            candidates=tuple(considered),
             prompt=written.prompt,
             text=texts[place],
             cut=written.cut,
             question_cut=not holds_question(written.prompt, question.question),
             seconds=written.seconds,
             documents=self.finder.documents if method.reads_passages else None,
-            confidence=votes / len(texts) if written.samples else written.confidence if answer is not None else None,
+            confidence=votes / len(texts) if written.samples else confidence if answer is not None else None,
         )
+
+
+def is_ranked(question: Question, method: Method) -> bool:
+    """Whether a method ranks the choices of a question, and the student writes nothing."""
+    return method.ranks_choices and bool(question.choices)
 
 
 def _whole(question: Question) -> Question:

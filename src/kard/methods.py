@@ -39,7 +39,7 @@ TRAINING_SETS: dict[TrainedOn, TrainingSet] = {
 class Method:
     """One row: `trained_on` picks the student, `reads` the passages at test time, `writes` the form of its output.
 
-    One that `contrasts` takes the choice that its passages make most likelier than it is without them.
+    One that `ranks_choices` takes the choice that student and reranker together find the likeliest.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Method:
     reads: Reads
     writes: Writes
     label: str
-    contrasts: bool = False
+    ranks_choices: bool = False
 
     @property
     def is_oracle(self) -> bool:
@@ -88,8 +88,8 @@ METHODS: dict[str, Method] = {
             "answers_silver",
             "reranker",
             "answer",
-            "KARD plus: contrastive answers, passages by reranker",
-            contrasts=True,
+            "KARD plus: choices by student and reranker, passages by reranker",
+            ranks_choices=True,
         ),
         Method("distill", "rationales", "nothing", "rationale", "reasoning distillation"),
         Method("kard_bm25", "rationales_silver", "bm25", "rationale", "KARD, passages by BM25"),
@@ -128,7 +128,7 @@ def without_passages(method: Method) -> Method:
     """The same student reading the question alone: what would it say without the passages? It is no row of the paper's tables
     (there, `distill` is trained for this), and no run evaluates it."""
     label = "the same student, without passages"
-    return replace(method, name="no_passages", reads="nothing", label=label, contrasts=False)
+    return replace(method, name="no_passages", reads="nothing", label=label, ranks_choices=False)
 
 
 def methods_named(names: tuple[str, ...]) -> list[Method]:

@@ -15,6 +15,7 @@ from kard.student.constraint import AnswerConstraint
 from kard.student.generation import Student, Writing
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.student.sampling import Sampling
+from kard.student.tokens import answer_paths
 from kard.student.training import Example, train_student
 from tests.conftest import THINGS
 from tests.student.test_vocabulary import unigram_tokenizer
@@ -189,30 +190,16 @@ def test_likelihood_ranks_whole_choices(student):
         assert written[prompt].confidence == pytest.approx(share, rel=1e-3)
 
 
-def test_a_contrast_takes_off_what_would_be_said_without_the_passages(student):
-    """Against the model's own loss on each choice, with the passage and without; questions without choices are written."""
-    without = {prompt: prompt.replace("Explanation:", "Answer:") for prompt in PROMPTS}
-    asked = {
-        f"Passage: The {word} of {n} stones.\n{without[prompt]}": without[prompt]
-        for n, prompt in enumerate(PROMPTS)
-        for word in CHOICES
-    }
-    words = ["stone", "house", "north", "old"]
-    choices = dict.fromkeys(asked, words)
-    written = student.write(choices, Writing("answer", 4, without=asked))
-    plain = student.write(choices, Writing("answer", 4, answer_by="likelihood"))
-    for prompt, alone in asked.items():
-        own, prior = ([log_probability(student, p, [], choice) for choice in words] for p in (prompt, alone))
-        scores = [a - 0.5 * b for a, b in zip(own, prior, strict=True)]
-        assert written[prompt].text == words[scores.index(max(scores))]
-        assert written[prompt].confidence == pytest.approx(math.exp(max(scores)) / sum(map(math.exp, scores)), rel=1e-3)
-    assert all(written[prompt].confidence != pytest.approx(plain[prompt].confidence, rel=1e-2) for prompt in asked)
-    assert {one.key for one in written.values()} == {(prompt, True) for prompt in asked}
-    [open_prompt, *_] = asked
-    mixed = student.write({**choices, open_prompt: []}, Writing("answer", 64, without=asked))
-    [as_usual] = student.write({open_prompt: []}, Writing("answer", 1)).values()
-    assert mixed[open_prompt].text == as_usual.text
-    assert all(mixed[prompt].text == written[prompt].text for prompt in asked if prompt != open_prompt)
+def test_choices_that_are_ranked_have_the_mean_likelihood_of_their_tokens(student):
+    """Against the model's own loss on each choice; nothing is written."""
+    asked = {prompt.replace("Explanation:", "Answer:"): ["stone", "house of stones", "north"] for prompt in PROMPTS}
+    written = student.write(asked, Writing("answer", 4, ranks_choices=True))
+    for prompt, choices in asked.items():
+        sizes = [len(path) for path in answer_paths(student.tokenizer, choices, "answer")]
+        assert len(set(sizes)) > 1
+        own = [log_probability(student, prompt, [], one) / size for one, size in zip(choices, sizes, strict=True)]
+        assert written[prompt].likelihoods == pytest.approx(own, rel=1e-3)
+        assert (written[prompt].text, written[prompt].key) == ("", (prompt, True))
 
 
 def test_confidence_is_the_choices_probability_and_counts_each_token_once(student):

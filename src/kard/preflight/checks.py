@@ -110,7 +110,7 @@ def check_models(recipe: Recipe, to_do: set[str]) -> None:
             from kard.student.vllm import check_vllm
 
             check_vllm(config)
-            if ranked := [one.name for one in methods_named(recipe.evaluation.methods) if one.contrasts]:
+            if ranked := [one.name for one in methods_named(recipe.evaluation.methods) if one.ranks_choices]:
                 raise UserError(
                     f"evaluation.methods: {ranked[0]} compares whole choices, which needs evaluation.engine: transformers. "
                     "Set it, or leave the method out."

@@ -301,11 +301,10 @@ def _predictions(recipe: Recipe, folder: Path, work: Work, methods: Sequence[Met
         written = work.answer + (method.writes == "rationale") * work.rationale
         on_dev = dev + min(dev, MOST_ABSENT) * method.reads_passages
         evaluated = work.questions[section.split] + on_dev * (not method.is_oracle)
-        kind = (method.writes, passages, method.contrasts)
+        kind = (method.writes, passages, method.ranks_choices)
         prompts = evaluated * (_DISTINCT if kind in seen else 1.0)
         seen.add(kind)
         read, texts = _read(recipe, work, passages, shown), prompts * section.samples
-        read += method.contrasts * _read(recipe, work, 0, shown)
         if _is_little(recipe.student.model, texts * (read + written)):
             continue
         speed = _speed(recipe, folder, work)

@@ -32,8 +32,8 @@ GLOSSARY: dict[str, str] = {
     "RAG).",
     "finetune": "Trained to write the answer alone. `ka_finetune`: it also reads passages that the retriever finds for "
     "the question. `ka_finetune_reranker`: it learns beside silver passages, and reads what the reranker puts first.",
-    "kard_plus": "The same student as `ka_finetune_reranker`. It gives the choice that the passages speak for: what it would say "
-    "without them counts less.",
+    "kard_plus": "The same student as `ka_finetune_reranker`. It gives the choice that student and reranker together find the "
+    "likeliest.",
     "distill": "Reasoning distillation: trained to write the teacher's rationale and the answer, without passages.",
     "kard_bm25": "KARD: trained to write rationale and answer beside silver passages; it reads what the retriever finds "
     "for the question.",

@@ -87,6 +87,10 @@ class CrossReranker:
 
     def score(self, questions: Sequence[Queries], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Scores of candidate passages, the best over a question's queries; see `Reranker.score`."""
+        return [row.max(axis=0) for row in self.score_each(questions, positions)]
+
+    def score_each(self, questions: Sequence[Queries], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """As `score`, but of each query: arrays (queries, candidates)."""
         scores: list[np.ndarray] = []
         with progress("read pairs", len(questions), "questions") as advance:
             for begin in range(0, len(questions), _QUESTIONS_AT_ONCE):
@@ -101,7 +105,7 @@ class CrossReranker:
         flat = np.array(self.read(pairs), dtype=np.float32)
         ends = np.cumsum([len(queries) * len(row) for queries, row in rows])[:-1]
         return [
-            part.reshape(len(queries), len(row)).max(axis=0)
+            part.reshape(len(queries), len(row))
             for part, (queries, row) in zip(np.split(flat, ends), rows, strict=True)
         ]
 

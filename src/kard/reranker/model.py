@@ -136,9 +136,13 @@ class Reranker:
             positions: Candidates of each question, as positions in the knowledge base.
 
         Returns:
-            An array (candidates,) in float32 for each question; higher is better. A score does not depend on what else is
-            scored with it, beyond the rounding of the number format.
+            An array (candidates,) in float32 for each question, the best over its queries; higher is better. A score does not
+            depend on what else is scored with it, beyond the rounding of the number format.
         """
+        return [row.max(axis=0) for row in self.score_each(questions, positions)]
+
+    def score_each(self, questions: Sequence[Queries], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """As `score`, but of each query: arrays (queries, candidates)."""
         self.prepare([position for row in positions for position in row])
         encoded = self._encode_questions(questions)
         return [self._score(queries, row) for queries, row in zip(encoded, positions, strict=True)]
@@ -155,14 +159,14 @@ class Reranker:
 
     def _score(self, queries: list[np.ndarray], positions: Sequence[int]) -> np.ndarray:
         if not len(positions):
-            return np.zeros(0, dtype=np.float32)
+            return np.zeros((len(queries), 0), dtype=np.float32)
         tokens, first = self.vectors.joined(positions)
         # torch multiplies on all cores, twice as fast as numpy does here.
         similarity = torch.from_numpy(np.concatenate(queries)) @ torch.from_numpy(tokens).T
         best = np.maximum.reduceat(similarity.numpy(), first, axis=1)
         ends = np.cumsum([len(query) for query in queries])[:-1]
         over_tokens = np.sum if self.encoder.similarity_fn_name == "maxsim" else np.mean
-        return np.max([over_tokens(part, axis=0) for part in np.split(best, ends)], axis=0)
+        return np.stack([over_tokens(part, axis=0) for part in np.split(best, ends)])
 
 
 def passage_vectors(

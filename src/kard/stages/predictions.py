@@ -16,7 +16,7 @@ from kard.data.question import Question
 from kard.evaluation.ranking import ranked_by_likelihood
 from kard.evaluation.relevant import first_rationales, first_silver
 from kard.finder import Finder, Found
-from kard.kard import Kard
+from kard.kard import Kard, is_ranked
 from kard.machine.processes import process_count, rank
 from kard.machine.sharing import from_all, shared_out
 from kard.methods import Method, TrainedOn
@@ -70,7 +70,7 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
     known = {one.key: one for one in (Written(**row) for row in log.read())}
     pairs = [(question, method) for method in methods for question in asked[method.name]]
     texts = [prompt for method in methods for prompt in prompts[method.name]]
-    distinct = {(text, method.contrasts) for text, (_, method) in zip(texts, pairs, strict=True)}
+    distinct = {(text, is_ranked(*pair)) for text, pair in zip(texts, pairs, strict=True)}
     with progress(f"answer as {trained_on}", -(-len(distinct) // process_count()), "prompts") as advance:
 
         def keep(batch: list[Written]) -> None:
@@ -89,7 +89,7 @@ def make_predictions(run: Run, trained_on: TrainedOn, methods: Sequence[Method],
         rows = zip(asked[method.name], considered[method.name], prompts[method.name], strict=True)
         shown = given if method.reads == "teacher_rationale" else {}
         return [
-            _prediction(kard, method, q, p, written[prompt, method.contrasts], shown.get(q.id, ""))
+            _prediction(kard, method, q, p, written[prompt, is_ranked(q, method)], shown.get(q.id, ""))
             for q, p, prompt in rows
         ]
 
@@ -283,9 +283,7 @@ def _prediction(
     kard: Kard, method: Method, question: Question, considered: Sequence[Found], written: Any, given: str
 ) -> dict[str, Any]:
     section = kard.recipe.evaluation
-    answer = replace(
-        kard.parse(question, method, considered[: section.passages], written), candidates=tuple(considered)
-    )
+    answer = kard.parse(question, method, considered, written)
     signals = {} if section.abstain.risk is None or method.is_oracle else {"signals": kard.signals(answer)}
     said, right = answer.choice if question.choices else answer.answer, question.answer
     return {

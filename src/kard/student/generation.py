@@ -44,7 +44,6 @@ _TOO_LARGE = (
     "Lower student.max_input_tokens, evaluation.samples or evaluation.passages, or take a smaller student.model."
 )
 _RANKED_AT_ONCE = 8  # prompts; each of their choices has scores over the whole vocabulary for every token
-_PRIOR = 0.5  # of a choice's log-likelihood without passages is taken off: α = 1 of Shi et al.
 _LOOKS_AT_ONCE = 16  # passages; each token of their questions has such scores
 
 
@@ -60,7 +59,7 @@ class Written:
         samples: All that was written, where several samples were drawn.
         confidence: How probable the answer was among the choices; of an open answer the geometric mean of its tokens'
             probabilities, where that was asked for. None otherwise, and of several samples.
-        contrasted: Whether its choice was chosen by `Writing.without`.
+        likelihoods: With `Writing.ranks_choices`, of each choice the mean log-probability of its tokens; the text is empty.
     """
 
     prompt: str
@@ -69,12 +68,12 @@ class Written:
     seconds: float
     samples: Sequence[str] = ()
     confidence: float | None = None
-    contrasted: bool = False
+    likelihoods: Sequence[float] = ()
 
     @property
     def key(self) -> tuple[str, bool]:
-        """What tells it from others of its kind."""
-        return self.prompt, self.contrasted
+        """What tells it from others of its kind: the prompt, and whether choices were ranked."""
+        return self.prompt, bool(self.likelihoods)
 
 
 OnText = Callable[[str], None]
@@ -92,9 +91,7 @@ class Writing:
         sampling: How several texts are drawn for each prompt; None: one, always the likeliest token.
         share: Which batches are written here: (2, 3) means the third of every three.
         weigh_open: Whether open answers have a confidence.
-        without: Prompts for answers alone: each as it is without its passages. The choice is then the one with the largest
-            log p(choice | prompt) − 0.5 · log p(choice | prompt without passages), so that what the student would say anyway
-            counts less than what it reads (context-aware decoding, Shi et al. 2023, of whole choices). None: no such contrast.
+        ranks_choices: Nothing is written: each prompt has choices, and for each of them its likelihood is found.
     """
 
     writes: Writes
@@ -103,12 +100,7 @@ class Writing:
     sampling: Sampling | None = None
     share: tuple[int, int] = (0, 1)
     weigh_open: bool = False
-    without: Mapping[str, str] | None = None
-
-    @property
-    def ranks(self) -> bool:
-        """Whether whole choices are compared, and not written token by token."""
-        return self.answer_by == "likelihood" or self.without is not None
+    ranks_choices: bool = False
 
 
 def local_writer(model: PreTrainedModel) -> Writer:
@@ -277,6 +269,8 @@ class Student:
     def _continue(
         self, prompts: list[str], answers: list[Sequence[str]], how: Writing, on_text: Mapping[str, OnText]
     ) -> list[Written]:
+        if how.ranks_choices:
+            return self._ranked(prompts, answers, how)
         samples = how.sampling.samples if how.sampling else 1
         owner = [row for row in range(len(prompts)) for _ in range(samples)]
         inputs, given, writes = self._read(prompts, how)
@@ -292,18 +286,9 @@ class Student:
             constraint.pick = how.sampling.pick(prompts, max(constraint.limits))
         on_tokens = self._on_tokens(prompts, constraint, on_text if not how.sampling else {})
         task = Task(inputs["input_ids"], inputs["attention_mask"], constraint, how.sampling, on_tokens)
-        # A choice that is ranked behind the prompt itself leaves nothing to write.
-        only_ranked = how.without is not None and all(answers)
-        tokens = [[] for _ in owner] if only_ranked else self.writer.write(task)
-        if how.ranks:
+        tokens = self.writer.write(task)
+        if how.answer_by == "likelihood":
             scores = self._choice_likelihoods(inputs, tokens, [answers[row] for row in owner], writes, owner)
-            if how.without is not None:
-                alone = self._encoded([how.without[prompt] for prompt in prompts], [[] for _ in prompts])
-                priors = self._choice_likelihoods(alone, tokens, [answers[row] for row in owner], writes, owner)
-                scores = [
-                    [own - _PRIOR * prior for own, prior in zip(*pair, strict=True)]
-                    for pair in zip(scores, priors, strict=True)
-                ]
             chosen, confidence = _likeliest_choices(scores)
         else:
             chosen, confidence = (
@@ -323,10 +308,15 @@ class Student:
         if how.sampling:
             drawn = [tuple(texts[place : place + samples]) for place in range(0, len(texts), samples)]
             return [Written(p, drawn[row][0], row in cut, 0.0, drawn[row]) for row, p in enumerate(prompts)]
-        contrasted = how.without is not None
-        return [
-            Written(p, texts[row], row in cut, 0.0, (), confidence[row], contrasted) for row, p in enumerate(prompts)
-        ]
+        return [Written(p, texts[row], row in cut, 0.0, (), confidence[row]) for row, p in enumerate(prompts)]
+
+    def _ranked(self, prompts: list[str], answers: list[Sequence[str]], how: Writing) -> list[Written]:
+        inputs, _, writes = self._read(prompts, how)
+        rows = range(len(prompts))
+        scores = self._choice_likelihoods(inputs, [[] for _ in rows], answers, writes, rows)
+        lengths = [map(len, answer_paths(self.tokenizer, answers[row], writes[row])) for row in rows]
+        means = [[sum_ / size for sum_, size in zip(*pair, strict=True)] for pair in zip(scores, lengths, strict=True)]
+        return [Written(prompt, "", False, 0.0, likelihoods=row) for prompt, row in zip(prompts, means, strict=True)]
 
     def _on_tokens(self, prompts: list[str], constraint: AnswerConstraint, on_text: Mapping[str, OnText]) -> OnTokens:
         """Hands the texts on. A choice is there when it is certain, as it was given: its tokens may read otherwise."""
@@ -362,9 +352,9 @@ class Student:
         return prompt_batch(self.model, int(self.tokenizer.pad_token_id), ids)
 
     def _paths(self, answers: Sequence[str], writes: Writes, how: Writing) -> list[list[int]]:
-        if not answers or (how.answer_by == "generate" and not how.ranks):
+        if not answers or how.answer_by == "generate":
             return []
-        if how.ranks:  # the text ends after "Answer:", and its choice is put behind it
+        if how.answer_by == "likelihood":  # the text ends after "Answer:", and its choice is put behind it
             return [[int(self.tokenizer.eos_token_id)]]
         return answer_paths(self.tokenizer, answers, writes)
 
@@ -374,7 +364,7 @@ class Student:
         tokens: list[list[int]],
         answers: list[Sequence[str]],
         writes: list[Writes],
-        owner: list[int],
+        owner: Sequence[int],
     ) -> list[list[float]]:
         """log p of each choice after each text; none where there are no choices."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"]

@@ -194,7 +194,7 @@ def prompt_of(kard: Kard) -> dict[str, Any]:
     return {
         "template": with_examples(examples, template),
         "decoding": "greedy" if kard.recipe.evaluation.samples == 1 else "majority of samples",
-        "answer_by": "contrast" if method.contrasts else kard.recipe.student.answer_by,
+        "answer_by": "student and reranker" if method.ranks_choices else kard.recipe.student.answer_by,
         "max_input_tokens": settings.max_input_tokens,
         "max_output_tokens": settings.max_output_tokens,
     }
