@@ -52,7 +52,6 @@ MEANINGS = {
     "teacher.max_tokens": "LLM: longest reply; one that is cut off is rejected as truncated",
     "teacher.resources.concurrency": "openai, llama_cpp: requests under way at once; transformers: how many are written in one "
     "batch",
-    "reranker.lora_rank": "lora: rank of the adapters, which are scaled by 2",
     "reranker.epochs": "passes over the candidate sets",
     "reranker.lr": "peak learning rate",
     "reranker.question_tokens": "longer questions are cut",

@@ -222,9 +222,9 @@ def test_changed_data_is_noticed(finished, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        ["reranker.train=both"],
+        ["reranker.interaction=paper"],
         ["reranker.kind=cross_encoder", "reranker.passage_tokens=32", "reranker.question_tokens=32"],
-        ["reranker.method=lora", "reranker.vectors=int8"],
+        ["reranker.vectors=int8"],
     ],
 )
 def test_every_kind_of_reranker_is_read_as_it_was_measured(project, changes):

@@ -49,7 +49,6 @@ def held(step: Step, steps: dict[str, Step]) -> set[str]:
         [f"evaluation.methods={METHODS}", "evaluation.shots=2"],
         [
             "evaluation.methods=[few_shot, finetune, distill, kard_reranker]",
-            "student.train_passages=mixed",
             "reranker.likelihood_weight=1",
             "evaluation.samples=2",
             "evaluation.abstain.risk=0.6",
@@ -91,7 +90,6 @@ def test_every_key_of_the_recipe_is_in_some_key(project):
     everything = [
         f"evaluation.methods={METHODS}",
         "retriever.kind=hybrid",
-        "student.train_passages=mixed",
         "evaluation.samples=2",
     ]
     model = load_recipe(str(project)).reranker.model

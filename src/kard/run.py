@@ -188,7 +188,7 @@ class Run:
         from kard.reranker.load import open_reranker
 
         trained, section = self.finished("reranker"), self.recipe.reranker
-        has_own = section.kind == "cross_encoder" or section.train == "both" or self.own_vectors.exists()
+        has_own = section.kind == "cross_encoder" or section.learns_passages or self.own_vectors.exists()
         store = self.own_vectors if has_own else self.passage_vectors()
         if not has_own and not store.exists():
             say(

@@ -26,12 +26,8 @@ TEXTS = [f"{row['title']}. {row['text']}" for row in project_rows(30, 2)[1]]
 QUESTIONS = [tuple(f"{row['question']} {choice}" for choice in row["choices"]) for row in project_rows(30, 2)[0]]
 KINDS = {
     "question": {},
-    "question, lora": {"method": "lora"},
-    "both": {"train": "both"},
-    "both, lora": {"train": "both", "method": "lora"},
-    "paper": {"train": "both", "method": "lora", "interaction": "paper", "schedule": "constant", "tau_question": 20.0},
+    "paper": {"interaction": "paper", "tau_question": 20.0},
     "cross": {"kind": "cross_encoder"},
-    "cross, lora": {"kind": "cross_encoder", "method": "lora"},
 }
 
 
@@ -80,24 +76,23 @@ def test_training_moves_what_it_should_and_saves_an_ordinary_model(section, tmp_
     reranker = untrained(section, tmp_path)
     names_before, before = list(weights(reranker)), weights(reranker)
     # So much that no chance keeps the loss from sinking.
-    section = section.model_copy(update={"epochs": 8, "lr": 3e-2 if section.method == "lora" else 1e-2})
+    section = section.model_copy(update={"epochs": 8, "lr": 3e-2 if section.learns_passages else 1e-2})
     train_reranker(reranker, sets(), section, 0, tmp_path)
     after = weights(reranker)
     assert list(after) == names_before  # no adapter is left
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert moved
-    if section.method == "lora":
-        assert all(name.split(".")[-2] in ("query", "value", "classifier", "linear") for name in moved)
-        is_random = section.kind == "cross_encoder" or section.interaction == "paper"  # what is on top of the model
-        assert any("classifier" in name or "linear" in name for name in moved) == is_random
-    if section.kind == "late_interaction" and section.interaction == "normalized":
-        assert any("sub_modules.document" in name for name in moved) == (section.train == "both")
+    if section.learns_passages:  # adapters, and the linear layer on top, which is random
+        assert all(name.split(".")[-2] in ("query", "value", "linear") for name in moved)
+        assert any("linear" in name for name in moved)
+    if section.kind == "late_interaction":
+        assert not any("sub_modules.document" in name for name in moved)
     kind = CrossEncoder if section.kind == "cross_encoder" else MultiVectorEncoder
     kind(str(tmp_path / "model"))
     again = open_reranker(tmp_path / "model", section, tmp_path / "new", TEXTS)
     loaded = weights(again)
     assert all(torch.equal(value, loaded[name]) for name, value in after.items())
-    if section.train == "both":  # the vectors in memory are the untrained passage side's
+    if section.learns_passages:  # the vectors in memory are the untrained passage side's
         reranker = open_reranker(tmp_path / "model", section, tmp_path / "newer", TEXTS)
     questions, positions = [QUESTIONS[0], QUESTIONS[1]], [[3, 1, 4], [1, 5, 9, 2]]
     for old, new in zip(reranker.score(questions, positions), again.score(questions, positions), strict=True):
@@ -143,18 +138,17 @@ def test_a_cross_encoders_scores_depend_on_nothing_else(encoder_folder, tmp_path
 
 def test_settings_that_contradict_each_other_are_refused():
     for settings in (
-        {"kind": "cross_encoder", "train": "both"},
-        {"interaction": "paper"},
-        {"interaction": "paper", "train": "both", "frozen_layers": 1},
+        {"kind": "cross_encoder", "interaction": "paper"},
+        {"interaction": "paper", "frozen_layers": 1},
     ):
-        with pytest.raises(ValueError, match=r"remove|set train|set kind"):
+        with pytest.raises(ValueError, match=r"remove frozen_layers|set kind"):
             RerankerSection(**settings)
 
 
 def test_lora_without_query_and_value_layers_is_an_error(encoder_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(adapters, "QUERY_AND_VALUE", "nothing")
-    section = RerankerSection(model=str(encoder_folder), method="lora", question_tokens=24, passage_tokens=32)
-    with pytest.raises(UserError, match=r"reranker\.method"):
+    section = RerankerSection(model=str(encoder_folder), interaction="paper", question_tokens=24, passage_tokens=32)
+    with pytest.raises(UserError, match=r"reranker\.interaction"):
         train_reranker(untrained(section, tmp_path), sets(), section, 0, tmp_path)
 
 
@@ -173,11 +167,8 @@ def test_a_t5s_encoder_is_trained_and_answers(t5_folder, tmp_path):
         np.testing.assert_allclose(old, new, atol=1e-2)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_frozen_layers_must_leave_one(method, encoder_folder, tmp_path):
-    section = RerankerSection(
-        model=str(encoder_folder), frozen_layers=2, method=method, question_tokens=24, passage_tokens=32
-    )
+def test_frozen_layers_must_leave_one(encoder_folder, tmp_path):
+    section = RerankerSection(model=str(encoder_folder), frozen_layers=2, question_tokens=24, passage_tokens=32)
     with pytest.raises(UserError, match=r"frozen_layers: 2 asked for, '.*' has 2 layers"):
         train_reranker(untrained(section, tmp_path), sets(), section, 0, tmp_path)
 
@@ -212,7 +203,7 @@ def test_vectors_that_are_cut_off_are_named(encoder_folder, tmp_path):
 
 def test_the_papers_score_is_a_sum_of_dot_products_of_one_models_linear_layer(encoder_folder, tmp_path):
     lengths = {"question_tokens": 8, "passage_tokens": 32}
-    section = RerankerSection(model=str(encoder_folder), interaction="paper", train="both", **lengths)
+    section = RerankerSection(model=str(encoder_folder), interaction="paper", **lengths)
     reranker = untrained(section, tmp_path)
     queries, positions = [QUESTIONS[0][:2]], [[3, 1, 4]]
     [scores] = reranker.score(queries, positions)
@@ -235,15 +226,13 @@ def test_the_papers_score_is_a_sum_of_dot_products_of_one_models_linear_layer(en
     assert not np.allclose(other.score(queries, positions)[0], scores)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "constant"])
-def test_the_learning_rate_falls_or_stays(schedule, encoder_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("interaction", ["normalized", "paper"])
+def test_the_learning_rate_falls_or_stays(interaction, encoder_folder, tmp_path, monkeypatch):
     from kard.reranker import training
 
     seen = []
     lengths = {"question_tokens": 24, "passage_tokens": 32}
-    section = RerankerSection(
-        model=str(encoder_folder), epochs=3, batch_size=5, schedule=schedule, warmup=0.25, **lengths
-    )
+    section = RerankerSection(model=str(encoder_folder), epochs=3, batch_size=5, interaction=interaction, **lengths)
     train = training.train
 
     def watched(trainer, *rest):
@@ -256,4 +245,4 @@ def test_the_learning_rate_falls_or_stays(schedule, encoder_folder, tmp_path, mo
     assert len(seen) == 12
     assert max(seen) == pytest.approx(1e-4)
     assert seen[0] < seen[2]
-    assert (seen[-1] < 2e-5) == (schedule == "linear")
+    assert (seen[-1] < 2e-5) == (interaction == "normalized")

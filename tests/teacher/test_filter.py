@@ -246,9 +246,9 @@ def test_rewriting_keeps_what_leads_to_the_answer_and_the_original():
     assert judged(QUESTION, [Draft(ELIMINATING)], TeacherSection(), "")[0].text == ELIMINATING
 
 
-def test_the_preferred_kind_comes_first_and_ids_stay():
-    section = TeacherSection(prefer_kind="constructive")
-    drafts = [Draft(ELIMINATING), Draft("It is cold.", "length"), Draft("Oxygen boils early.")]
+def test_constructive_ones_come_first_where_others_are_rewritten_and_ids_stay():
+    section = TeacherSection(rewrite="keep")
+    drafts = [Draft("Option (A) is wrong."), Draft("It is cold.", "length"), Draft("Oxygen boils early.")]
     rationales = without_repetitions(judged(QUESTION, drafts, section, ""), section)
     assert [r.id for r in rationales] == ["q/2", "q/0", "q/1"]
     plain = without_repetitions(judged(QUESTION, drafts, TeacherSection(), ""), TeacherSection())

@@ -142,7 +142,7 @@ def test_vectors_as_far_as_computed(answering_run, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "vectors"),
     [
-        (["reranker.train=both", "reranker.vectors=int8"], {"tokens.int8", "places.i64"}),
+        (["reranker.interaction=paper", "reranker.vectors=int8"], {"tokens.int8", "places.i64"}),
         (["reranker.kind=cross_encoder", "reranker.passage_tokens=32", "reranker.question_tokens=32"], set()),
     ],
 )

@@ -192,7 +192,7 @@ def test_what_cannot_be_done_is_an_error(files, tmp_path):
 
 
 def test_in_python(files, encoder_folder):
-    section = RerankerSection(model=str(encoder_folder), question_tokens=32, passage_tokens=32, train="both")
+    section = RerankerSection(model=str(encoder_folder), question_tokens=32, passage_tokens=32, interaction="paper")
     assert not train_file(files / "train.jsonl", files / "o", section).skipped
     assert train_file(files / "train.jsonl", files / "o", section).skipped
     [given, ranked] = evaluate_file(str(files / "o"), files / "dev.jsonl")

@@ -21,7 +21,7 @@ from kard.artifacts.damage import BEGUN, MANIFEST, damaged, damages, of_stage, s
 from kard.artifacts.files import hash_of, json_or_none, read_json, read_marker, write_json
 from kard.errors import UserError
 
-RUN_FORMAT = 2
+RUN_FORMAT = 3
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NEARLY_FULL_BYTES = 2**20
 

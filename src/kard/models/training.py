@@ -33,7 +33,7 @@ _DIVERGED = {
 _TOO_LARGE = {
     "student": "Set student.method: lora or student.resources.gradient_checkpointing: true, lower student.batch_size (and "
     "raise student.gradient_accumulation) or student.max_input_tokens, or take a smaller model.",
-    "reranker": "Lower reranker.batch_size or reranker.step_candidates, or set reranker.train: question.",
+    "reranker": "Lower reranker.batch_size or reranker.step_candidates, or set reranker.interaction: normalized.",
 }
 
 

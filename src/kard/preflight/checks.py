@@ -212,12 +212,12 @@ def _vectors(recipe: Recipe, passages: int) -> float:
         return 0.0
     questions = recipe.evaluated_size or _EVALUATED.get(recipe.questions.kind, 0)
     kept = min(passages, questions * recipe.retriever.candidates)
-    if reranker.train == "question":
+    if not reranker.learns_passages:
         trained = reranker.train_questions or recipe.questions.train_size or 0
         kept = min(passages, kept + trained * (reranker.rationale_candidates + reranker.question_candidates))
     tokens = min(reranker.passage_tokens, recipe.knowledge.passage_words * FULL * TOKENS_PER_WORD)
     numbers = _dimension(reranker.model) * (2 if reranker.vectors == "fp16" else 1)
-    return kept * tokens * numbers * (2 if reranker.train == "both" else 1)
+    return kept * tokens * numbers * (2 if reranker.learns_passages else 1)
 
 
 def _dimension(encoder: str) -> int:

@@ -231,9 +231,9 @@ def _reranker(recipe: Recipe, work: Work) -> float | None:
     evaluated = work.questions[recipe.evaluation.split]
     steps = section.epochs * learned * work.rationales / section.batch_size
     drawn = learned * (section.rationale_candidates + section.question_candidates)
-    drawn = drawn * (section.train == "question") + evaluated * candidates
+    drawn = drawn * (not section.learns_passages) + evaluated * candidates
     # Some passages come again and again: fewer are encoded than draws by chance would find.
-    encoded = work.passages * (1 - exp(-_AGAIN * drawn / max(1, work.passages))) * (2 if section.train == "both" else 1)
+    encoded = work.passages * (1 - exp(-_AGAIN * drawn / max(1, work.passages))) * (2 if section.learns_passages else 1)
     judged = 2 * evaluated * queries * (candidates if section.kind == "cross_encoder" else 1)
     if _is_little(section.model, (steps * section.batch_size * queries + encoded) * read):
         return _LITTLE

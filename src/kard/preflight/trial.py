@@ -129,7 +129,7 @@ def reranker_speed(section: RerankerSection, query: int, passage: int, queries: 
     asked, read = (depth * _encoded(model, tokens) for tokens in (query, passage))
     learned = depth * _token_learned(model, (query,), asked_at_once, compute_dtype("auto", config.model_type)) * query
     step = asked_at_once * (learned * (1 - frozen) + asked * frozen)
-    if section.train == "both":
+    if section.learns_passages:
         step += read_at_once * read * (3 - 2 * frozen)
     return RerankerSpeed(step, read, asked)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,11 +13,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-RationaleKind = Literal["constructive", "eliminating", "other"]
-WarmUp = Annotated[float, Field(ge=0, lt=1, description="share of the steps in which the learning rate rises to lr")]
-Schedule = Annotated[
-    Literal["linear", "constant"], Field(description="what lr does after that: it falls to 0, or stays")
-]
 
 
 class Section(BaseModel):

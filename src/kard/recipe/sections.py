@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from kard.recipe.base import NotNegative, PathIn, Positive, Schedule, Section, Share, Size, WarmUp
+from kard.recipe.base import NotNegative, PathIn, Positive, Section, Share, Size
 
 OWN = "own"  # the knowledge base of the run itself, among others
 GeneratedKind = Literal["multiple_choice", "yes_no", "short", "comparison", "unanswerable"]
@@ -178,14 +178,10 @@ class RerankerSection(Section):
     train_questions: Size | None = Field(None, description="how many training questions it learns from; null: all")
     interaction: Literal["normalized", "paper"] = Field(
         "normalized",
-        description="late_interaction: how token vectors meet. normalized: cosine, mean over the question's tokens, a model for "
-        "each side; paper: one model with a linear layer on top, dot products, their sum, and dropout while training",
+        description="late_interaction: how token vectors meet. normalized: cosine, mean over the question's tokens; "
+        "the question side learns. paper: one model with a linear layer on top, dot products, their sum; both sides learn, by "
+        "LoRA on query and value, with dropout and a constant learning rate after 5 % of the steps",
     )
-    train: Literal["question", "both"] = Field(
-        "question", description="question: the passage side stays as it is; both: candidates are encoded in every step"
-    )
-    method: Literal["full", "lora"] = Field("full", description="full: all weights; lora: adapters on query and value")
-    lora_rank: Size = 16
     choices: Literal["each", "together", "none"] = Field(
         "each", description="how it reads choices: a query for each, one with all of them (the paper), or not at all"
     )
@@ -204,8 +200,6 @@ class RerankerSection(Section):
     epochs: Positive = 1.0
     batch_size: Size = Field(16, description="candidate sets a step")
     lr: Positive = 1e-4
-    schedule: Schedule = "linear"
-    warmup: WarmUp = 0.1
     frozen_layers: Annotated[int, Field(ge=0)] = Field(
         0, description="lowest layers of the question side that stay as they are, with the embeddings: faster"
     )
@@ -227,18 +221,19 @@ class RerankerSection(Section):
     )
 
     @property
+    def learns_passages(self) -> bool:
+        """Whether the passage side learns too, so that candidates are encoded in every step."""
+        return self.interaction == "paper"
+
+    @property
     def has_score_features(self) -> bool:
         """Whether anything is added to the scores."""
         return bool(self.retriever_weight or self.title_weight)
 
     @model_validator(mode="after")
     def _kind_fits(self) -> RerankerSection:
-        if self.kind == "cross_encoder" and self.train == "both":
-            raise ValueError("kind cross_encoder has no passage side: remove train")
-        if self.interaction == "paper" and (self.kind != "late_interaction" or self.train != "both"):
-            raise ValueError(
-                "interaction paper has one model for both sides: set kind: late_interaction and train: both"
-            )
+        if self.interaction == "paper" and self.kind != "late_interaction":
+            raise ValueError("interaction paper has one model for both sides: set kind: late_interaction")
         if self.interaction == "paper" and self.frozen_layers:
             raise ValueError("interaction paper trains all layers, or adapters on all: remove frozen_layers")
         return self
@@ -258,10 +253,6 @@ class StudentSection(Section):
     train_questions: Size | None = Field(None, description="how many training questions it learns from; null: all")
     rationales: Size | None = Field(None, description="l: rationales a question in an epoch; null: all that were kept")
     passages: Size = Field(1, description="k: silver passages in a training prompt")
-    train_passages: Literal["silver", "mixed"] = Field(
-        "silver",
-        description="mixed: half of the examples, by the seed, see what is found by the question, as at test time",
-    )
     answer_as: Literal["text", "letter", "both"] = Field("text", description="how the answer is written")
     answer_by: Literal["choices", "generate", "likelihood"] = Field(
         "choices",
@@ -284,7 +275,9 @@ class StudentSection(Section):
     batch_size: Size = Field(8, description="examples that are computed at once")
     gradient_accumulation: Size = Field(1, description="a step is on batch_size times this many examples")
     lr: Positive = 5e-4
-    schedule: Schedule = "linear"
+    schedule: Literal["linear", "constant"] = Field(
+        "linear", description="what lr does after 5 % of the steps: it falls to 0, or stays"
+    )
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto",
         description="auto: bf16 where the hardware computes in it; on GPUs without it fp16, and fp32 for T5 and Gemma, which "
@@ -347,8 +340,6 @@ class EvaluationSection(Section):
         1, description="texts drawn for each prompt; the answer is their majority's. 1: the likeliest text"
     )
     temperature: Positive = Field(1.0, description="samples: below 1 likely words are drawn more often still")
-    top_k: Size | None = Field(50, description="samples: only the likeliest tokens are drawn; null: any")
-    top_p: Share = Field(0.95, description="samples: only the likeliest tokens with this probability together")
     knowledge: dict[Annotated[str, Field(pattern="^[a-z0-9_]{1,40}$")], KnowledgeSection] = Field(
         {},
         description="other documents by names of your own, each with the keys of knowledge: the same students and reranker "

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from kard.errors import UserError
-from kard.recipe.base import NotNegative, PathIn, Positive, RationaleKind, Section, Size
+from kard.recipe.base import NotNegative, PathIn, Positive, Section, Size
 
 
 class TeacherResources(Section):
@@ -78,12 +78,10 @@ class TeacherSection(Section):
     reject_leaks: bool = Field(
         False, description="reject rationales that speak of the passage, the prompt or the given answer"
     )
-    prefer_kind: RationaleKind | None = Field(
-        None, description="a question's rationales of this kind come first, so that student.rationales takes them"
-    )
     rewrite: Literal["keep", "ask"] | None = Field(
         None,
-        description="not constructive ones: keep the sentences that lead to the answer, or ask the teacher for them",
+        description="not constructive ones: keep the sentences that lead to the answer, or ask the teacher for them; "
+        "constructive ones come first, so that student.rationales takes them",
     )
     verifier: str | None = Field(
         None, description="a model (hub id, folder, package:NAME) that must find the gold choice from the rationale"

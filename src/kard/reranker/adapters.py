@@ -14,6 +14,7 @@ from kard.recipe.sections import RerankerSection
 
 # What the common encoders call their query and value projections.
 QUERY_AND_VALUE = r".*\.(query|value|q_proj|v_proj|q_lin|v_lin|Wqkv|q|v)"
+_RANK = 16  # of the paper's adapters
 
 
 def make_trainable(encoder: nn.Module, modules: Sequence[nn.Module], section: RerankerSection) -> None:
@@ -25,21 +26,13 @@ def make_trainable(encoder: nn.Module, modules: Sequence[nn.Module], section: Re
     encoder.requires_grad_(False)
     _check_frozen_layers(encoder, section)
     for module in modules:
-        heads = _heads(module)
-        if section.method == "lora":
+        if section.learns_passages:
             _add_adapters(module, section)
+        # The linear layer is random at first: all of it learns.
+        linear = {id(one) for part in module.modules() if isinstance(part, Dense) for one in part.parameters()}
         for name, parameter in module.named_parameters():
-            if section.method == "full" or "lora_" in name or id(parameter) in heads:
+            if not section.learns_passages or "lora_" in name or id(parameter) in linear:
                 parameter.requires_grad_(not _is_frozen(name, section.frozen_layers))
-
-
-def _heads(module: nn.Module) -> set[int]:
-    """Parameters on top of a model, as a cross-encoder's last layer: they may be random, so all learn, also with LoRA."""
-    inner = [one for one in module.modules() if isinstance(one, PreTrainedModel) and one.base_model is not one]
-    pairs = [(one, {id(parameter) for parameter in one.base_model.parameters()}) for one in inner]
-    linear = (parameter for one in module.modules() if isinstance(one, Dense) for parameter in one.parameters())
-    on_top = (parameter for one, below in pairs for parameter in one.parameters() if id(parameter) not in below)
-    return {id(parameter) for parameter in (*linear, *on_top)}
 
 
 def _check_frozen_layers(encoder: nn.Module, section: RerankerSection) -> None:
@@ -61,14 +54,15 @@ def _is_frozen(parameter: str, layers: int) -> bool:
 def _add_adapters(module: nn.Module, section: RerankerSection) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=section.lora_rank, lora_alpha=2 * section.lora_rank, target_modules=QUERY_AND_VALUE)
+    config = LoraConfig(r=_RANK, lora_alpha=2 * _RANK, target_modules=QUERY_AND_VALUE)
     for part in module.modules():
         if isinstance(part, Transformer):
             try:
                 inject_adapter_in_model(config, part)
             except ValueError as error:  # peft: no module of these names
                 raise UserError(
-                    f"reranker.method: lora finds no query and value layers in '{section.model}'. Set method: full."
+                    f"reranker.interaction: paper finds no query and value layers in '{section.model}'. Set it to normalized, or "
+                    "choose another reranker.model."
                 ) from error
 
 

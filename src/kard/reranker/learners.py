@@ -48,7 +48,7 @@ class Learner(nn.Module, ABC):
         self.encoder = encoder
         self.tau_rationale = tau_rationale
         self.tau_question = tau_question
-        self.has_dropout = section.interaction == "paper"
+        self.has_dropout = section.learns_passages
         make_trainable(encoder, list(self.trained_modules()), section)
 
     def trained_modules(self) -> Iterator[nn.Module]:
@@ -88,11 +88,7 @@ class QuestionSide(Learner):
 
 
 class BothSides(Learner):
-    """Late interaction with both sides trained: the candidates are encoded in the step."""
-
-    def __init__(self, encoder: nn.Module, section: RerankerSection, tau_rationale: float, tau_question: float) -> None:
-        super().__init__(encoder, section, tau_rationale, tau_question)
-        self.summed = section.interaction == "paper"
+    """Late interaction as in the paper, a sum, with both sides trained: the candidates are encoded in the step."""
 
     def scores(self, **inputs: Any) -> Tensor:
         """`questions` and `passages` are tokenized, `queries_of` and `passages_of` say whose they are, −1 for nobody's."""
@@ -107,7 +103,7 @@ class BothSides(Learner):
             inputs["queries_of"],
             passages,
             mask,
-            self.summed,
+            summed=True,
         )
 
 
@@ -146,7 +142,7 @@ def learner_of(reranker: Reranker | CrossReranker, section: RerankerSection) -> 
     """What learns, and what its batches hold beside target and places."""
     if isinstance(reranker, CrossReranker):
         return Pairs, lambda rows: _pair_inputs(reranker, rows)
-    if section.train == "both":
+    if section.learns_passages:
         return BothSides, lambda rows: _both_inputs(reranker, rows)
     return QuestionSide, lambda rows: _question_inputs(reranker, rows)
 

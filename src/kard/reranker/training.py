@@ -72,8 +72,8 @@ def train_reranker(
             num_train_epochs=section.epochs,
             per_device_train_batch_size=section.batch_size,
             learning_rate=section.lr,
-            lr_scheduler_type=SCHEDULERS[section.schedule],
-            warmup_steps=section.warmup,
+            lr_scheduler_type=SCHEDULERS["constant" if section.learns_passages else "linear"],
+            warmup_steps=0.05 if section.learns_passages else 0.1,
         ),
         train_dataset=usable,
         data_collator=Collator(inputs, section.step_candidates, order),
@@ -84,7 +84,7 @@ def train_reranker(
     reranker.encoder.eval().save_pretrained(str(folder / "model"), create_model_card=False)
     temperatures = {"tau_rationale": tau_rationale, "tau_question": tau_question}
     write_json(folder / "training.json", {"rationales": len(usable), **temperatures, "loss": curve})
-    if section.train == "question" or isinstance(reranker, CrossReranker):
+    if not section.learns_passages:
         return reranker
     shutil.rmtree(folder / "vectors", ignore_errors=True)  # of an earlier attempt
     return open_reranker(folder / "model", section, folder / "vectors", reranker.vectors.texts)

@@ -57,8 +57,8 @@ VERSIONS = dict.fromkeys(STAGES, 1) | {
 }
 _WORDS = ("analyzer", "language", "k1", "b")
 _RERANKER = (
-    *("kind", "model", "train_questions", "interaction", "train", "method", "lora_rank", "choices", "step_candidates"),
-    *("tau_rationale", "tau_question", "epochs", "batch_size", "lr", "schedule", "warmup", "frozen_layers"),
+    *("kind", "model", "train_questions", "interaction", "choices", "step_candidates"),
+    *("tau_rationale", "tau_question", "epochs", "batch_size", "lr", "frozen_layers"),
     *("question_tokens", "passage_tokens", "vectors", "retriever_weight", "title_weight"),
 )
 _STUDENT = (
@@ -72,7 +72,6 @@ _PROMPTED = (
 )
 # Of the teacher, what decides the questions that it makes.
 _ASKED = ("kind", "model", "base_url", "mode", "endpoint", "temperature", "max_tokens", "extra_body")
-_SAMPLES = ("temperature", "top_k", "top_p")
 _MODELS = ("student.model", "reranker.model", "retriever.encoder", "teacher.model", "teacher.verifier")
 _KINDS = ("questions.kind", "knowledge.kind")
 
@@ -239,10 +238,6 @@ def _student_step(run: Run, keys: dict[str, str], trained_on: TrainedOn, base: l
         inputs += ["index"]
     if of.reads == "silver":
         more["asks"] = learns_questions(run.recipe, trained_on)
-        reads += ["student.train_passages"]
-        if section.train_passages == "mixed":
-            reads += [*_searched(run.recipe), "reranker.choices"]
-            inputs += ["reranker" if "reranker" in keys else "index"]
     about = f"{section.train_questions or 'all'} questions, {section.epochs:g} epochs"
     make = partial(make_student, run, trained_on)
     return _step(run, keys, f"students/{trained_on}", reads, inputs, make, about, more, shared=True)
@@ -272,7 +267,7 @@ def _predictions_step(run: Run, keys: dict[str, str], methods: list[Method]) -> 
     reads += ["evaluation.vllm"] if section.vllm else []
     inputs = ["questions", f"students/{trained_on}"]
     if section.samples > 1:
-        reads += ["seed", *_named("evaluation", _SAMPLES)]
+        reads += ["seed", "evaluation.temperature"]
     if any(method.reads_passages for method in methods):
         reads += ["evaluation.passages", *_searched(recipe)]
         inputs += [f"predictions/over_{run.over}"] if run.over else ["index", "candidates"]

@@ -74,7 +74,7 @@ def _trained(
 
     section, ranked, own = run.recipe.reranker, folder / "untrained.json", _work_of(reranker)
     sets = candidate_sets(run)
-    _sharing(reranker, work).prepare([p for row in sets for p in row.positions] if section.train == "question" else [])
+    _sharing(reranker, work).prepare([p for row in sets for p in row.positions] if not section.learns_passages else [])
     if not ranked.exists():
         write_json(ranked, judged.ranked(reranker))
     _sharing(reranker, own)

@@ -9,15 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kard.artifacts.files import write_json
 from kard.data.question import Question
 from kard.errors import UserError
-from kard.finder import Finder
 from kard.machine.processes import whole_models
-from kard.machine.sharing import shared_out
-from kard.methods import METHODS, TRAINING_SETS, TrainedOn, methods_named
+from kard.methods import TRAINING_SETS, TrainedOn, methods_named
 from kard.progress import say
 from kard.prompt import WorkedExample, holds_question, render, shown_answer, target, with_examples
 from kard.recipe.recipe import Recipe
@@ -28,7 +24,6 @@ if TYPE_CHECKING:
     from kard.student.training import Example
 
 PROMPT_TOKENS = 4096  # a prompted student may read, unless its model can read fewer
-_MIXED_SHARE = 0.5  # of the examples, with student.train_passages: mixed
 
 
 def make_base(run: Run, folder: Path) -> None:
@@ -145,12 +140,9 @@ def explained(run: Run, trained_on: TrainedOn, questions: Sequence[Question]) ->
         if rationale.status == "kept":
             kept.setdefault(rationale.question, []).append(rationale)
     pairs = [(q, rationale) for q in questions for rationale in kept.get(q.id, [])[: recipe.student.rationales]]
-    mixes = of.reads == "silver" and trained_on != "nothing"
-    by_question = _mixed_in(run, [(q, rationale.id) for q, rationale in pairs]) if mixes else {}
     depth = recipe.student.passages if of.reads == "silver" else 0
     for question, rationale in pairs:
-        passages = by_question.get(rationale.id) or [texts[p] for p in silver[rationale.id][:depth]]
-        yield Explained(question, passages, rationale.text)
+        yield Explained(question, [texts[p] for p in silver[rationale.id][:depth]], rationale.text)
 
 
 def training_examples(
@@ -222,22 +214,3 @@ def _found_by_question(run: Run, questions: Sequence[Question]) -> list[list[int
     queries = [question.query(run.recipe.retriever.query) for question in questions]
     hits = run.retriever().search(queries, run.recipe.student.passages)
     return [hit.positions.tolist() for hit in hits]
-
-
-def _mixed_in(run: Run, pairs: Sequence[tuple[Question, str]]) -> dict[str, list[str]]:
-    """For half of the rationales (question and id), drawn by the seed, the passages that their question finds, as at test time.
-
-    They come by the reranker where a method uses it, by the retriever otherwise; none with ``student.train_passages: silver``.
-    """
-    recipe = run.recipe
-    if recipe.student.train_passages == "silver" or not pairs:
-        return {}
-    drawn = np.random.default_rng(recipe.seed).random(len(pairs)) < _MIXED_SHARE
-    chosen = [pair for pair, is_drawn in zip(pairs, drawn, strict=True) if is_drawn]
-    method = METHODS["kard_reranker" if uses_reranker(recipe) else "kard_bm25"]
-    finder, wanted = Finder.of(run, [method]), recipe.student.passages
-    passages = shared_out(lambda some: finder.read(method, some, wanted), [question for question, _ in chosen])
-    return {
-        rationale: [item.passage.full_text for item in row]
-        for (_, rationale), row in zip(chosen, passages, strict=True)
-    }

@@ -21,15 +21,15 @@ class Sampling:
     Attributes:
         samples: Texts a prompt.
         temperature: Scores are divided by it.
-        top_k: Only so many of the likeliest tokens can be drawn; None: all.
-        top_p: Only the likeliest tokens that together have this probability can be drawn.
+        top_k: Only so many of the likeliest tokens can be drawn, by default as in the paper's code; None: all.
+        top_p: Only the likeliest tokens that together have this probability can be drawn, by default as in the paper's code.
         seed: Of the draws.
     """
 
     samples: int
     temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
+    top_k: int | None = 50
+    top_p: float = 0.95
     seed: int = 0
 
     def pick(self, prompts: Sequence[str], limit: int) -> Pick:

@@ -110,10 +110,11 @@ def rewritten(rationale: Rationale, text: str, question: Question, section: Teac
 
 
 def without_repetitions(rationales: Iterable[Rationale], section: TeacherSection) -> list[Rationale]:
-    """A question's rationales, those of the preferred kind first, and rejected where a kept one has the same words."""
+    """A question's rationales, rejected where a kept one has the same words; constructive ones first where they are rewritten."""
     found: list[Rationale] = []
     kept: dict[str, str] = {}
-    for rationale in sorted(rationales, key=lambda one: one.status != "kept" or one.kind != section.prefer_kind):
+    first_kind = "constructive" if section.rewrite else ""
+    for rationale in sorted(rationales, key=lambda one: one.status != "kept" or one.kind != first_kind):
         if rationale.status == "kept":
             first = kept.setdefault(normalised(rationale.text), rationale.id)
             if first != rationale.id:

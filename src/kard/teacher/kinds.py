@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from string import ascii_uppercase
+from typing import Literal
 
 from kard.data.cutting import sentences
 from kard.data.normal import normalised
 from kard.data.question import Question
-from kard.recipe.base import RationaleKind
+
+RationaleKind = Literal["constructive", "eliminating", "other"]
 
 _OTHERS = re.compile(
     r"\b(?:the |all |any |none of the )?(?:other|remaining|rest of the|incorrect|wrong) (?:\w+ )?(?:options?|choices?|answers?)\b"

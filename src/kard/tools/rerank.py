@@ -88,7 +88,7 @@ def _train(
 
     untrained = folder / "untrained"
     reranker = new_reranker(section, untrained, texts, seed)
-    if section.train == "question":
+    if not section.learns_passages:
         reranker.prepare([position for row in sets for position in row.positions])
     rows: list[dict[str, Any]] = []
     if judged is None:
