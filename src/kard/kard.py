@@ -265,7 +265,7 @@ class Kard:
         drawn = None
         if section.samples > 1:
             seed = self.recipe.seed
-            drawn = Sampling(section.samples, section.temperature, seed=seed)
+            drawn = Sampling(section.samples, seed=seed)
         form = self.student.settings.answer_as
         answers: dict[tuple[Writes, bool], dict[str, list[str]]] = {}
         for (question, method), prompt in zip(asked, prompts, strict=True):
@@ -368,7 +368,7 @@ def answerer(run: Path, name: str | None, engine: str | None = None) -> dict[str
     stages += ["reranker"] if method.reads == "reranker" else []
     keys = [opened.key(stage) for stage in (*stages, f"students/{method.trained_on}")]
     keys += [opened.documents_key()] if method.reads_passages and opened.documents else []
-    evaluation = recipe.evaluation.model_dump(mode="json", include={"passages", "samples", "temperature"})
+    evaluation = recipe.evaluation.model_dump(mode="json", include={"passages", "samples"})
     if (risk := recipe.evaluation.abstain.risk) is not None:
         keys += [opened.key(f"predictions/{method.trained_on}"), str(risk)]
     if engine and engine != "transformers":

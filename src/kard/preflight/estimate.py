@@ -216,8 +216,7 @@ def _rationales(stage: str, recipe: Recipe, work: Work) -> float | None:
 def _asked(section: TeacherSection, requests: int) -> float | None:
     if section.kind != "openai" or section.mode == "batch":
         return None
-    resources = section.resources
-    return requests * max(2.0 / resources.concurrency, 60 / (resources.requests_per_minute or 1e9))
+    return requests * 2.0 / section.resources.concurrency
 
 
 def _reranker(recipe: Recipe, work: Work) -> float | None:

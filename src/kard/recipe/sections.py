@@ -337,9 +337,9 @@ class EvaluationSection(Section):
         description="options of vLLM's own, as {gpu_memory_utilization: 0.6, tensor_parallel_size: 2, max_model_len: 2048}",
     )
     samples: Size = Field(
-        1, description="texts drawn for each prompt; the answer is their majority's. 1: the likeliest text"
+        1,
+        description="texts drawn for each prompt, as in the paper's code; the answer is their majority's. 1: the likeliest text",
     )
-    temperature: Positive = Field(1.0, description="samples: below 1 likely words are drawn more often still")
     knowledge: dict[Annotated[str, Field(pattern="^[a-z0-9_]{1,40}$")], KnowledgeSection] = Field(
         {},
         description="other documents by names of your own, each with the keys of knowledge: the same students and reranker "

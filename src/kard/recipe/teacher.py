@@ -19,7 +19,6 @@ class TeacherResources(Section):
     api_key_env: str = Field("OPENAI_API_KEY", description="openai: the environment variable that holds the key")
     concurrency: Size = 8
     timeout: Positive = Field(120.0, description="openai: seconds for one request")
-    requests_per_minute: Positive | None = Field(None, description="openai: the endpoint's limit; null: none")
     input_price: NotNegative = Field(0.0, description="openai: US dollars a million tokens in")
     output_price: NotNegative = Field(0.0, description="openai: US dollars a million tokens out")
     max_usd: Positive | None = Field(None, description="openai: stop before all runs together have cost more")

@@ -84,7 +84,7 @@ def train_reranker(
     reranker.encoder.eval().save_pretrained(str(folder / "model"), create_model_card=False)
     temperatures = {"tau_rationale": tau_rationale, "tau_question": tau_question}
     write_json(folder / "training.json", {"rationales": len(usable), **temperatures, "loss": curve})
-    if not section.learns_passages:
+    if isinstance(reranker, CrossReranker) or not section.learns_passages:
         return reranker
     shutil.rmtree(folder / "vectors", ignore_errors=True)  # of an earlier attempt
     return open_reranker(folder / "model", section, folder / "vectors", reranker.vectors.texts)

@@ -267,7 +267,7 @@ def _predictions_step(run: Run, keys: dict[str, str], methods: list[Method]) -> 
     reads += ["evaluation.vllm"] if section.vllm else []
     inputs = ["questions", f"students/{trained_on}"]
     if section.samples > 1:
-        reads += ["seed", "evaluation.temperature"]
+        reads += ["seed"]
     if any(method.reads_passages for method in methods):
         reads += ["evaluation.passages", *_searched(recipe)]
         inputs += [f"predictions/over_{run.over}"] if run.over else ["index", "candidates"]

@@ -215,8 +215,6 @@ class _Work:
     async def _wait_for_turn(self) -> None:
         while (seconds := self._next_turn - time.monotonic()) > 0 and not self._stopping.is_set():
             await self._pause(seconds)
-        if limit := self.section.resources.requests_per_minute:
-            self._next_turn = max(self._next_turn, time.monotonic()) + 60 / limit
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
