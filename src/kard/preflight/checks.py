@@ -5,14 +5,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from inspect import signature
+from itertools import islice
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import psutil
 
+from kard.data.passages import passages_of
 from kard.data.question import Question
+from kard.data.readers.documents import Document, LeftOut
+from kard.data.readers.kinds import documents_of
 from kard.data.readers.wikipedia import DATASET
 from kard.errors import UserError
 from kard.methods import methods_named
@@ -22,6 +28,8 @@ from kard.recipe.recipe import Recipe
 from kard.recipe.sections import KnowledgeSection, StudentSection
 from kard.recipe.teacher import TeacherSection
 
+# Rows of a file that are looked at, and what stands around a document's texts in one.
+SAMPLE, ROW_BYTES = 1000, 40
 # A passage's own bytes: a word in the file of passages, all around it there, and a word in the index and in the runs that are
 # there until they are merged. A duplicate's key, and a word's token.
 WORD_BYTES, PASSAGE_BYTES = 6.3, 155
@@ -165,36 +173,67 @@ def _check_positions(config: Any, section: StudentSection) -> None:
         )
 
 
-def passages_of(section: KnowledgeSection) -> int:
-    """About how many passages documents are cut into.
+@dataclass(frozen=True)
+class Extent:
+    """About how many passages documents are cut into, and how many words each has on average."""
+
+    passages: int
+    words: float
+
+
+def extent_of(section: KnowledgeSection) -> Extent:
+    """The extent of a knowledge base before it is read: by the size of its files and its first documents.
 
     Raises:
         UserError: There are no such files.
     """
+    full = FULL * section.passage_words
     path = Path(DATASET) if section.kind == "wikipedia" and Path(DATASET).is_dir() else section.path
     if section.kind == "wikipedia" and path is None:
-        return _WIKIPEDIA * 100 // section.passage_words
+        return Extent(_WIKIPEDIA * 100 // section.passage_words, full)
     if path is None:  # Wikipedia's vital articles, their summaries
-        return max(10_033, 1_140_000 // section.passage_words)
+        return Extent(max(10_033, 1_140_000 // section.passage_words), full)
     if not path.exists():
         raise UserError(f"{path}: no such file (knowledge.path). Mend the path.")
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     text = sum(file.stat().st_size * _TEXT_SHARE.get(file.suffix.lower(), 1.0) for file in files)
-    return max(1, round(text / (WORD_BYTES * FULL * section.passage_words)))
+    first = first_documents(section)
+    if not first:
+        return Extent(max(1, round(text / (WORD_BYTES * full))), full)
+    row = mean(
+        [
+            len(f"{document.id}{document.title}{document.text}{document.metadata}".encode()) + ROW_BYTES
+            for document in first
+        ]
+    )
+    passages = [passage for document in first for passage in passages_of(document, section.passage_words)]
+    words = mean([len(passage.full_text.encode()) for passage in passages]) / WORD_BYTES
+    return Extent(max(1, round(text / row * len(passages) / len(first))), words)
+
+
+def first_documents(section: KnowledgeSection) -> list[Document]:
+    """A file's first documents, where it is read row by row; none of other kinds, or where it cannot be read (the stage says
+    why)."""
+    if section.kind not in ("jsonl", "csv", "parquet"):
+        return []
+    try:
+        return list(islice(documents_of(section, LeftOut()), SAMPLE))
+    except UserError:
+        return []
 
 
 def rooms(recipe: Recipe) -> dict[str, float]:
     """Bytes of disk by part: the passages, the index and what is there only while it is built, the passages' vectors."""
     section, retriever = recipe.knowledge, recipe.retriever
-    passages = passages_of(section)
-    words = passages * section.passage_words * FULL
+    extent = extent_of(section)
+    passages, words = extent.passages, extent.passages * extent.words
     parts = {"passages": words * WORD_BYTES + passages * (PASSAGE_BYTES + KEY_BYTES * (section.duplicates is not None))}
     if retriever.kind in ("bm25", "hybrid"):
         parts |= {"index": words * INDEX_WORD_BYTES, "index being built": words * RUN_WORD_BYTES}
     if retriever.kind in ("dense", "hybrid"):
         parts["index's vectors"] = 2.0 * passages * 2 * _dimension(retriever.encoder)
     if any(method.reads == "reranker" for method in methods_named(recipe.evaluation.methods)):
-        parts["passage vectors"] = _vectors(recipe, passages)
+        parts["passage vectors"] = _vectors(recipe, extent)
     return parts
 
 
@@ -204,18 +243,18 @@ def peak(parts: Mapping[str, float]) -> float:
     return sum(parts.values()) - min(one, other)
 
 
-def _vectors(recipe: Recipe, passages: int) -> float:
+def _vectors(recipe: Recipe, extent: Extent) -> float:
     """Of the candidates of the questions that are evaluated, by the untrained and by the trained encoder where both sides are
     trained, and of the candidates that are trained on where only one is."""
     reranker = recipe.reranker
     if reranker.kind == "cross_encoder":
         return 0.0
     questions = recipe.evaluated_size or _EVALUATED.get(recipe.questions.kind, 0)
-    kept = min(passages, questions * recipe.retriever.candidates)
+    kept = min(extent.passages, questions * recipe.retriever.candidates)
     if not reranker.learns_passages:
         trained = reranker.train_questions or recipe.questions.train_size or 0
-        kept = min(passages, kept + trained * (reranker.rationale_candidates + reranker.question_candidates))
-    tokens = min(reranker.passage_tokens, recipe.knowledge.passage_words * FULL * TOKENS_PER_WORD)
+        kept = min(extent.passages, kept + trained * (reranker.rationale_candidates + reranker.question_candidates))
+    tokens = min(reranker.passage_tokens, extent.words * TOKENS_PER_WORD)
     numbers = _dimension(reranker.model) * (2 if reranker.vectors == "fp16" else 1)
     return kept * tokens * numbers * (2 if reranker.learns_passages else 1)
 
@@ -228,7 +267,7 @@ def _dimension(encoder: str) -> int:
 def memory_of(recipe: Recipe) -> float:
     """Bytes of memory that passages and index take while they are made, beside what any run takes."""
     vectors = 2 * _dimension(recipe.retriever.encoder) if recipe.retriever.kind in ("dense", "hybrid") else 0
-    return passages_of(recipe.knowledge) * (MEMORY_BYTES + vectors)
+    return extent_of(recipe.knowledge).passages * (MEMORY_BYTES + vectors)
 
 
 def free_disk(folder: Path) -> int:

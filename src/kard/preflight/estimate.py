@@ -18,24 +18,21 @@ from kard.artifacts.files import read_json, read_jsonl
 from kard.artifacts.folders import manifest_of
 from kard.calibration import MOST_ABSENT
 from kard.data.passage import read_passages
-from kard.data.passages import passages_of as cut_into_passages
+from kard.data.passages import passages_of
 from kard.data.question import Question, read_questions
 from kard.data.questions import load_splits
-from kard.data.readers.documents import LeftOut
-from kard.data.readers.kinds import SIZES, SPLIT_BY_SIZE, documents_of
+from kard.data.readers.kinds import SIZES, SPLIT_BY_SIZE
 from kard.errors import UserError
 from kard.methods import TRAINING_SETS, Method, TrainingSet, methods_named
 from kard.models.weights import PACKAGE, downloaded_folder, model_config
-from kard.preflight.checks import passages_of
+from kard.preflight.checks import SAMPLE, extent_of, first_documents
 from kard.progress import say
 from kard.recipe.recipe import Recipe
-from kard.recipe.sections import KnowledgeSection
 from kard.recipe.teacher import TeacherSection
 
 if TYPE_CHECKING:
     from kard.preflight.trial import StudentSpeed
 
-_SAMPLE = 200
 # Seconds that are about the same for all models, seen on two cores: libraries are loaded, and a little is done.
 _IMPORTS, _LITTLE, _REPORT = 8.0, 2.0, 6.0
 _CONVERSION = 90.0  # seconds, of a GGUF file of 270M parameters
@@ -116,9 +113,11 @@ def counted(recipe: Recipe, folder: Path) -> Work:
         each = len(texts) / len({row["question"] for row in kept})
     knowledge = recipe.knowledge
     passages = _rows(folder / "knowledge", "passages.jsonl")
-    read = [f"{row['title']} {row['text']}" for row in passages] or _first_passages(knowledge)
-    full = 1.2 * knowledge.passage_words
-    passage = max(1.0, mean(map(tokens, read))) if read else full
+    read = [f"{row['title']} {row['text']}" for row in passages] or [
+        one.full_text
+        for document in first_documents(knowledge)
+        for one in passages_of(document, knowledge.passage_words)
+    ]
     hub = SIZES.get(recipe.questions.kind)
     asked = [tokens(question.query("question_and_choices")) for question in sample] or [float(hub[3] if hub else 60)]
     said = min(_SAID, section.max_tokens) if section.asks else 30 * section.sentences
@@ -128,31 +127,19 @@ def counted(recipe: Recipe, folder: Path) -> Work:
         rationales=each,
         passages=len(read_passages(folder / "knowledge" / "passages.jsonl"))
         if passages
-        else round(passages_of(knowledge) * full / passage),
+        else extent_of(knowledge).passages,
         question=round(mean(asked)) + 20,  # what stands around a question in the prompt
         query=round(mean([tokens(f"{q.question} {q.answer_text}") for q in sample] or [0.75 * asked[0]])),
         answer=round(mean([tokens(question.answer_text) for question in sample if question.answer is not None] or [4]))
         + 4,
         rationale=round(mean(map(tokens, texts)) if texts else said),
-        passage=round(passage),
+        passage=round(max(1.0, mean(map(tokens, read))) if read else 1.2 * knowledge.passage_words),
     )
-
-
-def _first_passages(section: KnowledgeSection) -> list[str]:
-    """Passages of a file's first documents, where it is read row by row; none of other kinds, or where it cannot be read (the
-    stage says why)."""
-    if section.kind not in ("jsonl", "csv", "parquet"):
-        return []
-    try:
-        documents = list(islice(documents_of(section, LeftOut()), _SAMPLE))
-    except UserError:
-        return []
-    return [one.full_text for document in documents for one in cut_into_passages(document, section.passage_words)]
 
 
 def _rows(folder: Path, name: str) -> list[dict[str, str]]:
     """Some rows of a finished stage's file; none of one that is not there."""
-    return list(islice(read_jsonl(folder / name), _SAMPLE)) if manifest_of(folder) is not None else []
+    return list(islice(read_jsonl(folder / name), SAMPLE)) if manifest_of(folder) is not None else []
 
 
 def _questions(recipe: Recipe, folder: Path) -> tuple[dict[str, int], list[Question]]:
@@ -174,7 +161,7 @@ def _questions(recipe: Recipe, folder: Path) -> tuple[dict[str, int], list[Quest
             splits = load_splits(section, recipe.seed_of_data)
         except UserError:
             return {}, []
-    return {name: len(rows) for name, rows in splits.items()}, splits["train"][:_SAMPLE]
+    return {name: len(rows) for name, rows in splits.items()}, splits["train"][:SAMPLE]
 
 
 def _seconds(name: str, recipe: Recipe, folder: Path, work: Work) -> float | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from kard.artifacts.damage import MANIFEST
 from kard.artifacts.folders import check_run, check_whole
 from kard.errors import UserError
-from kard.preflight.checks import free_disk, free_memory, memory_of, passages_of, peak, rooms
+from kard.preflight.checks import extent_of, free_disk, free_memory, memory_of, peak, rooms
 from kard.recipe.file import recipe_from_run
 from kard.recipe.recipe import Recipe
 
@@ -59,8 +59,9 @@ def index_needs(recipe: Recipe) -> Iterator[tuple[str, str]]:
         UserError: There are no such files.
     """
     section = recipe.knowledge
+    extent = extent_of(section)
     parts = {part: size for part, size in rooms(recipe).items() if part != "passage vectors"}
-    yield "passages", f"about {passages_of(section):,} of {section.passage_words} words"
+    yield "passages", f"about {extent.passages:,}, of {round(extent.words):,} words each"
     yield (
         "memory for the build",
         f"about {(_BUILD + memory_of(recipe)) / 1e9:.1f} GB ({free_memory() / 1e9:.1f} GB free)",
