@@ -154,7 +154,7 @@ def test_files_at_the_root_never_cost_the_run(run, name, how):
             assert f"Delete {run} " not in message
             assert "\n" not in message or name == "recipe.yaml"
             if name == "run.json" and how in ("truncated", "emptied"):
-                assert 'Put {"format": 2} into it, and run again: nothing else is lost.' in message
+                assert 'Put {"format": 3} into it, and run again: nothing else is lost.' in message
         if name == "results.json" and how != "removed":
             assert f"Delete {run / 'report'} and run again." in said(lambda: read_results(run))
 

@@ -41,7 +41,7 @@ def looking(student, scores, temperature=0.05, weight=0.4) -> Finder:
     """A finder whose retriever finds all passages, and whose reranker gives them these scores."""
     found = Hits(np.arange(len(scores)), np.ones(len(scores)))
     reranker = SimpleNamespace(
-        temperature=temperature, score=lambda forms, positions: [np.array(scores) for _ in forms]
+        temperature=temperature, score_each=lambda forms, positions: [np.array([scores]) for _ in forms]
     )
     retriever = SimpleNamespace(search=lambda queries, k, allowed: [found for _ in queries])
     second = QueryLikelihood(student, weight, temperature) if student else None

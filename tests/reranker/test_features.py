@@ -55,7 +55,7 @@ def test_candidates_are_put_in_order_by_the_sum():
     recipe = load_recipe("quickstart", ["reranker.likelihood_weight=null", "reranker.title_weight=0.15"])
     hit = Hits(np.array([2, 1, 0]), np.array([3.0, 2.0, 1.0], dtype=np.float32))
     scores = np.array([0.5, 0.3, 0.4], dtype=np.float32)
-    reranker = SimpleNamespace(temperature=0.05, score=lambda forms, positions: [scores])
+    reranker = SimpleNamespace(temperature=0.05, score_each=lambda forms, positions: [scores[None]])
     retriever = SimpleNamespace(search=lambda queries, k, allowed: [hit])
     finder = Finder(recipe, PASSAGES, retriever, reranker)
     method = METHODS["kard_reranker"]
