@@ -88,7 +88,7 @@ METHODS: dict[str, Method] = {
             "answers_silver",
             "reranker",
             "answer",
-            "KARD plus: choices by student and reranker, passages by reranker",
+            "KARD plus: student and reranker answer together",
             ranks_choices=True,
         ),
         Method("distill", "rationales", "nothing", "rationale", "reasoning distillation"),
