@@ -46,8 +46,9 @@ class Answer:
         cut: The explanation ended without ``Answer:``, which was written for it.
         seconds: Its share of the time of writing.
         confidence: Calibrated (see `threshold`): how often an answer like this one is right, 0 to 1. Else how probable the
-            student finds its answer among the choices, after its own explanation (None for open questions); of several samples,
-            the share that came to this one. None where no answer was read off.
+            student finds its answer among the choices, after its own explanation (None for open questions); where choices are
+            ranked, how probable student and reranker together find it; of several samples, the share that came to this one. None
+            where no answer was read off.
         question_cut: The question did not fit into ``student.max_input_tokens``: only its end was read.
         candidates: All that was considered, best first; `passages` are its first ones.
         threshold: From which confidence on answers are given, where confidences are calibrated; else None.
