@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from kard.data.passage import Passage, read_passages, write_passages
 from kard.models.weights import model_location
-from kard.preflight.checks import peak, rooms
+from kard.preflight.checks import extent_of, peak, rooms
 from kard.recipe.file import load_recipe
 from kard.recipe.sections import RetrieverSection
 from kard.retrieval import building
@@ -36,7 +36,8 @@ def main() -> None:
     for words in (100, 200):
         print(json.dumps(measured(pool, arguments.passages, words)))
     for name in ("paper-medqa", "paper-strategyqa", "paper-openbookqa"):
-        parts = rooms(load_recipe(name))
+        recipe = load_recipe(name)
+        parts = rooms(recipe, extent_of(recipe.knowledge))
         shown = {part: round(size / 1e9, 1) for part, size in (parts | {"at the most": peak(parts)}).items()}
         print(json.dumps({"recipe": name, "gb": shown}))
 

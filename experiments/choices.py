@@ -1,5 +1,4 @@
-"""What student and reranker each say of the choices, and how they answer together: how `kard_plus` weighs the reranker was chosen
-with this on dev questions.
+"""How often student and reranker choose right, each alone and together, by how much the reranker counts.
 
 python experiments/choices.py runs/arc
 

@@ -109,6 +109,14 @@ def test_passages_are_counted_from_the_first_documents_and_the_size_of_the_file(
     assert extent.words == pytest.approx(sum(own) / len(own), rel=0.25)
 
 
+def test_documents_with_half_characters_or_without_text_are_counted(tmp_path):
+    for name, texts in (("half", ["Tea \ud800 grows."] * 4), ("nothing", ["", " ", "\0"])):
+        rows = [json.dumps({"id": f"d{n}", "text": text}) for n, text in enumerate(texts)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    assert extent_of(KnowledgeSection(path=tmp_path / "half.jsonl")).passages == pytest.approx(4, abs=1)
+    assert extent_of(KnowledgeSection(path=tmp_path / "nothing.jsonl")).passages == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "sizes"),
     [

@@ -4,6 +4,7 @@ prints what is assumed of a passage here, measured."""
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ import psutil
 
 from kard.data.passages import passages_of
 from kard.data.question import Question
-from kard.data.readers.documents import Document, LeftOut
+from kard.data.readers.documents import Document, LeftOut, cleaned_document
 from kard.data.readers.kinds import documents_of
 from kard.data.readers.wikipedia import DATASET
 from kard.errors import UserError
@@ -198,7 +199,8 @@ def extent_of(section: KnowledgeSection) -> Extent:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     text = sum(file.stat().st_size * _TEXT_SHARE.get(file.suffix.lower(), 1.0) for file in files)
     first = first_documents(section)
-    if not first:
+    passages = [passage for document in first for passage in passages_of(document, section.passage_words)]
+    if not passages:
         return Extent(max(1, round(text / (WORD_BYTES * full))), full)
     row = mean(
         [
@@ -206,7 +208,6 @@ def extent_of(section: KnowledgeSection) -> Extent:
             for document in first
         ]
     )
-    passages = [passage for document in first for passage in passages_of(document, section.passage_words)]
     words = mean([len(passage.full_text.encode()) for passage in passages]) / WORD_BYTES
     return Extent(max(1, round(text / row * len(passages) / len(first))), words)
 
@@ -217,15 +218,14 @@ def first_documents(section: KnowledgeSection) -> list[Document]:
     if section.kind not in ("jsonl", "csv", "parquet"):
         return []
     try:
-        return list(islice(documents_of(section, LeftOut()), SAMPLE))
+        return [cleaned_document(one, Counter()) for one in islice(documents_of(section, LeftOut()), SAMPLE)]
     except UserError:
         return []
 
 
-def rooms(recipe: Recipe) -> dict[str, float]:
+def rooms(recipe: Recipe, extent: Extent) -> dict[str, float]:
     """Bytes of disk by part: the passages, the index and what is there only while it is built, the passages' vectors."""
     section, retriever = recipe.knowledge, recipe.retriever
-    extent = extent_of(section)
     passages, words = extent.passages, extent.passages * extent.words
     parts = {"passages": words * WORD_BYTES + passages * (PASSAGE_BYTES + KEY_BYTES * (section.duplicates is not None))}
     if retriever.kind in ("bm25", "hybrid"):
@@ -264,10 +264,10 @@ def _dimension(encoder: str) -> int:
     return int(config.get_text_config().hidden_size) if config is not None else _DIMENSION
 
 
-def memory_of(recipe: Recipe) -> float:
+def memory_of(recipe: Recipe, extent: Extent) -> float:
     """Bytes of memory that passages and index take while they are made, beside what any run takes."""
     vectors = 2 * _dimension(recipe.retriever.encoder) if recipe.retriever.kind in ("dense", "hybrid") else 0
-    return extent_of(recipe.knowledge).passages * (MEMORY_BYTES + vectors)
+    return extent.passages * (MEMORY_BYTES + vectors)
 
 
 def free_disk(folder: Path) -> int:
@@ -290,7 +290,8 @@ def check_room(recipe: Recipe, folder: Path, to_do: set[str]) -> None:
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     stages = to_do & _PARTS.keys()
-    parts = {part: size for part, size in rooms(recipe).items() if any(part in _PARTS[one] for one in stages)}
+    extent = extent_of(recipe.knowledge)
+    parts = {part: size for part, size in rooms(recipe, extent).items() if any(part in _PARTS[one] for one in stages)}
     begun = (*(folder / f"{stage}.partial" for stage in _PARTS), folder / "vectors")
     there = sum(file.stat().st_size for place in begun for file in place.rglob("*") if file.is_file())
     needed, free = peak(parts) - there, free_disk(folder)
@@ -301,7 +302,7 @@ def check_room(recipe: Recipe, folder: Path, to_do: set[str]) -> None:
             f"{folder}: about {needed / 1e9:.1f} GB of disk are needed ({listed}), {free / 1e9:.1f} GB are free. Free some, give "
             "--output on a larger disk, or take fewer passages (knowledge)."
         )
-    if to_do & {"knowledge", "index"} and (memory := memory_of(recipe)) > max(free := free_memory(), _FLOOR):
+    if to_do & {"knowledge", "index"} and (memory := memory_of(recipe, extent)) > max(free := free_memory(), _FLOOR):
         raise UserError(
             f"knowledge: passages and index need about {memory / 1e9:.1f} GB of memory to be made, {free / 1e9:.1f} GB are free. "
             "Close other programs, or take fewer passages."

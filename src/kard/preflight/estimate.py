@@ -290,7 +290,7 @@ def _predictions(recipe: Recipe, folder: Path, work: Work, methods: Sequence[Met
         kind = (method.writes, passages, method.ranks_choices)
         prompts = evaluated * (_DISTINCT if kind in seen else 1.0)
         seen.add(kind)
-        read, texts = _read(recipe, work, passages, shown), prompts * section.samples
+        read, texts = _read(recipe, work, passages, shown), prompts * (1 if method.ranks_choices else section.samples)
         if _is_little(recipe.student.model, texts * (read + written)):
             continue
         speed = _speed(recipe, folder, work)

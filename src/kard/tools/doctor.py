@@ -60,11 +60,11 @@ def index_needs(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """
     section = recipe.knowledge
     extent = extent_of(section)
-    parts = {part: size for part, size in rooms(recipe).items() if part != "passage vectors"}
+    parts = {part: size for part, size in rooms(recipe, extent).items() if part != "passage vectors"}
     yield "passages", f"about {extent.passages:,}, of {round(extent.words):,} words each"
     yield (
         "memory for the build",
-        f"about {(_BUILD + memory_of(recipe)) / 1e9:.1f} GB ({free_memory() / 1e9:.1f} GB free)",
+        f"about {(_BUILD + memory_of(recipe, extent)) / 1e9:.1f} GB ({free_memory() / 1e9:.1f} GB free)",
     )
     yield "disk for the build", f"about {peak(parts) / 1e9:.1f} GB ({free_disk(Path.cwd()) / 1e9:.1f} GB free here)"
 
