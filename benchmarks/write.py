@@ -1,16 +1,18 @@
 """Questions a second that a student answers, beside batched `generate` and llama.cpp's server.
 
 Gemma 3 270M with the quickstart's prompts and trimmed vocabulary, and a T5 of base size from random weights. The peers have the
-whole vocabulary. transformers' `generate` gets prompts of similar length together, in the number format of ours; llama.cpp's
+whole vocabulary. Ours multiplies as the quickstart says, in 8 bits on CPUs without bf16. transformers' `generate` gets prompts of
+similar length together, in float32 or bf16; llama.cpp's
 server has a slot for each of its clients and the student's GGUF file (Q4_K_M). Nothing is trained here: our side is told to write
 what a trained student would, its question's real rationale and answer, and the peers write as many tokens. The ratio is to the
 quicker peer, the median of three rounds in turn.
 
 With --without our side is measured with and without each of the tricks named, on the quickstart's prompts alone; `generate`
-stands for transformers' own loop in place of the engine. The ratio then says what the trick brings.
+stands for transformers' own loop in place of the engine, `int8` for products in 8 bits, which the others are measured without.
+The ratio then says what the trick brings.
 
 Usage: python benchmarks/write.py [--quick] [--slots N] [--gguf FILE] [--without NAME...]: prompt_lookup,
-rows_leave, prompts_in_groups, generate
+rows_leave, prompts_in_groups, generate, int8
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ from kard.models.precision import compute_dtype
 from kard.models.weights import model_location
 from kard.student.constraint import Pick
 from kard.student.cpu_engine.engine import CpuEngine, Tricks
-from kard.student.generation import Student, Writing
+from kard.student.cpu_engine.int8 import multiply_in_int8
+from kard.student.generation import Student, Writing, local_writer
 from kard.student.loading import StudentSettings, base_model, base_tokenizer
 from kard.student.reference import Reference
 from kard.student.writer import Writer
@@ -151,13 +154,15 @@ def compared(name: str, sides: dict[str, Callable[[], float]], rounds: int) -> d
 def without(name: str, base: str, dtype: torch.dtype, tokenizer: Any, texts: dict[str, list[int]], size: int) -> None:
     """Print what a trick brings: three rounds in turn, so that a slow minute is both sides'."""
 
-    def speed(tricks: Tricks) -> float:
+    def speed(tricks: Tricks, int8: bool = False) -> float:
         model = base_model(base, dtype).eval()
+        if int8:
+            multiply_in_int8(model)
         writer = Reference(model) if name == "generate" and tricks == NONE else CpuEngine(model, tricks)
         return ours(model, tokenizer, texts, size, writer=writer)
 
-    left_out = NONE if name == "generate" else Tricks(**{name: False})
-    rounds = [(speed(Tricks()), speed(left_out)) for _ in range(3)]
+    left_out = {"generate": NONE, "int8": Tricks()}.get(name) or Tricks(**{name: False})
+    rounds = [(speed(Tricks(), name == "int8"), speed(left_out)) for _ in range(3)]
     fast, slow, ratio = (statistics.median(column) for column in zip(*((a, b, a / b) for a, b in rounds), strict=True))
     print(f"with {name} {fast:.2f}, without {slow:.2f} questions/s: {ratio:.2f} times", flush=True)
     settings = {"questions": len(texts), "batch_size": size, "threads": torch.get_num_threads(), "rounds": rounds}
@@ -169,7 +174,7 @@ def main() -> None:
     keep_freed_memory()  # as the command line does
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="Gemma alone, fewer questions, one round")
-    parser.add_argument("--without", nargs="+", default=[], choices=[*Tricks.__dataclass_fields__, "generate"])
+    parser.add_argument("--without", nargs="+", default=[], choices=[*Tricks.__dataclass_fields__, "generate", "int8"])
     parser.add_argument("--slots", type=int, default=16, help="slots of llama.cpp's server, and clients")
     parser.add_argument("--gguf", type=Path, help="another GGUF file of the student for llama.cpp's server")
     options = parser.parse_args()
@@ -191,8 +196,9 @@ def main() -> None:
 
         def gemma(server: str) -> dict[str, Any]:
             model, whole = base_model(str(base), dtype), AutoModelForCausalLM.from_pretrained(location, dtype=dtype)
+            writer = local_writer(model.eval(), recipe.evaluation.engine == "int8")
             sides = {
-                OURS: lambda: ours(model, tokenizer, chosen, batch_size),
+                OURS: lambda: ours(model, tokenizer, chosen, batch_size, writer=writer),
                 f"generate, {AT_ONCE} at once": lambda: batched(whole, plain, chosen, AT_ONCE),
                 f"llama.cpp's server, {options.slots} slots": lambda: served(server, chosen, options.slots),
             }

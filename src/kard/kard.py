@@ -113,8 +113,8 @@ class Kard:
         Args:
             run: The run's folder.
             method: One of the run's methods; by default its best one that needs no oracle.
-            engine: ``"llama_cpp"`` writes with an export's GGUF file, ``"transformers"`` with the student's weights whatever the
-                recipe says; None: as the recipe says.
+            engine: ``"llama_cpp"`` writes with an export's GGUF file, ``"transformers"`` with the student's weights, ``"int8"``
+                with them in 8 bits on CPUs without bf16, whatever the recipe says; None: as the recipe says.
 
         Raises:
             UserError: The folder is no run, the run did not get that far, or it cannot be asked with this engine.
@@ -280,7 +280,7 @@ class Kard:
                 answer_by=self.recipe.student.answer_by,
                 sampling=None if ranked else drawn,
                 share=share,
-                weigh_open=section.abstain.risk is not None and section.engine == "transformers",
+                weigh_open=section.abstain.risk is not None and section.engine != "vllm",
                 ranks_choices=ranked,
             )
             there = {prompt: one for (prompt, of), one in known.items() if of == ranked}

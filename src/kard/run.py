@@ -200,21 +200,21 @@ class Run:
             return open_reranker(trained / "model", section, store, texts, temperature)
 
     def student(self, trained_on: str, engine: str | None = None) -> Student:
-        """A trained student, ready to write with ``transformers``, an engine that `gguf` knows, or the one that the recipe names.
+        """A trained student, ready to write with ``transformers``, ``int8``, an engine that `gguf` knows, or the recipe's.
 
         Raises:
             UserError: As `gguf`, or llama.cpp is not installed.
         """
         folder = self.finished(f"students/{trained_on}")
-        if engine and engine != "transformers":
+        if engine not in (None, "transformers", "int8"):
             from kard.student.llama_cpp import gguf_student
 
-            return gguf_student(folder, self.gguf(engine))
+            return gguf_student(folder, self.gguf(str(engine)))
         with damage_explained(folder):
             from kard.student.generation import Student
 
             section = self.recipe.evaluation
-            return Student.load(folder, self.online, "transformers" if engine else section.engine, section.vllm)
+            return Student.load(folder, self.online, engine or section.engine, section.vllm)
 
     def gguf(self, engine: str) -> Path:
         """The file that an engine of a command's choice writes from: ``llama_cpp`` from an export's GGUF file.
@@ -224,7 +224,7 @@ class Run:
         """
         if engine != "llama_cpp":
             raise UserError(
-                f"--engine {engine}: choose llama_cpp or transformers, or leave it out for the recipe's engine."
+                f"--engine {engine}: choose int8, llama_cpp or transformers, or leave it out for the recipe's engine."
             )
         found = list((self.folder / GGUF).glob("*.gguf"))
         if not found:

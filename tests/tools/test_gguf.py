@@ -41,7 +41,7 @@ def loaded(folder: Path) -> Student:
 def test_a_run_has_no_file_for_llama_cpp_and_there_are_no_other_engines(answering_run):
     with pytest.raises(UserError, match=r"has no GGUF file\. Make an export with one: kard export RUN DIR --gguf"):
         Kard.load(answering_run, engine="llama_cpp")
-    with pytest.raises(UserError, match="--engine onnx: choose llama_cpp or transformers, or leave it out"):
+    with pytest.raises(UserError, match="--engine onnx: choose int8, llama_cpp or transformers, or leave it out"):
         Kard.load(answering_run, engine="onnx")
 
 

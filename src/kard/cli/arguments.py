@@ -15,7 +15,8 @@ MethodName = Annotated[str | None, typer.Option(help="One of the run's methods (
 EngineName = Annotated[
     str | None,
     typer.Option(
-        "--engine", help="llama_cpp: an export's GGUF file; transformers: its weights (default: the recipe's)."
+        "--engine",
+        help="llama_cpp: an export's GGUF file; transformers: its weights; int8: them in 8 bits on CPUs (default: the recipe's).",
     ),
 ]
 Overrides = Annotated[

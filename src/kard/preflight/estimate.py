@@ -255,7 +255,8 @@ def _speed(recipe: Recipe, folder: Path, work: Work) -> StudentSpeed | None:
         seen = _HEAPS * sqrt(work.passages * work.passage)
         vocabulary = min(int(config.get_text_config().vocab_size), round(seen))
     tried = section.model_copy(update={**_ANY, "rationales": None})
-    return student_speed(tried, _read(recipe, work, section.passages), work.answer + work.rationale, vocabulary)
+    read, written = _read(recipe, work, section.passages), work.answer + work.rationale
+    return student_speed(tried, read, written, vocabulary, recipe.evaluation.engine == "int8")
 
 
 def _student(recipe: Recipe, folder: Path, work: Work, of: TrainingSet) -> float | None:

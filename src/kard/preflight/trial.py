@@ -27,13 +27,14 @@ from kard.models.weights import model_config
 from kard.recipe.sections import RerankerSection, StudentSection
 from kard.student.batching import aligned
 from kard.student.constraint import AnswerConstraint
+from kard.student.cpu_engine.int8 import Int8Linear
 from kard.student.generation import local_writer
 from kard.student.training import ATTENTION_CPU, with_adapters
 from kard.student.writer import Task, Writer
 
 _LAYERS, _WORDS, _TOKENS, _TARGETS = 2, 512, 256, 64  # of the models that are tried, and of what they read and learn
 _SECONDS = 0.1  # for one measurement, at least one round
-_FEW, _MANY, _STEPS, _BEGUN = 4, 32, 4, 16  # rows of two batches, and steps of each behind so many tokens
+_FEW, _MANY, _STEPS, _BEGUN = 4, 64, 4, 16  # rows of two batches, and steps of each behind so many tokens
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class RerankerSpeed:
 
 @cache
 @torch.random.fork_rng()
-def student_speed(section: StudentSection, read: int, written: int, vocabulary: int | None) -> StudentSpeed | None:
+def student_speed(
+    section: StudentSection, read: int, written: int, vocabulary: int | None, int8: bool = False
+) -> StudentSpeed | None:
     """Train and write a few tokens with two layers of the student's model.
 
     Args:
@@ -74,6 +77,7 @@ def student_speed(section: StudentSection, read: int, written: int, vocabulary: 
         read: Tokens of a prompt, as long as most.
         written: Tokens that are learned of an example.
         vocabulary: How many tokens the model knows; None: what its configuration says.
+        int8: Whether it writes in 8 bits.
 
     Returns:
         None where the model's configuration is not on this machine yet.
@@ -92,10 +96,12 @@ def student_speed(section: StudentSection, read: int, written: int, vocabulary: 
     learned = _token_learned(trained, widths, section.batch_size, dtype, use_cache=False)
     head = nn.Linear(int(config.hidden_size), vocabulary or int(config.vocab_size), False, compute_device(), weights)
     target = _target_learned(head.requires_grad_(not is_lora), dtype)
-    writer = local_writer(_few_layers(whole, kind, dtype).eval())
-    rows = max(1, _TOKENS // aligned(read))
-    prompt = _written(writer, rows, aligned(read), 1) / (rows * aligned(read))
-    few, many = (depth * _step(writer, rows) + _scored(head, rows) for rows in (_FEW, _MANY))
+    shallow = _few_layers(whole, kind, dtype).eval()
+    writer = local_writer(shallow, int8)
+    prompt = _read(writer, aligned(read))
+    scores = Int8Linear(head) if isinstance(shallow.get_output_embeddings(), Int8Linear) else head
+    hidden = torch.randn(_MANY, head.in_features, device=head.weight.device, dtype=head.weight.dtype)
+    few, many = (depth * _step(writer, rows) + _scored(scores, hidden[:rows]) for rows in (_FEW, _MANY))
     each = max(0.0, (many - few) / (_MANY - _FEW))
     again = 1.33 if section.resources.gradient_checkpointing else 1.0
     return StudentSpeed(again * depth * learned, target, depth * prompt, max(few - _FEW * each, 0.0), each)
@@ -218,14 +224,20 @@ def _written(writer: Writer, rows: int, read: int, tokens: int) -> float:
     return _seconds(lambda: writer.write(Task(ids, mask, _AnyText(rows, tokens))))
 
 
+def _read(writer: Writer, width: int) -> float:
+    """Seconds of a prompt's token among many: what a call takes whatever it reads is not the layers' time."""
+    few = max(1, _TOKENS // width)
+    least, most = (_written(writer, rows, width, 1) for rows in (few, 4 * few))
+    return max(most - least, 0.0) / (3 * few * width)
+
+
 def _step(writer: Writer, rows: int) -> float:
     first, more = (_written(writer, rows, _BEGUN, tokens) for tokens in (1, 1 + _STEPS))
     return max(more - first, 0.0) / _STEPS
 
 
 @torch.inference_mode()
-def _scored(head: nn.Linear, rows: int) -> float:
-    hidden = torch.randn(rows, head.in_features, device=head.weight.device, dtype=head.weight.dtype)
+def _scored(head: nn.Module, hidden: Tensor) -> float:
     return _seconds(lambda: head(hidden))
 
 

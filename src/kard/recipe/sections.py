@@ -329,8 +329,10 @@ class EvaluationSection(Section):
         description="few_shot methods: worked examples in a prompt; fewer where they do not fit into what the model can read, "
         "at most 4096 tokens",
     )
-    engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="what writes; vllm: for decoders on a GPU, has to be installed"
+    engine: Literal["transformers", "int8", "vllm"] = Field(
+        "transformers",
+        description="what writes; int8: as transformers, but CPUs without bf16 multiply in 8 bits, about 1.4 times as quick in "
+        "batches; vllm: for decoders on a GPU, has to be installed",
     )
     vllm: dict[str, Any] = Field(
         {},

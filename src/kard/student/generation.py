@@ -29,6 +29,7 @@ from kard.prompt import (
 from kard.student.batching import IGNORED, Batch, Collator, aligned, of_similar_length, prompt_batch
 from kard.student.constraint import AnswerConstraint, likeliest
 from kard.student.cpu_engine.engine import CpuEngine
+from kard.student.cpu_engine.int8 import multiply_in_int8
 from kard.student.fitting import fitting_prompt
 from kard.student.likelihood import following_scores, keeps_tokens, label_likelihoods, likelihoods
 from kard.student.loading import StudentSettings, trained_model
@@ -103,10 +104,17 @@ class Writing:
     ranks_choices: bool = False
 
 
-def local_writer(model: PreTrainedModel) -> Writer:
-    """What writes with a model in this process: our engine on CPUs where it can, elsewhere transformers' `generate`."""
+def local_writer(model: PreTrainedModel, int8: bool = False) -> Writer:
+    """What writes with a model in this process: our engine on CPUs where it can, elsewhere transformers' `generate`.
+
+    With `int8` the engine's model multiplies in 8 bits where it would in float32.
+    """
     can = model.config.is_encoder_decoder or keeps_tokens(model)
-    return CpuEngine(model) if can and model.device.type == "cpu" else Reference(model)
+    if not can or model.device.type != "cpu":
+        return Reference(model)
+    if int8 and model.dtype == torch.float32:
+        multiply_in_int8(model)
+    return CpuEngine(model)
 
 
 class Student:
@@ -137,7 +145,7 @@ class Student:
         cls,
         folder: Path,
         online: bool = False,
-        engine: Literal["transformers", "vllm"] = "transformers",
+        engine: str = "transformers",
         options: Mapping[str, Any] = MappingProxyType({}),
     ) -> Student:
         """Read a student that `train_student` wrote.
@@ -145,7 +153,7 @@ class Student:
         Args:
             folder: Its folder.
             online: Whether what lies under it may be fetched from the hub.
-            engine: The recipe's ``evaluation.engine``.
+            engine: ``transformers``, ``int8`` or ``vllm``, as the recipe's ``evaluation.engine``.
             options: Its ``evaluation.vllm``.
 
         Raises:
@@ -154,7 +162,7 @@ class Student:
         model, tokenizer, settings = trained_model(folder, online, "cpu" if engine == "vllm" else compute_device())
         if engine == "vllm":
             return cls(model, tokenizer, settings, Vllm(model, tokenizer, options))
-        student = cls(model, tokenizer, settings)
+        student = cls(model, tokenizer, settings, local_writer(model, engine == "int8"))
         if model.device.type == "cpu" and isinstance(student.writer, Reference):
             kind = model.config.model_type
             say(f"  transformers' generate writes, more slowly than the CPU engine: layers of '{kind}' keep a state")
