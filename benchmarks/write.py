@@ -1,11 +1,10 @@
 """Questions a second that a student answers, beside batched `generate` and llama.cpp's server.
 
 Gemma 3 270M with the quickstart's prompts and trimmed vocabulary, and a T5 of base size from random weights. The peers have the
-whole vocabulary. Ours multiplies as the quickstart says, in 8 bits on CPUs without bf16. transformers' `generate` gets prompts of
-similar length together, in float32 or bf16; llama.cpp's
-server has a slot for each of its clients and the student's GGUF file (Q4_K_M). Nothing is trained here: our side is told to write
-what a trained student would, its question's real rationale and answer, and the peers write as many tokens. The ratio is to the
-quicker peer, the median of three rounds in turn.
+whole vocabulary. Ours multiplies in 8 bits on CPUs without bf16 (`evaluation.engine: int8`). transformers' `generate` gets
+prompts of similar length together, in float32 or bf16; llama.cpp's server has a slot for each of its clients and the student's
+GGUF file (Q4_K_M). Nothing is trained here: our side is told to write what a trained student would, its question's real rationale
+and answer, and the peers write as many tokens. The ratio is to the quicker peer, the median of three rounds in turn.
 
 With --without our side is measured with and without each of the tricks named, on the quickstart's prompts alone; `generate`
 stands for transformers' own loop in place of the engine, `int8` for products in 8 bits, which the others are measured without.
@@ -196,7 +195,7 @@ def main() -> None:
 
         def gemma(server: str) -> dict[str, Any]:
             model, whole = base_model(str(base), dtype), AutoModelForCausalLM.from_pretrained(location, dtype=dtype)
-            writer = local_writer(model.eval(), recipe.evaluation.engine == "int8")
+            writer = local_writer(model.eval(), int8=True)
             sides = {
                 OURS: lambda: ours(model, tokenizer, chosen, batch_size, writer=writer),
                 f"generate, {AT_ONCE} at once": lambda: batched(whole, plain, chosen, AT_ONCE),
@@ -206,9 +205,9 @@ def main() -> None:
 
         def t5() -> dict[str, Any]:
             quick, slow = t5_base(dtype), t5_base(dtype)
-            few = some(texts, 32)
+            few, writer = some(texts, 32), local_writer(quick.eval(), int8=True)
             sides = {
-                OURS: lambda: ours(quick, tokenizer, few, batch_size, 32128),
+                OURS: lambda: ours(quick, tokenizer, few, batch_size, 32128, writer),
                 f"generate, {AT_ONCE} at once": lambda: batched(slow, tokenizer, few, AT_ONCE, 32128),
             }
             return compared("t5_base", sides, rounds)

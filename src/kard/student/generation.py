@@ -165,7 +165,10 @@ class Student:
         student = cls(model, tokenizer, settings, local_writer(model, engine == "int8"))
         if model.device.type == "cpu" and isinstance(student.writer, Reference):
             kind = model.config.model_type
-            say(f"  transformers' generate writes, more slowly than the CPU engine: layers of '{kind}' keep a state")
+            how = "not in 8 bits and " if engine == "int8" else ""
+            say(
+                f"  transformers' generate writes, {how}more slowly than the CPU engine: layers of '{kind}' keep a state"
+            )
         return student
 
     def close(self) -> None:
