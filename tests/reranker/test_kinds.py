@@ -69,14 +69,14 @@ def test_a_step_scores_as_scoring_does(section, tmp_path):
     with torch.no_grad():
         scores = kind(reranker.encoder, section, 1.0, 1.0).scores(**batch).numpy()
     for row, mask, of_row in zip(scores, present, expected, strict=True):
-        np.testing.assert_allclose(row[mask], of_row, atol=2e-2)
+        np.testing.assert_allclose(row[mask], of_row, rtol=1e-3, atol=2e-2)  # bf16 keeps three digits, or less
 
 
 def test_training_moves_what_it_should_and_saves_an_ordinary_model(section, tmp_path):
     reranker = untrained(section, tmp_path)
     names_before, before = list(weights(reranker)), weights(reranker)
     # So much that no chance keeps the loss from sinking.
-    section = section.model_copy(update={"epochs": 8, "lr": 3e-2 if section.learns_passages else 1e-2})
+    section = section.model_copy(update={"epochs": 8, "lr": 1e-2})
     train_reranker(reranker, sets(), section, 0, tmp_path)
     after = weights(reranker)
     assert list(after) == names_before  # no adapter is left
