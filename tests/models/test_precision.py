@@ -34,6 +34,14 @@ def test_a_card_without_bfloat16_computes_in_float16_what_can_stand_it(gpu, kind
     assert compute_dtype("auto", kind) == torch.bfloat16
 
 
+@pytest.mark.parametrize(("held_to", "expected"), [("AVX512", torch.bfloat16), ("AVX2", torch.float32)])
+def test_a_processor_with_bfloat16_computes_in_it_unless_pytorch_is_held_back(monkeypatch, held_to, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: held_to)
+    assert compute_dtype("auto") == expected
+
+
 def test_what_cannot_be_computed_is_refused_with_the_reason(gpu):
     with pytest.raises(UserError, match="fp16 is for GPUs"):
         compute_dtype("fp16", "llama")

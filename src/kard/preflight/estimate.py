@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     from kard.preflight.trial import StudentSpeed
 
 # Seconds that are about the same for all models, seen on two cores: libraries are loaded, and a little is done.
-_IMPORTS, _LITTLE, _REPORT = 8.0, 2.0, 6.0
+_IMPORTS, _LITTLE, _REPORT = 4.0, 1.5, 3.0
 _CONVERSION = 90.0  # seconds, of a GGUF file of 270M parameters
-_PER_PASSAGE = {"knowledge": 0.0004, "index": 0.0003, "students/base": 0.0008}
-_PER_RATIONALE = {"rationales": 0.002, "candidates": 0.004}
+_PER_PASSAGE = {"knowledge": 0.0002, "index": 0.0003, "students/base": 0.0004}
+_PER_RATIONALE = {"rationales": 0.0005, "candidates": 0.001}
 _AGAIN = 0.4  # of the candidates of all questions, those that are no other's
 _A_SECOND = 3e10  # operations that take no longer anywhere: they are not worth a trial
 _HEAPS = 44  # distinct tokens of a text are about this times the root of its length
 _DISTINCT = 0.3  # share of a method's prompts that no other method of the same student has
 _LONGEST = 1.8  # the longest of a batch's texts, in multiples of their mean
 _SAID = 60  # tokens of a rationale that has not been written yet
-_LOOKED_AT = 2.5  # passages a question that the student has a second look at
+_LOOKED_AT = 2  # passages a question that the student has a second look at
 # Settings that leave a step's time as it is: one trial serves all of their values.
 _ANY = {"epochs": 1.0, "lr": 1.0, "train_questions": None}
 
@@ -300,6 +300,6 @@ def _predictions(recipe: Recipe, folder: Path, work: Work, methods: Sequence[Met
         longest = min(_LONGEST * written, recipe.student.max_output_tokens)
         total += prompts * read * speed.token_read + texts * written * speed.token_written
         total += max(1.0, texts / section.resources.batch_size) * longest * speed.token_step
-        if passages and looks and recipe.reranker.likelihood_weight is not None:
+        if method.reads == "reranker" and recipe.reranker.likelihood_weight is not None:
             total += evaluated * _LOOKED_AT * (work.question / 2 + work.passage) * speed.token_read
     return total

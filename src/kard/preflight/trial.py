@@ -32,7 +32,7 @@ from kard.student.generation import local_writer
 from kard.student.training import ATTENTION_CPU, with_adapters
 from kard.student.writer import Task, Writer
 
-_LAYERS, _WORDS, _TOKENS, _TARGETS = 2, 512, 256, 64  # of the models that are tried, and of what they read and learn
+_LAYERS, _WORDS, _TOKENS, _TARGETS = 2, 512, 512, 64  # of the models that are tried, and of what they read and learn
 _SECONDS = 0.1  # for one measurement, at least one round
 _FEW, _MANY, _STEPS, _BEGUN = 4, 64, 4, 16  # rows of two batches, and steps of each behind so many tokens
 
