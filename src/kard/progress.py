@@ -26,6 +26,16 @@ def say(text: str) -> None:
     console.print(printable(text), markup=False)
 
 
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Looking ahead: what is read meanwhile is read again, and the stage that reads it says what there is to say."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person reads them: ``7 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)

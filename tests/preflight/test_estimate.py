@@ -159,6 +159,16 @@ def test_only_what_the_reranker_finds_is_looked_at_a_second_time(project, wide_d
     assert second_looks("kard_bm25,kard_reranker,kard_silver") == pytest.approx(second_looks("kard_reranker"))
 
 
+def test_what_the_stages_will_say_of_a_file_is_left_to_them(project, tmp_path, capsys):
+    rows = project.parent / "questions.jsonl"
+    rows.write_text(rows.read_text(encoding="utf-8").replace('{"id"', '{"topic": "tea", "id"'), encoding="utf-8")
+    recipe = load_recipe(str(project))
+    estimates(recipe, tmp_path, ["questions"])
+    assert "topic" not in capsys.readouterr().err
+    run_recipe(recipe, recipe.output, until="questions")
+    assert capsys.readouterr().err.count("keys that are not read: topic") == 1
+
+
 def test_a_model_that_is_not_here_has_no_time(project, tmp_path):
     recipe = load_recipe(str(project), ["student.model=nobody/nothing"])
     assert estimates(recipe, tmp_path, ["students/answers", "report"])["students/answers"] is None

@@ -26,7 +26,7 @@ from kard.errors import UserError
 from kard.methods import TRAINING_SETS, Method, TrainingSet, methods_named
 from kard.models.weights import PACKAGE, downloaded_folder, model_config
 from kard.preflight.checks import SAMPLE, extent_of, first_documents
-from kard.progress import say
+from kard.progress import say, unsaid
 from kard.recipe.recipe import Recipe
 from kard.recipe.teacher import TeacherSection
 
@@ -84,7 +84,8 @@ def estimates(recipe: Recipe, folder: Path, names: Sequence[str]) -> dict[str, f
         By name; None where it cannot be known yet: a model of the hub that is not here, a teacher that has to be tried first, a
         model of a kind that cannot be had with fewer layers.
     """
-    work = counted(recipe, folder)
+    with unsaid():
+        work = counted(recipe, folder)
     found: dict[str, float | None] = {}
     for name in names:
         try:
