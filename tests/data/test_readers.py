@@ -199,6 +199,15 @@ def test_a_mediawiki_dump_is_streamed_as_plain_text(tmp_path, suffix, pack):
     assert left_out[0]["source"] == f"wiki{suffix}, page 10"
 
 
+def test_a_dump_names_its_namespaces_in_its_own_language_and_may_give_pages_no_number(tmp_path):
+    names = '<siteinfo><namespaces><namespace key="6">Datei</namespace><namespace key="14">Kategorie</namespace>'
+    text = "[[Datei:a.jpg|mini|Bild vom Tee]] Tee ist ein [[Getränk]]. [[Kategorie:Getränke]]"
+    page = f"<page><title>Tee</title><id>1</id><revision><text>{text}</text></revision></page>"
+    (tmp_path / "w.xml").write_bytes(dump(f"{names}</namespaces></siteinfo>", page))
+    _, passages, _ = made(tmp_path, "mediawiki", tmp_path / "w.xml")
+    assert [passage.text for passage in passages] == ["Tee ist ein Getränk."]
+
+
 def test_a_torn_dump_among_others_keeps_what_was_read(tmp_path):
     page = PAGE.format(title="{}", ns=0, number=1, redirect="", text="Text of {}.")
     folder = tmp_path / "dumps"
