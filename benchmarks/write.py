@@ -1,7 +1,7 @@
 """Questions a second that a student answers, beside batched `generate` and llama.cpp's server.
 
 Gemma 3 270M with the quickstart's prompts and trimmed vocabulary, and a T5 of base size from random weights. The peers have the
-whole vocabulary. Ours multiplies in 8 bits on CPUs without bf16 (`evaluation.engine: int8`). transformers' `generate` gets
+whole vocabulary. Ours multiplies in 8 bits (`evaluation.engine: int8`). transformers' `generate` gets
 prompts of similar length together, in float32 or bf16; llama.cpp's server has a slot for each of its clients and the student's
 GGUF file (Q4_K_M). Nothing is trained here: our side is told to write what a trained student would, its question's real rationale
 and answer, and the peers write as many tokens. The ratio is to the quicker peer, the median of three rounds in turn.

@@ -114,7 +114,7 @@ class Kard:
             run: The run's folder.
             method: One of the run's methods; by default its best one that needs no oracle.
             engine: ``"llama_cpp"`` writes with an export's GGUF file, ``"transformers"`` with the student's weights, ``"int8"``
-                with them in 8 bits on CPUs without bf16, whatever the recipe says; None: as the recipe says.
+                with them in 8 bits on CPUs, whatever the recipe says; None: as the recipe says.
 
         Raises:
             UserError: The folder is no run, the run did not get that far, or it cannot be asked with this engine.

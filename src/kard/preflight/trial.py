@@ -99,8 +99,10 @@ def student_speed(
     shallow = _few_layers(whole, kind, dtype).eval()
     writer = local_writer(shallow, int8)
     prompt = _read(writer, aligned(read))
-    scores = Int8Linear(head) if isinstance(shallow.get_output_embeddings(), Int8Linear) else head
-    hidden = torch.randn(_MANY, head.in_features, device=head.weight.device, dtype=head.weight.dtype)
+    in_int8 = isinstance(shallow.get_output_embeddings(), Int8Linear)
+    scores = Int8Linear(head) if in_int8 else head
+    numbers = torch.float32 if in_int8 else head.weight.dtype
+    hidden = torch.randn(_MANY, head.in_features, device=head.weight.device, dtype=numbers)
     few, many = (depth * _step(writer, rows) + _scored(scores, hidden[:rows]) for rows in (_FEW, _MANY))
     each = max(0.0, (many - few) / (_MANY - _FEW))
     again = 1.33 if section.resources.gradient_checkpointing else 1.0

@@ -107,12 +107,12 @@ class Writing:
 def local_writer(model: PreTrainedModel, int8: bool = False) -> Writer:
     """What writes with a model in this process: our engine on CPUs where it can, elsewhere transformers' `generate`.
 
-    With `int8` the engine's model multiplies in 8 bits where it would in float32.
+    With `int8` the engine's model multiplies in 8 bits, and all else that it computes is in float32.
     """
     can = model.config.is_encoder_decoder or keeps_tokens(model)
     if not can or model.device.type != "cpu":
         return Reference(model)
-    if int8 and model.dtype == torch.float32:
+    if int8:
         multiply_in_int8(model)
     return CpuEngine(model)
 
