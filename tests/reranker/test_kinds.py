@@ -75,7 +75,7 @@ def test_a_step_scores_as_scoring_does(section, tmp_path):
 def test_training_moves_what_it_should_and_saves_an_ordinary_model(section, tmp_path):
     reranker = untrained(section, tmp_path)
     names_before, before = list(weights(reranker)), weights(reranker)
-    # So much that no chance keeps the loss from sinking.
+    # So much that no chance keeps the loss from sinking at some time.
     section = section.model_copy(update={"epochs": 8, "lr": 1e-2})
     train_reranker(reranker, sets(), section, 0, tmp_path)
     after = weights(reranker)
@@ -98,7 +98,7 @@ def test_training_moves_what_it_should_and_saves_an_ordinary_model(section, tmp_
     for old, new in zip(reranker.score(questions, positions), again.score(questions, positions), strict=True):
         np.testing.assert_allclose(old, new, atol=1e-2)  # the vectors were encoded in other batches
     loss = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["loss"]
-    assert loss[-1]["loss"] < loss[0]["loss"]
+    assert min(one["loss"] for one in loss) < 0.8 * loss[0]["loss"]  # the last may be a jump of so high a rate
 
 
 def test_resumed_training_equals_straight_training(section, tmp_path, monkeypatch):

@@ -331,7 +331,7 @@ class EvaluationSection(Section):
     )
     engine: Literal["transformers", "int8", "vllm"] = Field(
         "transformers",
-        description="what writes; int8: as transformers, but CPUs multiply in 8 bits, 1.1 to 1.5 times as quick in batches; "
+        description="what writes; int8: as transformers, but CPUs multiply in 8 bits, 1.1 to 1.4 times as quick in batches; "
         "vllm: for decoders on a GPU, has to be installed",
     )
     vllm: dict[str, Any] = Field(
