@@ -1,8 +1,8 @@
 """Products of 8-bit numbers in place of float32 or bfloat16: quicker on CPUs.
 
 Weights are rounded once, to a scale for each output; what they are multiplied by is rounded token by token, to a scale for each
-token (dynamic quantization: Yao et al. 2022, ZeroQuant). So a text does not depend on what else is in its batch, and as sums of
-integers are exact, not even by rounding.
+token (dynamic quantization: Yao et al. 2022, ZeroQuant). So a row's product does not depend on the other rows: sums of integers
+are exact. What lies between the products is float32, whose rounding depends on the batch.
 """
 
 from __future__ import annotations
